@@ -7,6 +7,7 @@ stay tuples of ints. Expressions are normalised when they are built and hash-con
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Callable, Mapping, Union
 
 DimLike = Union[int, "Dim"]
@@ -21,7 +22,9 @@ class Atom:
 
     def __init__(self, kind: str, name: str, a: DimLike, b: DimLike, lo: DimLike, hi: DimLike | None):
         self.kind, self.name, self.a, self.b, self.lo, self.hi = kind, name, a, b, lo, hi
-        self._key = (kind, name, _key(a), _key(b)) if kind != "sym" else (kind, name, _key(lo), hi if hi is None else _key(hi))
+        self._key = (
+            (kind, name, _key(a), _key(b)) if kind != "sym" else (kind, name, _key(lo), hi if hi is None else _key(hi))
+        )
 
     def __eq__(self, other: object) -> bool:
         return self is other or isinstance(other, Atom) and self._key == other._key
@@ -34,11 +37,14 @@ class Atom:
             return self.name
         if self.kind in ("max", "min"):
             return f"{self.kind}({self.a}, {self.b})"
-        return f"({self.a} {'//' if self.kind == 'floordiv' else '%'} {_wrapped(self.b)})"
+        return f"({_wrapped(self.a)} {'//' if self.kind == 'floordiv' else '%'} {_wrapped(self.b)})"
 
 
 def _wrapped(d: DimLike) -> str:
-    return str(d) if isinstance(d, int) or len(d.terms) == 1 and str(d).isidentifier() else f"({d})"
+    if isinstance(d, int):
+        return str(d) if d >= 0 else f"({d})"
+    ((monomial, coefficient), *others) = d.terms
+    return str(d) if not others and coefficient == 1 and len(monomial) == 1 else f"({d})"
 
 
 def _key(d: DimLike):
@@ -238,7 +244,7 @@ def _outer_mods(terms: dict[Monomial, int], x: DimLike, d: DimLike):
 
 
 def _scaled(d: DimLike, rest: Monomial, k: int, c: DimLike) -> dict[Monomial, int] | None:
-    product = d * c if not isinstance(d, int) or not isinstance(c, int) else d * c
+    product = d * c
     if isinstance(product, int):
         return {rest: product * k} if product else None
     return {tuple(sorted(m + rest, key=_atom_order)): q * k for m, q in product.terms}
@@ -261,22 +267,17 @@ def floordiv(a: DimLike, b: DimLike) -> DimLike:
     whole, rest = _split(a, b)
     if rest == 0:
         return whole
-    if not (whole == 0) and within(rest, b):
+    if within(rest, b):
         return whole
-    if whole == 0 and within(rest, b):
-        return 0
     if isinstance(rest, Dim) and isinstance(b, int):
         if len(rest.terms) == 1 and len(rest.terms[0][0]) == 1 and rest.terms[0][1] == 1:
             inner = rest.terms[0][0][0]
             if inner.kind == "floordiv":
                 return whole + floordiv(inner.a, inner.b * b)
         g = _gcd_of_terms(rest)  # (4x + 1) // 8 -> x // 2
+        g = gcd(g, b)
         if g > 1:
-            from math import gcd
-
-            g = gcd(g, b)
-            if g > 1:
-                return whole + floordiv(_divide_exact(rest - rest.constant, g) + rest.constant // g, b // g)
+            return whole + floordiv(_divide_exact(rest - rest.constant, g) + rest.constant // g, b // g)
     return whole + _of_atom(Atom("floordiv", "", rest, b, *_floordiv_range(rest, b)))
 
 
@@ -296,8 +297,6 @@ def mod(a: DimLike, b: DimLike) -> DimLike:
         if c == 1 and len(m) == 1 and m[0].kind == "mod" and isinstance(m[0].b, int) and m[0].b % b == 0:
             return mod(m[0].a, b)
     if isinstance(rest, Dim) and isinstance(b, int):
-        from math import gcd
-
         g = gcd(_gcd_of_terms(rest), b)  # (4x + 1) % 8 -> 4*(x % 2) + 1
         if g > 1:
             low = rest.constant % g
@@ -373,8 +372,6 @@ def _split(a: DimLike, b: DimLike) -> tuple[DimLike, DimLike]:
 
 
 def _gcd_of_terms(d: Dim) -> int:
-    from math import gcd
-
     g = 0
     for m, c in d.terms:
         if m:
@@ -434,8 +431,9 @@ def _times(alo: int | None, ahi: int | None, blo: int | None, bhi: int | None):
 
 
 def nonnegative(d: DimLike) -> bool:
-    """Whether d >= 0 is certain. Symbols whose upper bound is itself symbolic are replaced by it where d falls with them."""
-    for _ in range(4):
+    """Whether d >= 0 is certain. Where intervals alone do not tell, symbols are replaced by their symbolic upper bounds
+    and quotients by linear ones, where d falls with that."""
+    for _ in range(8):
         lo, _ = bounds(d)
         if lo is not None and lo >= 0:
             return True
@@ -454,13 +452,27 @@ def negative(d: DimLike) -> bool:
 
 
 def _lowered(d: Dim) -> DimLike | None:
-    """d with one symbol that has a symbolic upper bound, and a negative factor, put at that bound."""
+    """A smaller expression: one symbol with a symbolic upper bound and a negative factor is put at that bound, or one
+    quotient whose divisor its factor holds is freed: b*(x//b) lies in [x - b + 1, x]."""
+    for m, c in d.terms:
+        if not all(_nonnegative_atom(a) for a in m):
+            continue
+        for i, a in enumerate(m):
+            if c < 0 and isinstance(a.hi, Dim):
+                return d - _make({m: c}) + _make({m[:i] + m[i + 1 :]: c}) * a.hi
     for m, c in d.terms:
         for i, a in enumerate(m):
-            if c < 0 and isinstance(a.hi, Dim) and all(bounds(x.lo)[0] is not None and bounds(x.lo)[0] >= 0 for x in m):  # type: ignore[operator]
-                rest = _make({m[:i] + m[i + 1 :]: c})
-                return d - _make({m: c}) + rest * a.hi
+            rest = m[:i] + m[i + 1 :]
+            if a.kind == "floordiv" and all(_nonnegative_atom(x) for x in rest):
+                whole, left = _split(_make({rest: c}), a.b)
+                if left == 0:
+                    return d - _make({m: c}) + whole * (a.a if c < 0 else a.a - a.b + 1)
     return None
+
+
+def _nonnegative_atom(a: Atom) -> bool:
+    lo = bounds(a.lo)[0]
+    return lo is not None and lo >= 0
 
 
 def within(d: DimLike, n: DimLike) -> bool:

@@ -1,0 +1,462 @@
+"""Instrumented copies of user functions: the same source, lines, closure cells and globals, with hooks around what
+operator overloading can't see.
+
+Only the syntax is changed here; what a hook does is in `hooks.py`. Hooks wrap *operands* and keep the statement as it
+was, so evaluation order, scoping and tracebacks stay those of the user's code. In the copy, `__tf__` is a closure cell:
+
+    f(x)            __tf__.call(f, x)
+    a + b           __tf__.binary("+", a, b)
+    obj.name        __tf__.attribute(obj, "name")
+    obj.name = v    __tf__.owner(obj, "name").name = v
+    obj[k]          __tf__.indexed(obj)[k]
+    obj[k] = v      __tf__.container(obj)[k] = v
+    x += y          x = __tf__.augmented("+", x, y)
+    if t:           if __tf__.test(t):
+    for x in xs:    for x in __tf__.iterate(xs):
+    with c:         with __tf__.context(c):
+    f"{x}"          f"{__tf__.formatted(x)}"
+    a < b           __tf__.operand(a) < __tf__.operand(b)
+
+Reads of globals and closure cells need no hook: `hooks.enter` guards those that the code object names.
+"""
+
+from __future__ import annotations
+
+import __future__
+
+import ast
+import copy
+import inspect
+import linecache
+import types
+from functools import lru_cache
+
+HOOKS = "__tf__"
+_FUTURE = 0
+for _name in __future__.all_feature_names:
+    _FUTURE |= getattr(__future__, _name).compiler_flag
+_OPERATORS: dict[type, str] = {
+    ast.Add: "+",
+    ast.Sub: "-",
+    ast.Mult: "*",
+    ast.Div: "/",
+    ast.FloorDiv: "//",
+    ast.Mod: "%",
+    ast.Pow: "**",
+    ast.MatMult: "@",
+    ast.BitAnd: "&",
+    ast.BitOr: "|",
+    ast.BitXor: "^",
+    ast.LShift: "<<",
+    ast.RShift: ">>",
+}
+_FRAME_DEPENDENT = {"super"}  # they look at the calling frame: called as they are
+
+Function = ast.FunctionDef | ast.Lambda
+
+
+class NoSource(Exception):
+    """A function that can't be instrumented; the message says why."""
+
+
+def _hook(method: str, *args: ast.expr) -> ast.Call:
+    target = ast.Attribute(ast.Name(HOOKS, ast.Load()), method, ast.Load())
+    return ast.Call(target, list(args), [])
+
+
+class _Instrument(ast.NodeTransformer):
+    """Rewrites one function body. `outer`: names that belong to functions around it; `owner`: its class, for mangling."""
+
+    def __init__(self, outer: frozenset[str], owner: str | None):
+        self.outer, self.owner = outer, owner
+
+    def mangle(self, name: str) -> str:
+        if self.owner and name.startswith("__") and not name.endswith("__") and "." not in name:
+            return f"_{self.owner.lstrip('_')}{name}"
+        return name
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        new = super().visit(node)
+        if isinstance(new, ast.expr) and isinstance(node, ast.expr):
+            ast.copy_location(new, node)
+        return new
+
+    # ---- names
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        node.id = self.mangle(node.id)
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.arg, node.annotation = self.mangle(node.arg), None
+        return node
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        node.attr = self.mangle(node.attr)
+        value = self.visit(node.value)
+        name = ast.Constant(node.attr)
+        if isinstance(node.ctx, ast.Load):
+            return _hook("attribute", value, name)
+        node.value = _hook("owner", value, name)
+        return node
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
+        value = self.visit(node.value)
+        node.slice = self.visit(node.slice)
+        node.value = _hook("indexed" if isinstance(node.ctx, ast.Load) else "container", value)
+        return node
+
+    # ---- expressions
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if isinstance(node.func, ast.Name) and node.func.id in _FRAME_DEPENDENT and not node.args:
+            return node
+        func = self.visit(node.func)
+        args = [self.visit(a) for a in node.args]
+        keywords = [ast.keyword(k.arg, self.visit(k.value)) for k in node.keywords]
+        call = _hook("call", func, *args)
+        call.keywords = keywords
+        return call
+
+    def visit_Starred(self, node: ast.Starred) -> ast.AST:
+        node.value = self.visit(node.value)
+        if isinstance(node.ctx, ast.Load):
+            node.value = _hook("iterate", node.value)
+        return node
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        return _hook("binary", ast.Constant(_OPERATORS[type(node.op)]), self.visit(node.left), self.visit(node.right))
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
+        node.operand = _hook("test" if isinstance(node.op, ast.Not) else "operand", self.visit(node.operand))
+        return node
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        self.generic_visit(node)
+        if not all(isinstance(op, (ast.Is, ast.IsNot)) for op in node.ops):
+            node.left = _hook("operand", node.left)
+            node.comparators = [_hook("operand", c) for c in node.comparators]
+        return node
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:
+        node.values = [_hook("test", self.visit(v)) for v in node.values]
+        return node
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
+        return self._tested(node)
+
+    def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:
+        self.generic_visit(node)
+        node.value = _hook("formatted", node.value)
+        return node
+
+    def visit_YieldFrom(self, node: ast.YieldFrom) -> ast.AST:
+        node.value = _hook("iterate", self.visit(node.value))
+        return node
+
+    def visit_comprehension(self, node: ast.comprehension) -> ast.AST:
+        if node.is_async:
+            raise NoSource("it is asynchronous")
+        self.generic_visit(node)
+        node.iter = _hook("iterate", node.iter)
+        node.ifs = [_hook("test", c) for c in node.ifs]
+        return node
+
+    # ---- statements
+
+    def _tested(self, node):
+        self.generic_visit(node)
+        node.test = _hook("test", node.test)
+        return node
+
+    visit_If = visit_While = visit_Assert = _tested
+
+    def visit_For(self, node: ast.For) -> ast.AST:
+        self.generic_visit(node)
+        node.iter = _hook("iterate", node.iter)
+        return node
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        self.generic_visit(node)
+        if any(isinstance(t, (ast.Tuple, ast.List)) for t in node.targets):
+            node.value = _hook("iterate", node.value)
+        return node
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
+        node.annotation = ast.Constant(None)
+        node.target = self.visit(node.target)  # type: ignore[assignment]
+        node.value = self.visit(node.value) if node.value else None
+        return node
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> ast.AST:
+        symbol, value = ast.Constant(_OPERATORS[type(node.op)]), self.visit(node.value)
+        if isinstance(node.target, ast.Name):
+            name = self.mangle(node.target.id)
+            new = ast.Assign(
+                [ast.Name(name, ast.Store())], _hook("augmented", symbol, ast.Name(name, ast.Load()), value)
+            )
+            return ast.copy_location(new, node)
+        target = node.target
+        if isinstance(target, ast.Attribute):
+            key: ast.expr = ast.Constant(self.mangle(target.attr))
+            method = "augment_attribute"
+        else:
+            key, method = self.visit(target.slice), "augment_item"
+        new = ast.Expr(_hook(method, symbol, self.visit(target.value), key, value))
+        return ast.copy_location(new, node)
+
+    def visit_With(self, node: ast.With) -> ast.AST:
+        self.generic_visit(node)
+        for item in node.items:
+            item.context_expr = _hook("context", item.context_expr)
+        return node
+
+    def visit_Import(self, node: ast.Import) -> ast.AST:
+        names = ast.Constant(tuple(a.name for a in node.names))
+        return self._first(node, _hook("importing", names, ast.Constant(())))
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        if node.level:
+            return self._first(node, _hook("stop", ast.Constant("it has a relative import inside the function")))
+        names = ast.Constant(tuple(a.name for a in node.names))
+        return self._first(node, _hook("importing", ast.Constant((node.module,)), names))
+
+    def _first(self, node: ast.stmt, call: ast.Call) -> ast.AST:
+        """`node` after the hook, as one statement."""
+        check = ast.copy_location(ast.Expr(call), node)
+        return ast.copy_location(ast.If(ast.Constant(True), [check, node], []), node)
+
+    def visit_Global(self, node: ast.Global) -> ast.AST:
+        return self._first(node, _hook("stop", ast.Constant(f"it assigns the global {node.names[0]}")))
+
+    def visit_Nonlocal(self, node: ast.Nonlocal) -> ast.AST:
+        outside = [n for n in node.names if n in self.outer]
+        if not outside:
+            return node
+        return self._first(node, _hook("stop", ast.Constant(f"it assigns {outside[0]} of the function around it")))
+
+    def visit_Match(self, node: ast.Match) -> ast.AST:
+        for n in ast.walk(node):
+            if isinstance(n, (ast.MatchClass, ast.MatchMapping, ast.MatchSequence)):
+                raise NoSource(f"line {node.lineno} has a match statement that takes objects apart")
+        node.subject = _hook("operand", self.visit(node.subject))
+        node.cases = [self.visit(c) for c in node.cases]  # type: ignore[misc]
+        return node
+
+    def _asynchronous(self, node: ast.AST) -> ast.AST:
+        raise NoSource("it is asynchronous")
+
+    visit_AsyncFunctionDef = visit_AsyncFor = visit_AsyncWith = visit_Await = _asynchronous
+
+    # ---- nested functions and classes
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.name, node.returns = self.mangle(node.name), None
+        node.decorator_list = [_hook("callable", self.visit(d)) for d in node.decorator_list]
+        node.args = self.visit(node.args)
+        node.body = [self.visit(s) for s in node.body]  # type: ignore[misc]
+        return node
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        node.decorator_list = [_hook("callable", self.visit(d)) for d in node.decorator_list]
+        inner = _Instrument(self.outer, node.name)
+        node.body = [inner.visit(s) for s in node.body]  # type: ignore[misc]
+        return node
+
+
+# ------------------------------------------------------------------ finding the source
+
+
+@lru_cache(maxsize=64)
+def _parse(text: str, file: str) -> ast.Module:
+    return ast.parse(text, file)
+
+
+def _source(code: types.CodeType, module_globals: dict) -> str:
+    linecache.checkcache(code.co_filename)
+    lines = linecache.getlines(code.co_filename, module_globals)
+    if not lines:
+        raise NoSource("its source is not available")
+    return "".join(lines)
+
+
+def _candidates(tree: ast.Module, code: types.CodeType) -> list[tuple[Function, str | None]]:
+    """The definitions in `tree` that `code` may come from, each with the class around it."""
+    found: list[tuple[Function, str | None]] = []
+
+    def walk(node: ast.AST, owner: str | None) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.ClassDef):
+                walk(child, child.name)
+                continue
+            if isinstance(child, ast.AsyncFunctionDef):
+                continue
+            if isinstance(child, ast.FunctionDef):
+                first = min((d.lineno for d in child.decorator_list), default=child.lineno)
+                if first == code.co_firstlineno and code.co_name == child.name:
+                    found.append((child, owner))
+            elif isinstance(child, ast.Lambda) and code.co_name == "<lambda>" and child.lineno == code.co_firstlineno:
+                found.append((child, owner))
+            walk(child, owner)
+
+    walk(tree, None)
+    if len(found) > 1 and code.co_name == "<lambda>":
+        spans = [p for p in code.co_positions() if p[2] is not None and (p[0], p[2]) != (p[1], p[3])]
+        found = [c for c in found if spans and all(_within(c[0], p) for p in spans)]
+        narrowest = [c for c in found if not any(c[0] is not d[0] and _inside(d[0], c[0]) for d in found)]
+        found = narrowest if len(narrowest) == 1 else found
+    return found
+
+
+def _within(node: ast.AST, position: tuple) -> bool:
+    line, end_line, column, end_column = position
+    begin, end = (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)  # type: ignore[attr-defined]
+    return begin <= (line, column) and (end_line, end_column) <= end
+
+
+def _inside(inner: ast.AST, outer: ast.AST) -> bool:
+    return any(n is inner for n in ast.walk(outer))
+
+
+def _build(node: Function, code: types.CodeType) -> types.CodeType:
+    """The code object of `node`, compiled inside a factory whose parameters are its free variables."""
+    free = [HOOKS, *(n for n in code.co_freevars if n != HOOKS)]
+    arguments = ast.arguments([], [ast.arg(n) for n in free], None, [], [], None, [])
+    body: list[ast.stmt] = [node] if isinstance(node, ast.FunctionDef) else [ast.copy_location(ast.Expr(node), node)]
+    factory = ast.FunctionDef("factory", arguments, body, [], None)
+    factory.lineno = factory.end_lineno = node.lineno
+    factory.col_offset = factory.end_col_offset = 0
+    if "type_params" in ast.FunctionDef._fields:
+        factory.type_params = []  # type: ignore[attr-defined]
+    module = ast.fix_missing_locations(ast.Module([factory], []))
+    compiled = compile(module, code.co_filename, "exec", flags=code.co_flags & _FUTURE, dont_inherit=True)
+    outer = next(c for c in compiled.co_consts if isinstance(c, types.CodeType))
+    return next(c for c in outer.co_consts if isinstance(c, types.CodeType) and c.co_name == code.co_name)
+
+
+def _stripped(node: Function) -> Function:
+    """A copy of the definition without decorators, annotations and defaults (the function object has its own)."""
+    node = copy.deepcopy(node)
+    blank = ast.Constant(None)
+    node.args.defaults = [blank for _ in node.args.defaults]
+    node.args.kw_defaults = [blank if d is not None else None for d in node.args.kw_defaults]
+    if isinstance(node, ast.FunctionDef):
+        node.decorator_list, node.returns = [], None
+    for a in ast.walk(node.args):
+        if isinstance(a, ast.arg):
+            a.annotation = None
+    return node
+
+
+def _same(a: types.CodeType, b: types.CodeType) -> bool:
+    """Whether two code objects do the same thing (positions and names of the enclosing scopes aside)."""
+    if a.co_code != b.co_code or a.co_varnames != b.co_varnames or a.co_names != b.co_names:
+        return False
+    if len(a.co_consts) != len(b.co_consts):
+        return False
+    for x, y in zip(a.co_consts, b.co_consts):
+        if isinstance(x, types.CodeType) and isinstance(y, types.CodeType):
+            if not _same(x, y):
+                return False
+        elif type(x) is not type(y) or (repr(x) != repr(y) and not _qualified(x, y)):
+            return False
+    return True
+
+
+def _qualified(x: object, y: object) -> bool:
+    """Qualified names differ with the scope around a definition."""
+    return isinstance(x, str) and isinstance(y, str) and x.rpartition(".")[2] == y.rpartition(".")[2]
+
+
+def _rewritten_by_pytest(code: types.CodeType) -> bool:
+    return any(n.startswith("@py") for n in (*code.co_varnames, *code.co_names)) or any(
+        _rewritten_by_pytest(c) for c in code.co_consts if isinstance(c, types.CodeType)
+    )
+
+
+# ------------------------------------------------------------------ the instrumented copy
+
+_COPIES: dict[int, tuple[types.CodeType, types.CodeType]] = {}  # id(code) -> (code, its instrumented copy)
+_INSTRUMENTED: set[int] = set()  # ids of the code objects inside those copies
+
+
+def is_instrumented(code: types.CodeType) -> bool:
+    """Whether `code` is (part of) an instrumented copy."""
+    return id(code) in _INSTRUMENTED
+
+
+def _remember(code: types.CodeType) -> None:
+    _INSTRUMENTED.add(id(code))
+    for c in code.co_consts:
+        if isinstance(c, types.CodeType):
+            _remember(c)
+
+
+def instrumented_code(function: types.FunctionType) -> types.CodeType:
+    """The instrumented copy of a function's code, made once per code object. NoSource says why there is none."""
+    code = function.__code__
+    found = _COPIES.get(id(code))
+    if found is not None:
+        return found[1]
+    if code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
+        raise NoSource("it is asynchronous")
+    try:
+        tree = _parse(_source(code, function.__globals__), code.co_filename)
+    except SyntaxError:
+        raise NoSource("its source file has changed since it was loaded") from None
+    candidates = _candidates(tree, code)
+    if not candidates:
+        raise NoSource("its source was not found: perhaps the file has changed since it was loaded")
+    if len(candidates) > 1:
+        raise NoSource("several lambdas on its line could be its source")
+    node, owner = candidates[0]
+    mangler = _Mangle(owner)
+    plain = _build(mangler.visit(_stripped(node)), code)
+    if not _same(plain, code) and not _rewritten_by_pytest(code):
+        raise NoSource("its source has changed since it was loaded")
+    fresh = _stripped(node)
+    rewriter = _Instrument(frozenset(code.co_freevars), owner)
+    fresh.args = rewriter.visit(fresh.args)
+    if isinstance(fresh, ast.FunctionDef):
+        fresh.body = [rewriter.visit(s) for s in fresh.body]  # type: ignore[misc]
+    else:
+        fresh.body = rewriter.visit(fresh.body)  # type: ignore[assignment]
+    made = _build(fresh, code)
+    _COPIES[id(code)] = (code, made)
+    _remember(made)
+    return made
+
+
+class _Mangle(ast.NodeTransformer):
+    """Class-private names, as the compiler writes them inside the class `owner`."""
+
+    def __init__(self, owner: str | None):
+        self.prefix = f"_{owner.lstrip('_')}" if owner else ""
+
+    def _mangled(self, name: str) -> str:
+        return self.prefix + name if self.prefix and name.startswith("__") and not name.endswith("__") else name
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        node.id = self._mangled(node.id)
+        return node
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.arg = self._mangled(node.arg)
+        return node
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        node.attr = self._mangled(node.attr)
+        self.generic_visit(node)
+        return node
+
+
+def instrument(function: types.FunctionType, hooks: object) -> types.FunctionType:
+    """A copy of `function` that calls `hooks`; it shares the function's globals, closure cells and defaults."""
+    code = instrumented_code(function)
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or ()))
+    cells[HOOKS] = types.CellType(hooks)
+    closure = tuple(cells[n] for n in code.co_freevars)
+    out = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)
+    out.__kwdefaults__ = function.__kwdefaults__
+    out.__qualname__, out.__module__ = function.__qualname__, function.__module__
+    return out

@@ -1,0 +1,99 @@
+"""Finding the way to a tensor: from the globals, closure cells and arguments that a trace has seen, through modules,
+optimizers, containers and plain objects. The path is its name, and a tensor with no path is not known to outlive the call.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections import deque
+from typing import Any
+
+import numpy as np
+
+from ..tensor import Tensor
+
+_LIMIT = 200_000  # objects that one trace looks at
+_OPAQUE = (type, types.ModuleType, types.BuiltinFunctionType, str, bytes, int, float, complex, type(None), np.generic, np.dtype)
+_REGISTRIES = ("_parameters", "_buffers", "_modules")  # of nn.Module: not part of a user's path
+
+
+class Reach:
+    """Names objects by the first path found to them. Roots are walked only when an unknown tensor turns up."""
+
+    def __init__(self) -> None:
+        self.paths: dict[int, str] = {}  # of tensors and arrays, by id
+        self._held: list[Any] = []
+        self._visited: set[int] = set()
+        self._queue: deque[tuple[str, Any]] = deque()
+
+    def add(self, path: str, root: Any) -> None:
+        """A place to start from."""
+        if not isinstance(root, _OPAQUE):
+            self._queue.append((path, root))
+
+    def find(self, x: Any) -> str | None:
+        """The path to a tensor or array, or None."""
+        if id(x) not in self.paths:
+            self._walk()
+        return self.paths.get(id(x))
+
+    def _walk(self) -> None:
+        queue, visited = self._queue, self._visited
+        while queue and len(visited) < _LIMIT:
+            path, x = queue.popleft()
+            if id(x) in visited or isinstance(x, _OPAQUE):
+                continue
+            visited.add(id(x))
+            self._held.append(x)  # ids stay valid
+            if isinstance(x, (Tensor, np.ndarray)):
+                self.paths.setdefault(id(x), path)
+                continue
+            self._expand(path, x)
+
+    def _expand(self, path: str, x: Any) -> None:
+        add = self._queue.append
+        if isinstance(x, dict):
+            for k, v in x.items():
+                add((f"{path}[{self._key(k)}]", v))
+                if isinstance(k, Tensor):
+                    add((f"{path}.key", k))
+        elif isinstance(x, (list, tuple, set, frozenset)):
+            for i, v in enumerate(x):
+                add((f"{path}[{i}]", v))
+        elif isinstance(x, types.FunctionType):
+            for name, cell in zip(x.__code__.co_freevars, x.__closure__ or ()):
+                try:
+                    add((name, cell.cell_contents))
+                except ValueError:
+                    continue
+        elif isinstance(x, types.MethodType):
+            add((path, x.__self__))
+            add((path, x.__func__))
+        elif isinstance(x, functools.partial):
+            add((path, x.func))
+            add((path, x.args))
+            add((path, x.keywords))
+        if not isinstance(x, (types.FunctionType, types.MethodType)):
+            self._members(path, x)
+
+    def _members(self, path: str, x: Any) -> None:
+        members = getattr(x, "__dict__", None)
+        if isinstance(members, dict):
+            for name, v in members.items():
+                if name in _REGISTRIES and isinstance(v, dict):
+                    self._visited.add(id(v))
+                    for k, inner in v.items():
+                        self._queue.append((f"{path}.{k}" if path else k, inner))
+                else:
+                    self._queue.append((f"{path}.{name}" if path else name, v))
+        for kind in type(x).__mro__:
+            slots = kind.__dict__.get("__slots__", ())
+            for name in (slots,) if isinstance(slots, str) else slots:
+                if not name.startswith("__"):
+                    v = getattr(x, name, None)
+                    if v is not None:
+                        self._queue.append((f"{path}.{name}" if path else name, v))
+
+    def _key(self, k: Any) -> str:
+        return self.paths.get(id(k), "...") if isinstance(k, Tensor) else repr(k)

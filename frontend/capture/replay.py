@@ -1,0 +1,254 @@
+"""A captured trace: where its graph's inputs come from, what becomes of the outputs, and the commit that does it.
+
+Everything a native entry needs to run the trace without Python is in `Captured`: sources, recipes, effects, guards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Sequence
+
+import numpy as np
+
+from ...ir.graph import Graph
+from ...ir.op import Attrs, OpDef
+from ..dispatch import run as run_op
+from ..tensor import Tensor, new_tensor
+from . import pytree
+from .guards import Guard
+
+if TYPE_CHECKING:
+    from .scalars import ScalarArgument
+
+# ------------------------------------------------------------------ sources: how an input is fetched
+
+
+@dataclass(frozen=True, slots=True)
+class ArgSource:
+    """A Tensor or ndarray among the arguments."""
+
+    leaf: int
+    path: str
+    kind: str = "arg"
+
+    def tensor(self, leaves: Sequence[Any]) -> Tensor:
+        return leaves[self.leaf]
+
+    def fetch(self, leaves: Sequence[Any]) -> np.ndarray:
+        x = leaves[self.leaf]
+        return x if type(x) is np.ndarray else x._data
+
+
+@dataclass(frozen=True, slots=True)
+class ScalarSource:
+    """A Python float among the arguments, as a 0-d float64."""
+
+    leaf: int
+    path: str
+    kind: str = "scalar"
+
+    def fetch(self, leaves: Sequence[Any]) -> np.ndarray:
+        return np.asarray(leaves[self.leaf], np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TensorSource:
+    """A tensor that the function reaches by itself. `frozen`: the way to it is unknown, so it may be read only."""
+
+    held: Tensor
+    path: str
+    kind: str = "state"
+    frozen: bool = False
+
+    def tensor(self, leaves: Sequence[Any]) -> Tensor:
+        return self.held
+
+    def fetch(self, leaves: Sequence[Any]) -> np.ndarray:
+        return self.held._data
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArraySource:
+    """An ndarray that the function reaches by itself."""
+
+    held: np.ndarray
+    path: str
+    kind: str = "state"
+
+    def fetch(self, leaves: Sequence[Any]) -> np.ndarray:
+        return self.held
+
+
+@dataclass(frozen=True, slots=True)
+class GradSource:
+    """The `.grad` that a tensor has when the call begins."""
+
+    of: "ArgSource | TensorSource | GradSource"
+    path: str
+    kind: str = "state"
+
+    def tensor(self, leaves: Sequence[Any]) -> Tensor:
+        grad = self.of.tensor(leaves)._grad
+        assert grad is not None
+        return grad
+
+    def fetch(self, leaves: Sequence[Any]) -> np.ndarray:
+        return self.tensor(leaves)._data
+
+
+Source = ArgSource | ScalarSource | TensorSource | ArraySource | GradSource
+TensorLike = ArgSource | TensorSource | GradSource
+
+# ------------------------------------------------------------------ recipes: how a result is made
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fresh:
+    """Graph output `output` as a new Tensor, or (`array`) as what NumPy returns. `requires_grad`: it has a history."""
+
+    output: int
+    array: bool = False
+    requires_grad: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Static:
+    """The same immutable Python value every time."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Alias:
+    """An argument, or a tensor of the user's, itself."""
+
+    source: Source
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Leaf:
+    """A non-tensor argument, handed back."""
+
+    leaf: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A view: `op` applied to another result, sharing its storage."""
+
+    base: "Recipe"
+    op: OpDef
+    attrs: Attrs
+
+
+Recipe = Fresh | Static | Alias | Leaf | View
+
+
+@dataclass(frozen=True, slots=True)
+class GradEffect:
+    """`target.grad` becomes a result, or None."""
+
+    target: TensorLike
+    recipe: Recipe | None
+
+
+@dataclass(slots=True)
+class Backward:
+    """The backward pass of a captured forward: a graph of (saved values, cotangents) -> gradients.
+
+    saved: per saved value, ("output", k) of the forward graph or ("input", k). `roots`: the forward outputs with a
+    history, in the order of the cotangents. `targets`: whose gradients come out, in order.
+    """
+
+    graph: Graph
+    saved: list[tuple[str, int]]
+    roots: list[int]
+    targets: list[TensorLike]
+    executable: Any = None
+
+
+@dataclass(slots=True)
+class Captured:
+    """One trace of a function: the graph between its arguments and results, and all that ties it to Python."""
+
+    graph: Graph
+    sources: list[Source]
+    spec: pytree.Spec  # nesting of the result
+    recipes: list[Recipe]  # its leaves
+    effects: list[GradEffect]
+    writes: list[tuple[int, int]]  # (graph output, input that it overwrites)
+    guards: list[Guard]
+    backward: Backward | None = None
+    scalars: "list[ScalarArgument]" = field(default_factory=list)
+    executable: Any = None
+    calls: int = 0
+
+    def matches(self, leaves: Sequence[Any]) -> Guard | None:
+        """None if every guard holds, else the first that does not."""
+        for g in self.guards:
+            if not g.check(leaves):
+                return g
+        return None
+
+    def run(self, leaves: Sequence[Any]) -> Any:
+        """Runs the trace on arguments for which `matches` gave None. Whatever fails does so before anything is written."""
+        arrays = [s.fetch(leaves) for s in self.sources]
+        outputs = self.executable.run(arrays)
+        return self.commit(leaves, arrays, outputs)
+
+    def commit(self, leaves: Sequence[Any], arrays: list[np.ndarray], outputs: list[Any]) -> Any:
+        """Builds the results and replays the effects."""
+        for k, target in self.writes:
+            source = self.sources[target]
+            if isinstance(source, (ArgSource, TensorSource, GradSource)):
+                t = source.tensor(leaves)
+                if isinstance(t, Tensor):
+                    t._version = (t._version or 0) + 1
+        made: dict[int, Any] = {}
+        results = [self._make(r, leaves, outputs, made) for r in self.recipes]
+        for effect in self.effects:
+            grad = None if effect.recipe is None else self._make(effect.recipe, leaves, outputs, made)
+            effect.target.tensor(leaves)._grad = grad
+        if self.backward is not None:
+            self._connect(leaves, arrays, outputs, made)
+        self.calls += 1
+        return pytree.unflatten(self.spec, results)
+
+    def _make(self, r: Recipe, leaves: Sequence[Any], outputs: list[Any], made: dict[int, Any]) -> Any:
+        found = made.get(id(r))
+        if found is not None:
+            return found
+        if isinstance(r, Fresh):
+            array = outputs[r.output]
+            out = (array if array.ndim else array[()]) if r.array else new_tensor(array)
+        elif isinstance(r, Static):
+            return r.value
+        elif isinstance(r, Leaf):
+            return leaves[r.leaf]
+        elif isinstance(r, Alias):
+            out = _object(r.source, leaves)
+        else:
+            base = self._make(r.base, leaves, outputs, made)
+            out = r.op.reference(base, **r.attrs) if type(base) is np.ndarray else run_op(r.op, (base,), r.attrs)
+        made[id(r)] = out
+        return out
+
+    def _connect(self, leaves: Sequence[Any], arrays: list[np.ndarray], outputs: list[Any], made: dict[int, Any]) -> None:
+        from .joint import connect
+
+        assert self.backward is not None
+        roots: list[Tensor | None] = [None] * len(self.backward.roots)
+        for r in (*self.recipes, *(e.recipe for e in self.effects)):
+            while isinstance(r, View):
+                r = r.base
+            if isinstance(r, Fresh) and r.requires_grad:
+                roots[self.backward.roots.index(r.output)] = made[id(r)]
+        connect(self.backward, roots, leaves, arrays, outputs)
+
+
+def _object(source: Source, leaves: Sequence[Any]) -> Any:
+    if isinstance(source, ArraySource):
+        return source.held
+    if isinstance(source, ScalarSource):
+        return leaves[source.leaf]
+    return source.tensor(leaves)

@@ -1,0 +1,334 @@
+"""The functionalising tracer: what tensors, views, in-place writes and gradients mean while a graph is recorded.
+
+Real tensors are never touched. Those that the user's code and the library reach become inputs on their first read;
+writes and gradients go into an overlay that only this trace sees, and become outputs at the end.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Callable, Iterator, NoReturn
+
+import numpy as np
+
+from ...ir import ops
+from ...ir.dtypes import from_numpy
+from ...ir.graph import GraphBuilder, Location, Value
+from ...ir.op import Attrs, OpDef
+from ...ir.types import TensorType
+from ..state import state
+from ..tape import root_of
+from ..tensor import Tensor, new_tensor
+from .reach import Reach
+from .replay import ArgSource, ArraySource, GradSource, ScalarSource, Source, TensorLike, TensorSource
+
+_LIBRARY = __name__.partition(".")[0]
+
+
+class CaptureStop(BaseException):
+    """Ends a capture: the call goes on in plain Python. No `except Exception` of the user's swallows it."""
+
+    def __init__(self, reason: str, location: Location | None):
+        super().__init__(reason)
+        self.reason, self.location = reason, location
+
+    def __str__(self) -> str:
+        return f"{self.location}: {self.reason}" if self.location else self.reason
+
+
+class Specialize(BaseException):
+    """Starts the capture again with a float argument as a constant of the trace."""
+
+    def __init__(self, leaf: int):
+        self.leaf = leaf
+
+
+def user_location() -> Location | None:
+    """The innermost line that is not the library's own, NumPy's or the standard library's."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        root = frame.f_globals.get("__name__", "").partition(".")[0]
+        if root != _LIBRARY and root != "numpy" and root not in sys.stdlib_module_names or root == "__main__":
+            return Location(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+        frame = frame.f_back
+    return None
+
+
+class TracingBuilder(GraphBuilder):
+    """A builder that stamps each node with the user's line."""
+
+    def emit(self, op: OpDef, inputs: tuple[Value, ...], attrs: Attrs) -> tuple[Value, ...]:
+        self.loc = user_location()
+        return super().emit(op, inputs, attrs)
+
+
+@dataclass(slots=True)
+class Slot:
+    """A real tensor in the trace. `first` is what it holds when the call begins, `current` what it holds now.
+
+    `source` None: a constant that was made inside the trace, whose writes nobody else can see.
+    """
+
+    tensor: Tensor
+    source: Source | None
+    first: Value
+    current: Value
+    array: np.ndarray
+
+    @property
+    def written(self) -> bool:
+        return self.current is not self.first
+
+
+@dataclass(slots=True)
+class GradSlot:
+    """`.grad` of a real tensor: at the start of the call, and now."""
+
+    tensor: Tensor
+    source: TensorLike
+    first: Tensor | None
+    current: Tensor | None
+
+
+class Tracer:
+    """Records one call. Used as `with tracer:`; see `state.Tracer` for what the frontend asks of it."""
+
+    def __init__(self, name: str):
+        self.builder = TracingBuilder(name)
+        self.reach = Reach()
+        self.sources: list[Source] = []  # of builder.inputs
+        self.slots: dict[int, Slot] = {}
+        self.grads: dict[int, GradSlot] = {}
+        self.known: dict[int, tuple[Any, Source]] = {}  # by id: tensors whose source is known before they are read
+        self.arrays: dict[int, tuple[np.ndarray, Tensor]] = {}  # real ndarrays that became inputs
+        self.created: dict[int, Any] = {}  # objects that this trace made
+        self.constants: dict[int, np.ndarray] = {}  # ndarrays made in the trace that the graph has taken in
+        self.stopped: CaptureStop | None = None
+        self.wrapper: type[Tensor] = Tensor  # class of tensors made while tracing
+        self.callable: Callable[[Any], Any] = lambda f: f  # gives user functions that the library calls their hooks
+        self._writes: dict[int, tuple[Tensor, int]] = {}  # root -> how often it was written
+        self._seen: dict[int, tuple[Tensor, int]] = {}  # view -> the count at which its `_data` is right
+        self._before: dict[int, tuple[Tensor, tuple]] = {}  # slots of real tensors, to be put back
+        self._outer: Any = None
+
+    # ---- lifetime
+
+    def __enter__(self) -> "Tracer":
+        self._outer, state.tracer = state.tracer, self
+        self.builder.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.builder.__exit__(*exc)
+        state.tracer = self._outer
+
+    def restore(self) -> str | None:
+        """Puts back what library code changed on real tensors. Says what can't be replayed, if there is such a change."""
+        problem = None
+        for t, (node, requires_grad, version, base, view, lifted) in self._before.values():
+            leaf_again = lifted and t._node is None and t._requires_grad is True
+            if not leaf_again and (t._node is not node or bool(t._requires_grad) != bool(requires_grad)):
+                problem = "it changes the history (requires_grad, or an in-place write with a gradient) of an existing tensor"
+            t._node, t._requires_grad, t._version, t._base, t._view = node, requires_grad, version, base, view
+        self._before.clear()
+        return problem
+
+    def _remember(self, t: Tensor) -> None:
+        """Keeps the slots of a real tensor. One with a history from outside is a leaf for the time of the trace."""
+        if id(t) in self._before:
+            return
+        lifted = t._node is not None
+        self._before[id(t)] = (t, (t._node, t._requires_grad, t._version, t._base, t._view, lifted))
+        if lifted:
+            t._node, t._requires_grad = None, True
+
+    def stop(self, reason: str) -> NoReturn:
+        """Ends the capture, for good: code that catches everything does not bring it back."""
+        if self.stopped is None:
+            self.stopped = CaptureStop(reason, user_location())
+        raise self.stopped
+
+    # ---- inputs
+
+    def add_input(self, source: Source, type: TensorType) -> Value:
+        v = self.builder.input(type, source.path)
+        self.sources.append(source)
+        return v
+
+    def source_of(self, t: Tensor) -> Source:
+        """How later calls find the real tensor `t`."""
+        found = self.known.get(id(t))
+        if found is not None:
+            return found[1]
+        path = self.reach.find(t)
+        kind = "rng" if path is not None and path.startswith("rng") else "state"
+        source = TensorSource(t, path or f"state{len(self.sources)}", kind, frozen=path is None)
+        self.known[id(t)] = (t, source)
+        return source
+
+    def _lift(self, t: Tensor) -> Slot:
+        array = t._data
+        if id(t) in self.created:
+            value = self.builder.constant(array.copy())
+            slot = Slot(t, None, value, value, array)
+        else:
+            self._remember(t)
+            source = self.source_of(t)
+            value = self.add_input(source, TensorType(from_numpy(array.dtype), array.shape))
+            slot = Slot(t, source, value, value, array)
+        self.slots[id(t)] = slot
+        return slot
+
+    def array_input(self, array: np.ndarray, source: Source | None = None) -> Tensor:
+        """A real ndarray as a tensor of the trace; the same one for the same array."""
+        found = self.arrays.get(id(array))
+        if found is not None:
+            return found[1]
+        source = source or ArraySource(array, self.reach.find(array) or f"array{len(self.sources)}")
+        value = self.add_input(source, TensorType(from_numpy(array.dtype), array.shape))
+        t = new_tensor(value, self.wrapper)
+        self.arrays[id(array)] = (array, t)
+        self.slots[id(t)] = Slot(t, source, value, value, array)
+        return t
+
+    # ---- the protocol of state.Tracer
+
+    def read(self, t: Tensor) -> Value:
+        if self.stopped is not None:
+            raise self.stopped
+        slot = self.slots.get(id(t))
+        if slot is not None:
+            return slot.current
+        data = t._data
+        if type(data) is not Value:
+            return self._lift(t).current
+        if data.builder is not self.builder:
+            self.stop("it uses a tensor that another trace has left behind")
+        if t._view is None or t._base is None:
+            return data
+        writes = self._count(root_of(t))
+        seen = self._seen.get(id(t))
+        if seen is not None and seen[1] != writes:
+            op, attrs = t._view
+            t._data = data = op(self.read(t._base), **attrs)
+            self._seen[id(t)] = (t, writes)
+        return data
+
+    def _count(self, root: Tensor) -> int:
+        found = self._writes.get(id(root))
+        return 0 if found is None else found[1]
+
+    def write(self, t: Tensor, v: Value) -> None:
+        if self.stopped is not None:
+            raise self.stopped
+        chain: list[tuple[Tensor, Value]] = []
+        target, value = t, v
+        while type(target._data) is Value and target._base is not None and target._view is not None:
+            chain.append((target, value))
+            op, attrs = target._view
+            value = _put(self.read(target._base), value, op, attrs)
+            target = target._base
+        self._set(target, value)
+        writes = self._count(target) + 1
+        self._writes[id(target)] = (target, writes)
+        for view, current in chain:
+            view._data = current
+            self._seen[id(view)] = (view, writes)
+
+    def _set(self, root: Tensor, value: Value) -> None:
+        slot = self.slots.get(id(root))
+        if slot is None and type(root._data) is Value:
+            root._data = value
+            return
+        slot = slot or self._lift(root)
+        source = slot.source
+        if isinstance(source, TensorSource) and source.frozen:
+            self.stop("it writes into a tensor that is reached in a way capture does not know")
+        if root._base is not None:
+            self.stop("it writes into a view that was made outside")
+        slot.current = value
+
+    def make_view(self, base: Tensor, op: OpDef, attrs: Attrs, value: Value) -> Tensor:
+        t = new_tensor(value, self.wrapper)
+        self._seen[id(t)] = (t, self._count(root_of(base)))
+        return t
+
+    def wrap(self, v: Value) -> Tensor:
+        return new_tensor(v, self.wrapper)
+
+    def get_grad(self, t: Tensor) -> Tensor | None:
+        if type(t._data) is Value and id(t) not in self.slots or id(t) in self.created:
+            return t._grad
+        return self._grad_slot(t).current
+
+    def set_grad(self, t: Tensor, g: Tensor | None) -> None:
+        if self.stopped is not None:
+            raise self.stopped
+        if type(t._data) is Value and id(t) not in self.slots or id(t) in self.created:
+            t._grad = g
+            return
+        before = self._before.get(id(t))
+        if g is not None and before is not None and before[1][0] is not None:
+            self.stop("backward() goes on into a history that was made outside of the compiled function")
+        self._grad_slot(t).current = g
+
+    def _grad_slot(self, t: Tensor) -> GradSlot:
+        found = self.grads.get(id(t))
+        if found is None:
+            self._remember(t)
+            source = self.source_of(t)
+            if isinstance(source, (ArraySource, ScalarSource)):
+                self.stop("it takes the gradient of a NumPy array")
+            found = self.grads[id(t)] = GradSlot(t, source, t._grad, t._grad)
+            if t._grad is not None and id(t._grad) not in self.known:
+                self.known[id(t._grad)] = (t._grad, GradSource(source, f"{source.path}.grad"))
+        return found
+
+    def concretize(self, t: Tensor, what: str) -> Any:
+        slot = self.slots.get(id(t))
+        data = t._data
+        if slot is not None and slot.source is None and not slot.written or slot is None and id(t) in self.created:
+            if type(data) is np.ndarray:
+                return data.copy()  # made in this trace from Python numbers: the same on every call
+        self.stop(f"{_ASKS.get(what, f'{what}()')} needs the value of a tensor")
+
+    # ---- what the trace has done
+
+    def written(self) -> Iterator[tuple[int, Slot]]:
+        """(input index, slot) of the inputs that were written."""
+        index = {v: i for i, v in enumerate(self.builder.inputs)}
+        for slot in self.slots.values():
+            if slot.source is not None and slot.written:
+                yield index[slot.first], slot
+
+    def argument(self, leaf: int, x: Any, path: str) -> Any:
+        """What the user's function gets for argument leaf `x`: tensors themselves, arrays as tensors of the trace."""
+        if isinstance(x, Tensor):
+            self.known.setdefault(id(x), (x, ArgSource(leaf, path)))
+            return x
+        if type(x) is np.ndarray:
+            return self.array_input(x, ArgSource(leaf, path))
+        return x
+
+
+_ASKS = {
+    "bool": "a truth test (if, while, and, or, not, assert)",
+    "item": ".item()",
+    "numpy": "conversion to a NumPy array",
+    "array": "conversion to a NumPy array",
+}
+
+
+def _put(base: Value, v: Value, op: OpDef, attrs: Attrs) -> Value:
+    """The value of `base` after its view op(base) was overwritten with `v`."""
+    if op.name == "slice":
+        return ops.slice_scatter(base, v, **attrs)
+    if op.name == "reshape":
+        return ops.reshape(v, shape=base.shape)
+    if op.name == "permute":
+        perm = attrs["perm"]
+        return ops.permute(v, perm=tuple(sorted(range(len(perm)), key=perm.__getitem__)))
+    if op.name == "flip":
+        return ops.flip(v, **attrs)
+    raise RuntimeError(f"a tensor made by {op.name} cannot be written in place: its elements share memory")

@@ -1,0 +1,83 @@
+"""What the frontend keeps per thread: the active tracer, whether gradients are recorded, the default float type."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..ir.dtypes import DType, bool_, dtype_of, float32, int64
+from ..ir.graph import Value
+from ..ir.op import Attrs, OpDef
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+
+class Tracer(Protocol):
+    """What the frontend asks of whoever records a graph. `state.tracer` is one while tracing."""
+
+    def read(self, t: "Tensor") -> Value:
+        """The current value of `t`; a tensor from outside becomes an input of the graph."""
+        ...
+
+    def write(self, t: "Tensor", v: Value) -> None:
+        """`t` (and everything it shares storage with) takes the value `v`, which has its shape and dtype."""
+        ...
+
+    def make_view(self, base: "Tensor", op: OpDef, attrs: Attrs, value: Value) -> "Tensor":
+        """A tensor with `value` = op(base) that goes on sharing storage with `base`."""
+        ...
+
+    def wrap(self, v: Value) -> "Tensor":
+        """A fresh tensor with its own storage."""
+        ...
+
+    def get_grad(self, t: "Tensor") -> "Tensor | None": ...
+
+    def set_grad(self, t: "Tensor", g: "Tensor | None") -> None: ...
+
+    def concretize(self, t: "Tensor", what: str) -> Any:
+        """Called where Python needs the numbers in `t`. `what` names the asker ("bool", "int", "float", "item", "numpy",
+        "nonzero", ...). Usually raises, which ends the capture; else returns an ndarray."""
+        ...
+
+
+class SymbolicScalar:
+    """Base of Python-number stand-ins that live in the graph (a changing learning rate, a lazy `.item()`).
+
+    In arithmetic with tensors they are weak, like the Python number that they stand for.
+    """
+
+    __slots__ = ()
+    python_type: type = float
+
+    def to_tensor(self, dtype: DType) -> "Tensor":
+        """A 0-d tensor of `dtype`."""
+        raise TypeError(f"{type(self).__name__} has no value here")
+
+
+class _State(threading.local):
+    tracer: Tracer | None = None
+    grad_enabled: bool = True
+    default_dtype: DType = float32
+
+
+state = _State()
+
+
+def default_for(python_type: type) -> DType:
+    """The element type that a Python bool, int or float gets by itself."""
+    return bool_ if python_type is bool else int64 if python_type is int else state.default_dtype
+
+
+def get_default_dtype() -> DType:
+    """The floating type of Python floats and of new tensors (float32 unless changed)."""
+    return state.default_dtype
+
+
+def set_default_dtype(dtype: Any) -> None:
+    """Sets the floating type of Python floats and of new tensors in this thread. TypeError if it is no float type."""
+    found = dtype_of(dtype)
+    if not found.is_floating:
+        raise TypeError(f"the default dtype must be a floating type, not {found.name}")
+    state.default_dtype = found

@@ -1,0 +1,202 @@
+"""The tape: which op made a tensor, from what, and what its gradient rule will read.
+
+A tensor's `_node` is `(node, result index)`. Nodes know their operands as *edges*: another `(node, index)`, a leaf
+tensor that requires grad, or None. Nodes are numbered in the order of the forward pass, and edges lead to smaller
+numbers only, so the backward pass is a walk in descending order: no recursion, and always the same order of sums.
+"""
+
+from __future__ import annotations
+
+import itertools
+import weakref
+from typing import TYPE_CHECKING, Any, Callable, Union
+
+from ..ir.dtypes import DType, from_numpy
+from ..ir.op import Attrs, OpDef, VjpContext, get_op
+from ..ir.types import TensorType
+from .state import state
+
+if TYPE_CHECKING:
+    from .tensor import Tensor
+
+Edge = Union["tuple[Node, int]", "Tensor", None]
+_numbers = itertools.count(1)
+
+
+def root_of(t: "Tensor") -> "Tensor":
+    """The tensor that owns the storage `t` is a view of (`t` itself if it is none)."""
+    while t._base is not None:
+        t = t._base
+    return t
+
+
+def needs_grad(t: "Tensor") -> bool:
+    """Whether results computed from `t` are differentiated: `t.requires_grad`."""
+    if t._view is not None and t._requires_grad is None:
+        _refresh(t)
+    return t._node is not None or bool(t._requires_grad)
+
+
+def edge_of(t: "Tensor") -> Edge:
+    """Where the cotangent of `t` goes."""
+    if not needs_grad(t):
+        return None
+    return t if t._node is None else t._node
+
+
+def _refresh(t: "Tensor") -> None:
+    """The history of a view whose storage was written through another tensor: the view op on its base as it is now."""
+    base, root = t._base, root_of(t)
+    if t._version == root._version or base is None or t._view is None:
+        return
+    from .dispatch import run
+
+    t._node = None
+    if needs_grad(base):
+        before, state.grad_enabled = state.grad_enabled, True
+        try:
+            t._node = run(t._view[0], (base,), t._view[1])._node
+        finally:
+            state.grad_enabled = before
+    t._version = root._version
+
+
+class Node:
+    """One step of the forward pass. Subclasses say how to pull cotangents back through it."""
+
+    __slots__ = ("order", "edges", "results", "hooks")
+
+    def __init__(self, tensors: tuple["Tensor", ...], results: tuple["Tensor", ...]):
+        self.order = next(_numbers)
+        self.edges: tuple[Edge, ...] = tuple([edge_of(t) for t in tensors])
+        self.results: tuple[tuple[Any, tuple], ...] = tuple([(r._data.dtype, r._data.shape) for r in results])
+        self.hooks: dict[int, list[Callable]] | None = None
+
+    @property
+    def name(self) -> str:
+        raise AttributeError
+
+    def pull(self, cotangents: list, needs: tuple[bool, ...], create_graph: bool) -> tuple:
+        """A cotangent or None for each operand, from one or None for each result."""
+        raise AttributeError
+
+    def release(self) -> None:
+        """Drops what was saved for `pull`."""
+
+    def result_type(self, i: int) -> TensorType:
+        return _type(*self.results[i])
+
+    def __repr__(self) -> str:
+        return f"<{self.name} #{self.order}>"
+
+
+class OpNode(Node):
+    """An op, with what its vjp rule reads: `op.saves` says which operands and whether the results."""
+
+    __slots__ = ("op", "attrs", "types", "inputs", "outputs", "checks")
+
+    def __init__(self, op: OpDef, tensors: tuple, attrs: Attrs, payloads: tuple, outs: tuple, results: tuple):
+        super().__init__(tensors, results)
+        self.op, self.attrs = op, attrs
+        self.types = tuple([(p.dtype, p.shape) for p in payloads])
+        keep = _saved_operands(op, len(tensors))
+        self.inputs: tuple | None = tuple([p if k else None for p, k in zip(payloads, keep)])
+        keep_out = op.saves is None or "out" in op.saves
+        self.outputs: tuple | None = outs if keep_out else (None,) * len(outs)
+        checks: list[tuple[Any, int | None, str]] = []
+        for i, t in enumerate(tensors):
+            if keep[i] and _is_read(op, self.edges, i):
+                root = root_of(t)
+                checks.append((root, root._version, f"operand {i}"))
+        if keep_out:
+            for r in results:  # weak: a strong reference would make a cycle and keep memory until the next collection
+                checks.append((weakref.ref(r), r._version, "the result"))
+        self.checks = checks
+
+    @property
+    def name(self) -> str:
+        return self.op.name
+
+    def pull(self, cotangents: list, needs: tuple[bool, ...], create_graph: bool) -> tuple:
+        if self.inputs is None or self.outputs is None:
+            raise RuntimeError(
+                f"backward through {self.name} a second time: what it saved was freed by the first backward(); "
+                "pass retain_graph=True to that one"
+            )
+        self._check_versions()
+        inputs, outputs = self.inputs, self.outputs
+        if create_graph:
+            inputs = tuple([_tracked(p, e) for p, e in zip(inputs, self.edges)])
+            outputs = tuple([_tracked(p, (self, i)) for i, p in enumerate(outputs)])
+        types = tuple([_type(*t) for t in self.types])
+        if len(cotangents) > 1:
+            cotangents = [_zeros(self.result_type(i)) if g is None else g for i, g in enumerate(cotangents)]
+        context = VjpContext(inputs, outputs, types, self.attrs, needs)
+        grads = self.op.vjp(context, *cotangents)  # type: ignore[operator]
+        if self.op.kind == "pointwise":
+            return tuple([g if g is None or not n else sum_to(g, t.shape) for g, t, n in zip(grads, types, needs, strict=True)])
+        return tuple(grads)
+
+    def _check_versions(self) -> None:
+        for holder, version, what in self.checks:
+            t = holder() if isinstance(holder, weakref.ref) else holder
+            if t is not None and t._version != version:
+                raise RuntimeError(
+                    f"{what} of {self.name} (shape {tuple(t.shape)}, {t.dtype.name}) was written in place after the forward pass, "
+                    f"but its gradient needs the value it had (version {version or 0}, now {t._version or 0}); "
+                    "write into a copy (x.clone()) instead"
+                )
+
+    def release(self) -> None:
+        if self.checks:  # ops that save nothing can be run again
+            self.inputs = self.outputs = None
+
+
+def _saved_operands(op: OpDef, n: int) -> tuple[bool, ...]:
+    found = _SAVED.get((op, n))
+    if found is None:
+        names = [op.operands[min(i, len(op.operands) - 1)] for i in range(n)]
+        saves = op.saves
+        found = _SAVED[op, n] = tuple(saves is None or name in saves or name.lstrip("*") in saves for name in names)
+    return found
+
+
+_SAVED: dict[tuple[OpDef, int], tuple[bool, ...]] = {}
+
+
+def _is_read(op: OpDef, edges: tuple[Edge, ...], i: int) -> bool:
+    """Whether the rule will read operand i: in products only for the sake of the other operands."""
+    return not op.multilinear or any(e is not None for k, e in enumerate(edges) if k != i)
+
+
+def _type(dtype: Any, shape: tuple) -> TensorType:
+    return TensorType(dtype if type(dtype) is DType else from_numpy(dtype), shape)
+
+
+def _zeros(t: TensorType) -> Any:
+    return get_op("full")(value=0, shape=t.shape, dtype=t.dtype)
+
+
+def _tracked(payload: Any, edge: Edge) -> "Tensor | None":
+    """A saved payload as a tensor with its history, for gradients of gradients."""
+    if payload is None:
+        return None
+    from .dispatch import lift
+
+    if edge is not None and not isinstance(edge, tuple):
+        return edge
+    t = lift(payload)
+    t._node = edge
+    return t
+
+
+def sum_to(g: Any, shape: tuple) -> Any:
+    """The cotangent `g` of a value that was broadcast from `shape`: summed over what broadcasting repeated."""
+    have = tuple(g.shape)
+    if have == tuple(shape):
+        return g
+    lead = len(have) - len(shape)
+    axes = (*range(lead), *(lead + i for i, d in enumerate(shape) if d != have[lead + i]))
+    if axes:
+        g = get_op("reduce_sum")(g, axes=axes)
+    return g if len(axes) == lead else get_op("reshape")(g, shape=tuple(shape))

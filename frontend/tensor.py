@@ -1,0 +1,205 @@
+"""`Tensor`: an n-dimensional array that remembers how it was computed. Here: what it holds; `tensor_methods`: what it does."""
+
+from __future__ import annotations
+
+from typing import Any, Callable
+
+import numpy as np
+
+from ..ir import dim
+from ..ir.dtypes import DType, dtype_of, from_numpy
+from ..ir.graph import Value
+from ..ir.types import TensorType
+from .state import state
+from .tape import edge_of, needs_grad, root_of
+from .tensor_methods import TensorMethods
+
+_allocate = object.__new__
+
+
+class Tensor(TensorMethods):
+    """An array of one element type.
+
+    `Tensor(data, dtype=None, requires_grad=False)` copies `data`; `tr.asarray` shares where it can.
+
+    Slots: `_data` is an ndarray, or a graph Value for tensors made while tracing. None in any other slot is the default.
+    `_node`: (tape node, result index). `_base`, `_view`: the tensor this one is a view of, and (op, attrs) that made it.
+    `_requires_grad`: True for leaves; False for views that must never get a history (detached ones).
+    `_version`: how often the storage was written in place; on a view, the count at which its `_node` was made.
+    """
+
+    __slots__ = ("_data", "_grad", "_node", "_requires_grad", "_base", "_view", "_version", "__weakref__")
+
+    _data: Any
+    _grad: "Tensor | None"
+    _node: Any
+    _requires_grad: bool | None
+    _base: "Tensor | None"
+    _view: Any
+    _version: int | None
+
+    def __init__(self, data: Any = (), dtype: Any = None, requires_grad: bool = False):
+        from .creation import as_array
+
+        array = as_array(data, None if dtype is None else dtype_of(dtype), copy=True)
+        self._data = array
+        self._grad = self._node = self._base = self._view = self._version = None
+        self._requires_grad = None
+        if requires_grad:
+            self.requires_grad_()
+
+    # ---- what it is
+    @property
+    def shape(self) -> tuple:
+        return self._data.shape
+
+    @property
+    def dtype(self) -> DType:
+        d = self._data
+        return from_numpy(d.dtype) if type(d) is np.ndarray else d.dtype
+
+    @property
+    def type(self) -> TensorType:
+        """Element type and shape, as the IR has them."""
+        return TensorType(self.dtype, self._data.shape)
+
+    @property
+    def ndim(self) -> int:
+        return self._data.ndim
+
+    @property
+    def size(self) -> Any:
+        """Number of elements. As in PyTorch it may be called: `x.size()` is the shape, `x.size(i)` one of its sizes."""
+        n = dim.numel(self._data.shape)
+        return _Size(n, self._data.shape) if isinstance(n, int) else n
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> Any:
+        return dim.numel(self._data.shape) * self.dtype.itemsize
+
+    @property
+    def device(self) -> str:
+        return "cpu"
+
+    # ---- differentiation
+    @property
+    def requires_grad(self) -> bool:
+        return needs_grad(self)
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        self.requires_grad_(value)
+
+    @property
+    def is_leaf(self) -> bool:
+        return not needs_grad(self) or self._node is None
+
+    @property
+    def grad_fn(self) -> Any:
+        """The tape node that made this tensor; None for leaves."""
+        edge = edge_of(self)
+        return edge[0] if isinstance(edge, tuple) else None
+
+    @property
+    def grad(self) -> "Tensor | None":
+        """The gradient that `backward` has accumulated here: same shape and dtype, or None."""
+        return self._grad if state.tracer is None else state.tracer.get_grad(self)
+
+    @grad.setter
+    def grad(self, value: "Tensor | None") -> None:
+        if value is not None and (tuple(value.shape) != tuple(self.shape) or value.dtype is not self.dtype):
+            raise ValueError(
+                f"a gradient must have the tensor's type {self.dtype.name}{self.shape}, not {value.dtype.name}{value.shape}"
+            )
+        if state.tracer is None:
+            self._grad = value
+        else:
+            state.tracer.set_grad(self, value)
+
+    @grad.deleter
+    def grad(self) -> None:
+        self.grad = None
+
+    def requires_grad_(self, requires_grad: bool = True) -> "Tensor":
+        """Makes this a leaf whose gradient is wanted. TypeError for integers and bools."""
+        if not requires_grad:
+            if self._node is not None:
+                raise RuntimeError("requires_grad can only be switched off for leaves; use detach()")
+            self._requires_grad = False if self._base is not None else None
+            return self
+        if not self.dtype.is_floating:
+            raise TypeError(f"only floating tensors have gradients, this one is {self.dtype.name}")
+        if not needs_grad(self):
+            self._requires_grad = True
+        return self
+
+    def register_hook(self, hook: Callable) -> Any:
+        """Calls `hook(gradient)` when the gradient of this tensor is known; what it returns replaces it."""
+        from .autograd import register_hook
+
+        return register_hook(self, hook)
+
+    def retain_grad(self) -> None:
+        """Lets a tensor that is no leaf receive `.grad` too."""
+        from .autograd import retain_grad
+
+        retain_grad(self)
+
+    def backward(self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
+        """Adds to `.grad` of every leaf that this tensor was computed from. See `autograd.backward`."""
+        from .autograd import backward
+
+        backward(self, gradient, retain_graph, create_graph)
+
+    # ---- identity
+    __hash__ = object.__hash__
+
+    def __reduce__(self) -> Any:
+        return (_restore, (self.__class__, self.numpy(), bool(self._requires_grad)))
+
+    def __deepcopy__(self, memo: dict) -> "Tensor":
+        if self._node is not None:
+            raise RuntimeError("only leaves can be deep-copied; use clone()")
+        t = memo[id(self)] = new_tensor(self.numpy().copy(), type(self))
+        t._requires_grad = True if self._requires_grad else None
+        if self._grad is not None:
+            t._grad = new_tensor(self._grad.numpy().copy())
+        return t
+
+
+class _Size(int):
+    """A number of elements that can be called as PyTorch's `size()`."""
+
+    def __new__(cls, n: int, shape: tuple) -> "_Size":
+        out = super().__new__(cls, n)
+        out.shape = shape
+        return out
+
+    shape: tuple
+
+    def __call__(self, axis: int | None = None) -> Any:
+        return self.shape if axis is None else self.shape[axis]
+
+    def __reduce__(self) -> Any:
+        return (int, (int(self),))
+
+
+def new_tensor(data: Any, cls: type = Tensor) -> Any:
+    """A Tensor around an ndarray (or NumPy scalar, or graph Value) without a copy."""
+    t = _allocate(cls)
+    t._data = data if type(data) is np.ndarray or type(data) is Value else np.asarray(data)
+    t._grad = t._node = t._requires_grad = t._base = t._view = t._version = None
+    return t
+
+
+def _restore(cls: type, array: np.ndarray, requires_grad: bool) -> Tensor:
+    t = new_tensor(array, cls)
+    t._requires_grad = True if requires_grad else None
+    return t
+
+
+__all__ = ["Tensor", "new_tensor", "root_of"]

@@ -1,0 +1,49 @@
+"""What the passes hand to a runtime: buffers, and kernels to run on them in order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .dim import Dim, DimLike
+from .kernel import Kernel, Schedule
+from .types import TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class PlanBuffer:
+    """Memory of a plan. kind: "input" or "output" (`slot`: which one), "constant" (`slot` into Plan.constants), or
+    "temp" (`offset` bytes into the arena)."""
+
+    type: TensorType
+    kind: str
+    slot: int = 0
+    offset: DimLike = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Runs `kernel` with `args`: for each of its parameters, the number of a buffer."""
+
+    kernel: Kernel
+    schedule: Schedule
+    args: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A graph, lowered. `outputs`: for each graph output the buffer that holds it; outputs whose buffer is an input are
+    that input (written in place, or returned as it is). `checks`: (bool buffer, message): if true afterwards, the call
+    has failed and nothing may have been committed."""
+
+    name: str
+    buffers: tuple[PlanBuffer, ...]
+    steps: tuple[Step, ...]
+    outputs: tuple[int, ...]
+    constants: tuple[np.ndarray, ...]
+    arena: DimLike  # bytes
+    dims: tuple[Dim, ...]
+    checks: tuple[tuple[int, str], ...] = ()
+    commit_from: int = 0  # steps from here on write inputs
+    notes: tuple[str, ...] = field(default=(), compare=False)

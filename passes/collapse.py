@@ -1,0 +1,113 @@
+"""Joins neighbouring axes that every access runs through in one stride, so that loops are as few and long as possible."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..ir import dim
+from ..ir.dim import Dim, DimLike
+from ..ir.kernel import Axis, Kernel, Stage, Store
+from ..ir.scalar import Expr, Load, transform, walk
+
+
+def collapse(kernel: Kernel) -> Kernel:
+    """Needs plain kernels; kernels with an anchor are left alone. Leaves no two adjacent axes that could be one."""
+    if kernel.anchor is not None or "scatter" in kernel.ops:
+        return kernel
+    while True:
+        new = _collapse_outer(kernel) or _collapse_inner(kernel)
+        if new is None:
+            return kernel
+        kernel = new
+
+
+def _collapse_outer(kernel: Kernel) -> Kernel | None:
+    for k in range(len(kernel.axes) - 1, 0, -1):
+        joined = _join(kernel, kernel.axes[k - 1], kernel.axes[k])
+        if joined is not None:
+            axis, stages = joined
+            return replace(kernel, axes=(*kernel.axes[: k - 1], axis, *kernel.axes[k + 1 :]), stages=stages)
+    return None
+
+
+def _collapse_inner(kernel: Kernel) -> Kernel | None:
+    axes = next((s.axes for s in kernel.stages if s.axes), ())
+    for k in range(len(axes) - 1, 0, -1):
+        joined = _join(kernel, axes[k - 1], axes[k])
+        if joined is not None:
+            axis, stages = joined
+            inner = (*axes[: k - 1], axis, *axes[k + 1 :])
+            return replace(kernel, stages=tuple(replace(s, axes=inner) if s.axes else s for s in stages))
+    return None
+
+
+def _join(kernel: Kernel, a: Axis, b: Axis) -> tuple[Axis, tuple[Stage, ...]] | None:
+    """One axis for a and b, and the stages written with it, if no index needs to be split for that."""
+    extent = a.extent * b.extent
+    fused = dim.symbol(a.name, 0, extent - 1)
+    env: dict[Dim, DimLike] = {a.sym: dim.floordiv(fused, b.extent), b.sym: dim.mod(fused, b.extent)}
+    memo: dict[DimLike, DimLike | None] = {}
+
+    def mapped(d: DimLike) -> DimLike | None:
+        """`d` in terms of the fused axis; None if that needs a division."""
+        if isinstance(d, int):
+            return d
+        if d not in memo:
+            used = d.symbols()
+            if a.sym not in used and b.sym not in used:
+                memo[d] = d
+            else:
+                new = dim.substitute(d, env)
+                memo[d] = new if _divisions(new) <= _divisions(d) else None
+        return memo[d]
+
+    for d in _indices(kernel.stages):
+        if mapped(d) is None:
+            return None
+
+    def leaf(e: Expr) -> Expr | None:
+        if e.op == "index":
+            return Expr("index", e.dtype, (), mapped(e.attr))
+        if e.op == "in_bounds":
+            return Expr("in_bounds", e.dtype, (), tuple(mapped(d) for d in e.attr))
+        if e.op == "load":
+            return Expr("load", e.dtype, e.args, Load(e.attr.buffer, _all(e.attr.index, mapped), _all(e.attr.mask, mapped)))
+        return None
+
+    exprs: dict[int, Expr] = {}
+    stages = tuple(_rewrite(s, leaf, mapped, exprs) for s in kernel.stages)
+    return Axis(fused, extent), stages
+
+
+def _rewrite(stage: Stage, leaf, mapped, memo: dict[int, Expr]) -> Stage:
+    reductions = tuple(replace(r, inputs=tuple(transform(x, leaf, memo) for x in r.inputs)) for r in stage.reductions)
+    stores = tuple(
+        Store(s.buffer, _all(s.index, mapped), transform(s.value, leaf, memo), _all(s.mask, mapped), s.accumulate) for s in stage.stores
+    )
+    return Stage(stage.axes, reductions, stores)
+
+
+def _all(entries: tuple, mapped) -> tuple:
+    return tuple(i if isinstance(i, Expr) else mapped(i) for i in entries)
+
+
+def _indices(stages: tuple[Stage, ...]):
+    """Every index expression and bound in the stages."""
+    for s in stages:
+        roots = [x for r in s.reductions for x in r.inputs] + [x.value for x in s.stores]
+        for e in walk(*roots):
+            if e.op == "index":
+                yield e.attr
+            elif e.op == "in_bounds":
+                yield from e.attr
+            elif e.op == "load":
+                yield from (i for i in (*e.attr.index, *e.attr.mask) if not isinstance(i, Expr))
+        for x in s.stores:
+            yield from (i for i in (*x.index, *x.mask) if not isinstance(i, Expr))
+
+
+def _divisions(d: DimLike) -> int:
+    """How many floordivs and mods an expression has."""
+    if isinstance(d, int):
+        return 0
+    return sum(1 + _divisions(a.a) + _divisions(a.b) for m, _ in d.terms for a in m if a.kind != "sym")

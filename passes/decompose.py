@@ -1,0 +1,86 @@
+"""Composite ops become primitive ones; computed indices become checked and non-negative."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..ir import ops
+from ..ir.dtypes import int64
+from ..ir.graph import Graph, Node, OutputSpec, Rewriter, Value
+
+INDEX_SAFE = frozenset(("iota", "argmax", "argmin"))
+
+
+class _Decompose(Rewriter):
+    def rewrite(self, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
+        if node.op.decompose is None:
+            return None
+        out = node.op.decompose(*inputs, **node.attrs)
+        return out if isinstance(out, tuple) else (out,)
+
+
+def decompose(graph: Graph) -> Graph:
+    """Needs nothing; leaves no composite op. Runs until decompositions of decompositions are gone."""
+    while any(n.op.decompose is not None for n in graph.nodes):
+        graph = _Decompose(graph).run()
+    return graph
+
+
+class _CheckIndices(Rewriter):
+    """Every index of gather and scatter is made non-negative and kept in range; a check output tells if one was not."""
+
+    def __init__(self, graph: Graph):
+        super().__init__(graph)
+        self.checks: list[tuple[Value, str]] = []
+        self.done: dict[tuple[Value, object], Value] = {}
+
+    def rewrite(self, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
+        if node.op.name == "check_index":
+            return (self._checked(inputs[0], node.attrs["size"], node),)
+        if node.op.name not in ("gather", "scatter"):
+            return None
+        first = 1 if node.op.name == "gather" else 2
+        indices = tuple(self._checked(v, inputs[0].shape[k], node) for k, v in enumerate(inputs[first:]))
+        if indices == inputs[first:]:
+            return None
+        return self.builder.emit(node.op, (*inputs[:first], *indices), node.attrs)
+
+    def _checked(self, v: Value, size, node: Node) -> Value:
+        if v in self.done.values() or _safe(v):
+            return v
+        key = (v, size)
+        if key in self.done:
+            return self.done[key]
+        wide = v if v.dtype is int64 else ops.cast(v, dtype=int64)
+        n = ops.full(value=size, shape=(), dtype=int64)
+        zero = ops.full(value=0, shape=(), dtype=int64)
+        bad = ops.or_(ops.lt(wide, ops.neg(n)), ops.ge(wide, n))
+        axes = tuple(range(v.ndim))
+        self.checks.append(
+            (ops.reduce_any(bad, axes=axes) if axes else bad, f"{node.loc or node.op.name}: index out of range for size {size}")
+        )
+        wrapped = ops.where(ops.lt(wide, zero), ops.add(wide, n), wide)
+        top = ops.sub(n, ops.full(value=1, shape=(), dtype=int64))
+        out = ops.minimum(ops.maximum(wrapped, zero), top)
+        self.done[key] = out
+        return out
+
+
+def _safe(v: Value) -> bool:
+    """Indices that are in range by construction."""
+    while v.node is not None and v.node.op.name in ("reshape", "broadcast_to", "permute"):
+        v = v.node.inputs[0]
+    return v.node is not None and v.node.op.name in INDEX_SAFE
+
+
+def check_indices(graph: Graph) -> Graph:
+    """Needs a decomposed graph; leaves no check_index, and only indices in [0, size). Adds outputs of kind "check"."""
+    if not any(n.op.name in ("gather", "scatter", "check_index") for n in graph.nodes):
+        return graph
+    rewriter = _CheckIndices(graph)
+    out = rewriter.run()
+    if not rewriter.checks:
+        return out
+    specs = tuple(OutputSpec("check", path=message) for _, message in rewriter.checks)
+    signature = replace(graph.signature, outputs=graph.signature.outputs + specs)
+    return replace(out, outputs=out.outputs + tuple(v for v, _ in rewriter.checks), signature=signature)

@@ -1,0 +1,459 @@
+"""Partitions a graph of primitive ops into groups, each of which becomes one kernel.
+
+A group iterates over the elements of a *reference shape*; some of its axes may be *inner*: reduced by the group's
+reductions. Members stand at the full level (one value per element) or at the outer level (one per point of the other
+axes). A node may join the group that computes its operands when it reads them at its own point, and when no path leads
+out of the group and back in. Contractions and scatters start groups of their own, which element-wise nodes may join as
+an epilogue. Movement and creation nodes belong to no group: they are index maps (see `access`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..ir import dim
+from ..ir.dim import Dim, DimLike
+from ..ir.graph import Graph, Node, Value
+from ..ir.types import Shape
+from .access import Access, Index, Source, is_virtual, reindex, scalar_cost
+from .fuel import Fuel
+
+REDUCTIONS = frozenset(("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_any", "reduce_all", "argmax", "argmin"))
+ANCHORS = frozenset(("matmul", "conv", "scatter"))
+RECOMPUTE_COST = 6  # a value that costs no more than this from one stored tensor is recomputed rather than stored
+SPLIT_OUTER = 8  # with fewer outer points than this a big element-wise group keeps its own parallelism
+
+
+def reduced_axes(node: Node) -> tuple[int, ...]:
+    return tuple(node.attrs["axes"]) if "axes" in node.attrs else (node.attrs["axis"],)
+
+
+@dataclass(eq=False)
+class Group:
+    """Nodes that run in one kernel."""
+
+    shape: Shape
+    inner: frozenset[int] = frozenset()  # axes of `shape` that reductions fold
+    specialized: bool = False  # `shape` and `inner` are fixed by a reduction or an anchor
+    anchor: Node | None = None
+    nodes: list[Node] = field(default_factory=list)
+    deps: set["Group"] = field(default_factory=set)
+    symbols: Index = ()
+    first: int = 0  # number of the first and last node, in graph order
+    last: int = 0
+    _where: dict[Value, Index] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.set_shape(self.shape)
+
+    def set_shape(self, shape: Shape) -> None:
+        self.shape = shape
+        self.symbols = tuple(axis_symbol(k, n) for k, n in enumerate(shape))
+        self._where.clear()
+
+    @property
+    def outer_shape(self) -> Shape:
+        return tuple(n for k, n in enumerate(self.shape) if k not in self.inner)
+
+    @property
+    def outer_symbols(self) -> Index:
+        return tuple(s for k, s in enumerate(self.symbols) if k not in self.inner)
+
+    @property
+    def is_pointwise(self) -> bool:
+        return self.anchor is None and not self.inner and not any(n.op.name in REDUCTIONS for n in self.nodes)
+
+    def level_index(self, shape: Shape, full: bool) -> Index | None:
+        """This group's current point as an index into a tensor of `shape`; None if the sizes differ."""
+        own = self.shape if full else self.outer_shape
+        if own == shape:
+            return self.symbols if full else self.outer_symbols
+        if dim.numel(own) != dim.numel(shape):
+            return None
+        return reindex(self.symbols if full else self.outer_symbols, own, shape)
+
+    def where(self, v: Value) -> Index | None:
+        """The index of the element of member `v` that belongs to the current point."""
+        found = self._where.get(v)
+        if found is None:
+            reduced = v.node is not None and v.node.op.name in REDUCTIONS
+            found = None if reduced else self.level_index(v.shape, True)
+            if found is None:
+                found = self.level_index(v.shape, False)
+            if found is None:
+                return None
+            self._where[v] = found
+        return found
+
+
+def memory_root(v: Value) -> Value:
+    """The value whose memory holds `v`: reshapes are free."""
+    while v.node is not None and v.node.op.name == "reshape":
+        v = v.node.inputs[0]
+    return v
+
+
+def axis_symbol(k: int, extent: DimLike) -> DimLike:
+    """The index of a group's k-th axis; axes of one element have no symbol."""
+    return 0 if isinstance(extent, int) and extent == 1 else dim.symbol(f"i{k}", 0, extent - 1)
+
+
+@dataclass
+class Partition:
+    """Groups in an order in which they can run, the values that must be in memory, and the nodes computed in place."""
+
+    groups: list[Group]
+    home: dict[Node, Group]
+    stored: set[Value]
+    access: Access
+
+
+class Fuser:
+    def __init__(self, graph: Graph, fuel: Fuel):
+        self.graph, self.fuel = graph, fuel
+        self.order = {n: k for k, n in enumerate(graph.nodes)}
+        self.users = graph.users()
+        self.outputs = set(graph.outputs)
+        self.inlined: set[Node] = set()
+        self.access = Access(self.inlined.__contains__)
+        self.home: dict[Node, Group] = {}
+        self.groups: list[Group] = []
+        self.siblings: dict[tuple, Group] = {}
+        self.pinned = {memory_root(n.inputs[0]) for n in graph.nodes if n.op.name == "gather"}
+
+    def run(self) -> Partition:
+        for node in self.graph.nodes:
+            if is_virtual(node):
+                continue
+            if node.op.kind == "pointwise" and self._free(node):
+                self.inlined.add(node)
+            elif node.op.name in REDUCTIONS:
+                self._reduction(node)
+            elif node.op.name in ANCHORS:
+                self._start(node, node.out.shape, specialized=True, anchor=node)
+            else:
+                self._pointwise(node)
+        self._absorb()
+        stored = self._stored()
+        return Partition(self._sorted(), self.home, stored, self.access)
+
+    # ---- joining
+    def _free(self, node: Node) -> bool:
+        """Computed wherever it is read: built from constants and indices only, or cheap scalar arithmetic."""
+        if node.out in self.outputs or node.out in self.pinned:
+            return False
+        sources = [s for v in node.inputs for s in self.access.sources(v, None)]
+        if not sources:
+            return True
+        scalar = all(isinstance(n, int) and n == 1 for n in node.out.shape)
+        return scalar and all(s.value.node is None for s in sources) and scalar_cost(node) <= 4
+
+    def _sources(self, node: Node, at: Index) -> list[Source]:
+        from .access import broadcast_index
+
+        if node.op.name == "gather":
+            return self.access.gather_sources(node, at, True)
+        if node.op.name == "random_bits":
+            return list(self.access.sources(node.inputs[0], None, False))
+        return [s for v in node.inputs for s in self.access.sources(v, broadcast_index(at, v.shape))]
+
+    def _pointwise(self, node: Node) -> None:
+        shape = node.out.shape
+        near = sorted(self._source_groups(node), key=lambda g: -g.last)
+        joined: Group | None = None
+        for group in near:
+            if not self._fits(node, group):
+                continue
+            if joined is None:
+                if self._acyclic(node, group) and self.fuel.spend("fuse"):
+                    joined = group
+            elif self._mergeable(joined, group) and self.fuel.spend("fuse"):
+                joined = self._merge(joined, group)
+        if joined is None:
+            joined = self._start(node, shape)
+        else:
+            self._add(joined, node)
+
+    def _fits(self, node: Node, group: Group) -> bool:
+        """Whether every operand that the group computes is read at the group's own point, unconditionally."""
+        at = group.where(node.out)
+        if at is None:
+            return False
+        for s in self._sources(node, at):
+            if s.value.node is not None and self.home.get(s.value.node) is group:
+                if not s.direct or s.index != group.where(s.value):
+                    return False
+        return True
+
+    def _source_groups(self, node: Node) -> set[Group]:
+        out = set()
+        for v in node.inputs:
+            for s in self.access.sources(v, None):
+                if s.value.node is not None:
+                    out.add(self.home[s.value.node])
+        return out
+
+    def _acyclic(self, node: Node, group: Group) -> bool:
+        return not any(g is not group and self._reaches(g, group) for g in self._source_groups(node))
+
+    def _reaches(self, start: Group, goal: Group) -> bool:
+        """Whether `start` depends on `goal`."""
+        stack, seen = [start], {start}
+        while stack:
+            g = stack.pop()
+            if g is goal:
+                return True
+            for d in g.deps:
+                if d not in seen and d.last >= goal.first:
+                    seen.add(d)
+                    stack.append(d)
+        return False
+
+    def _mergeable(self, a: Group, b: Group) -> bool:
+        """Whether `b` can become part of `a`: same elements, each at its own point, and no path between through others."""
+        if a is b or b.specialized and a.specialized:
+            return False
+        if b.specialized:
+            a, b = b, a
+        if dim.numel(a.shape) != dim.numel(b.shape):
+            return False
+        if any(g is not b and self._reaches(g, b) for g in a.deps) or any(g is not a and self._reaches(g, a) for g in b.deps):
+            return False
+        for n in (*a.nodes, *b.nodes):  # every member must still read the others at its own point
+            at = a.where(n.out)
+            if at is None:
+                return False
+            if n.op.name in REDUCTIONS or n is a.anchor:
+                continue
+            for s in self._sources(n, at):
+                home = None if s.value.node is None else self.home.get(s.value.node)
+                if home is a or home is b:
+                    if not s.direct or s.index != a.where(s.value):
+                        return False
+        return True
+
+    def _merge(self, a: Group, b: Group) -> Group:
+        if b.specialized:
+            a, b = b, a
+        for n in b.nodes:
+            self.home[n] = a
+        a.nodes = sorted((*a.nodes, *b.nodes), key=self.order.__getitem__)
+        a.deps |= b.deps
+        a.deps -= {a, b}
+        a.first, a.last = min(a.first, b.first), max(a.last, b.last)
+        for g in self.groups:
+            if b in g.deps:
+                g.deps.discard(b)
+                g.deps.add(a)
+        self.groups.remove(b)
+        return a
+
+    def _start(self, node: Node, shape: Shape, specialized: bool = False, anchor: Node | None = None, inner: frozenset[int] = frozenset()) -> Group:
+        group = Group(shape, inner, specialized, anchor, first=self.order[node])
+        self.groups.append(group)
+        self._add(group, node)
+        return group
+
+    def _add(self, group: Group, node: Node) -> None:
+        self.home[node] = group
+        group.nodes.append(node)
+        group.last = max(group.last, self.order[node])
+        group.deps |= self._source_groups(node) - {group}
+
+    # ---- reductions
+    def _reduction(self, node: Node) -> None:
+        operand = node.inputs[0]
+        axes = frozenset(reduced_axes(node))
+        for group in sorted(self._source_groups(node), key=lambda g: -g.last):
+            if self._reduction_fits(node, operand, axes, group) and self._acyclic(node, group) and self.fuel.spend("fuse"):
+                if not group.specialized:
+                    group.set_shape(operand.shape)
+                    group.inner, group.specialized = axes, True
+                self._add(group, node)
+                return
+        key = self._sibling_key(operand, axes)
+        sibling = self.siblings.get(key)
+        if sibling in self.groups and sibling is not None and self._acyclic(node, sibling) and not self._reaches_any(node, sibling):
+            if self._reduction_fits(node, operand, axes, sibling) and self.fuel.spend("fuse"):
+                self._add(sibling, node)
+                return
+        self.siblings[key] = self._start(node, operand.shape, specialized=True, inner=axes)
+
+    def _reaches_any(self, node: Node, group: Group) -> bool:
+        return any(self._reaches(g, group) for g in self._source_groups(node) if g is not group)
+
+    def _sibling_key(self, operand: Value, axes: frozenset[int]) -> tuple:
+        """Reductions of the same stored tensor over the same axes share one pass over it."""
+        biggest = max(
+            (s.value for s in self.access.sources(operand, None)),
+            key=lambda v: dim.bounds(v.type.size)[0] or 0,
+            default=operand,
+        )
+        return (biggest, operand.shape, axes)
+
+    def _reduction_fits(self, node: Node, operand: Value, axes: frozenset[int], group: Group) -> bool:
+        if group.anchor is not None:
+            return False
+        if not group.specialized:
+            rank = len(operand.shape)
+            trailing = axes == frozenset(range(rank - len(axes), rank))
+            if not trailing or dim.numel(operand.shape) != dim.numel(group.shape):
+                return False
+            outer = dim.bounds(dim.numel(tuple(n for k, n in enumerate(operand.shape) if k not in axes)))[0] or 0
+            stays = any(v in self.outputs or len(self.users[v]) > 1 for n in group.nodes for v in n.outputs)
+            if outer < SPLIT_OUTER and stays:
+                return False
+            trial = Group(operand.shape, axes, True)
+            return all(self._identity(n, trial, group) for n in group.nodes) and self._reads_point(operand, trial, group)
+        at = group.level_index(operand.shape, True)
+        if at is None:
+            return False
+        inner = {s for k, s in enumerate(group.symbols) if k in group.inner and isinstance(s, Dim)}
+        folded = [at[k] for k in axes if not (isinstance(at[k], int))]
+        kept = tuple(i for k, i in enumerate(at) if k not in axes)
+        if set(folded) != inner or len(folded) != len(inner):
+            return False
+        if kept != group.level_index(node.outputs[0].shape, False):
+            return False
+        return self._reads_point(operand, group, group)
+
+    def _identity(self, n: Node, trial: Group, group: Group) -> bool:
+        at = trial.level_index(n.out.shape, True)
+        if at is None:
+            return False
+        for s in self._sources(n, at):
+            if s.value.node is not None and self.home.get(s.value.node) is group:
+                if not s.direct or s.index != trial.level_index(s.value.shape, True):
+                    return False
+        return True
+
+    def _reads_point(self, operand: Value, at_group: Group, group: Group) -> bool:
+        at = at_group.level_index(operand.shape, True)
+        for s in self.access.sources(operand, at):
+            if s.value.node is not None and self.home.get(s.value.node) is group:
+                if not s.direct or s.index != at_group.where(s.value):
+                    return False
+        return True
+
+    # ---- after grouping
+    def _readers(self) -> dict[Value, set[Group]]:
+        """For every value that runs: the groups, other than its own, that read it."""
+        out: dict[Value, set[Group]] = {}
+        for group in self.groups:
+            for node in group.nodes:
+                for v in node.inputs:
+                    for s in self.access.sources(v, None):
+                        if s.value.node is None or self.home[s.value.node] is not group:
+                            out.setdefault(s.value, set()).add(group)
+        return out
+
+    def _absorb(self) -> None:
+        """Element-wise groups read by one other group only, and there not more often than they are computed here, move
+        into it, wherever they are read."""
+        output_sources = {s.value for v in self.graph.outputs for s in self.access.sources(v, None)}
+        for group in list(reversed(self.groups)):
+            if not group.is_pointwise or any(v in output_sources for n in group.nodes for v in n.outputs):
+                continue
+            readers = self._readers_of(group)
+            if len(readers) != 1:
+                continue
+            (reader,) = readers
+            indirect = any(v in self.pinned for n in group.nodes for v in n.outputs)
+            low = dim.bounds(dim.numel(group.shape))[0] or 0
+            high = dim.bounds(dim.numel(reader.shape))[1]
+            cost = sum(scalar_cost(n) for n in group.nodes if n.op.kind == "pointwise")
+            repeated = high is None or high > 2 * low
+            if any(n.op.name == "random_bits" for n in group.nodes) or indirect:
+                continue
+            if reader.anchor is not None and (cost > RECOMPUTE_COST or len(group.nodes) > 4) or repeated and cost > RECOMPUTE_COST:
+                continue
+            if reader.anchor is not None and not all(self._reads_by_anchor(v, reader) for n in group.nodes for v in n.outputs):
+                continue
+            if not self.fuel.spend("fuse"):
+                continue
+            self._dissolve(group, reader)
+
+    def _reads_by_anchor(self, v: Value, reader: Group) -> bool:
+        return reader.anchor is not None and reader.anchor.op.name != "scatter"
+
+    def _dissolve(self, group: Group, reader: Group) -> None:
+        for n in group.nodes:
+            self.inlined.add(n)
+            del self.home[n]
+        self.access._memo.clear()
+        self.groups.remove(group)
+        for g in self.groups:
+            if group in g.deps:
+                g.deps.discard(group)
+                g.deps |= group.deps
+
+    def _readers_of(self, group: Group) -> set[Group]:
+        out = set()
+        for other in self.groups:
+            if other is not group and group in other.deps:
+                out.add(other)
+        return out
+
+    def _stored(self) -> set[Value]:
+        """Values that must be in memory: read by another group, or an output. Cheap ones are recomputed instead."""
+        stored = {v for v in self.graph.outputs if v.node is not None}
+        for v in self.graph.outputs:
+            stored |= {s.value for s in self.access.sources(v, None) if s.value.node is not None}
+        readers = self._readers()
+        spent: dict[Value, int] = {}  # cost already put on the readers of a value by recomputing what it feeds
+        for node in reversed(self.graph.nodes):
+            for v in node.outputs:
+                groups = readers.get(v)
+                if not groups or v in stored or node not in self.home:
+                    continue
+                cost = self._recompute_cost(v) + spent.get(v, 0)
+                if cost > RECOMPUTE_COST or v in self.pinned or not self.fuel.spend("recompute"):
+                    stored.add(v)
+                    continue
+                self.inlined.add(node)
+                for x in node.inputs:
+                    for s in self.access.sources(x, None):
+                        spent[s.value] = max(spent.get(s.value, 0), cost)
+                        others = {g for g in groups if s.value.node is None or self.home[s.value.node] is not g}
+                        readers.setdefault(s.value, set()).update(others)
+        self.access._memo.clear()
+        return stored
+
+    def _recompute_cost(self, v: Value) -> int:
+        """Instructions to recompute `v` from at most one tensor of its size; more than allowed if that is impossible."""
+        node = v.node
+        assert node is not None
+        if node.op.kind != "pointwise":
+            return RECOMPUTE_COST + 1
+        sources = {s.value for x in node.inputs for s in self.access.sources(x, None)}
+        big = [s for s in sources if s.shape == v.shape or dim.numel(s.shape) == v.type.size]
+        return scalar_cost(node) if len(big) <= 1 else RECOMPUTE_COST + 1
+
+    def _sorted(self) -> list[Group]:
+        """Topological order, otherwise by place in the graph."""
+        for g in self.groups:
+            g.deps = set()
+        for g in self.groups:
+            for n in g.nodes:
+                if n not in self.inlined:
+                    g.deps |= self._source_groups(n) - {g}
+        out: list[Group] = []
+        done: set[Group] = set()
+        for root in sorted(self.groups, key=lambda g: g.last):
+            stack = [root]
+            while stack:
+                g = stack[-1]
+                waiting = [d for d in sorted(g.deps, key=lambda d: d.last) if d not in done]
+                if waiting:
+                    stack.extend(waiting)
+                    continue
+                stack.pop()
+                if g not in done:
+                    done.add(g)
+                    out.append(g)
+        return out
+
+
+def fuse(graph: Graph, fuel: Fuel) -> Partition:
+    """Groups the nodes of `graph` (primitive ops only) into kernels."""
+    return Fuser(graph, fuel).run()

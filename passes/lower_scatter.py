@@ -1,0 +1,50 @@
+"""Scatter as a kernel: every task owns one point of the axes that are not indexed, copies the tensor there, and applies
+the updates in row-major order. So sums of duplicates have one fixed order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..ir import dim
+from ..ir.dim import Dim
+from ..ir.dtypes import int64
+from ..ir.kernel import Axis, Buffer, Kernel, Stage, Store
+from ..ir.scalar import cast
+from .access import broadcast_index
+
+if TYPE_CHECKING:
+    from .lower import GroupLowering
+
+
+def lower_scatter(low: "GroupLowering") -> Kernel:
+    node = low.group.anchor
+    assert node is not None
+    x, updates, *indices = node.inputs
+    count = len(indices)
+    rest = [(f"i{k}", n) for k, n in enumerate(x.shape) if k >= count]
+    outer = tuple(Axis(dim.symbol(name, 0, n - 1), n) for name, n in rest if n != 1)
+    tail = tuple(0 if n == 1 else dim.symbol(name, 0, n - 1) for name, n in rest)
+    copied = tuple(_axis(f"i{k}", n) for k, n in enumerate(x.shape[:count]))
+    rank = updates.ndim - len(rest)
+    listed = tuple(_axis(f"u{k}", n) for k, n in enumerate(updates.shape[:rank]))
+    buffer = Buffer("y0", x.dtype, x.shape, dim.contiguous_strides(x.shape), "out")
+    low.writes[node.out] = buffer
+    head = tuple(i for _, i in copied)
+    first = Store("y0", (*head, *tail), cast(low.element(x, (*head, *tail)), x.dtype))
+    point = tuple(i for _, i in listed)
+    places = tuple(cast(low.element(v, broadcast_index(point, v.shape)), int64) for v in indices)
+    value = cast(low.element(updates, (*point, *tail)), x.dtype)
+    second = Store("y0", (*places, *tail), value, accumulate="add" if node.attrs["mode"] == "add" else "")
+    stages = (
+        Stage(tuple(a for a, i in copied if isinstance(i, Dim)), stores=(first,)),
+        Stage(tuple(a for a, i in listed if isinstance(i, Dim)), stores=(second,)),
+    )
+    params = tuple(dict.fromkeys((*low.reads.values(), buffer)))
+    for a in (*outer, *(a for a, _ in copied), *(a for a, _ in listed)):
+        low._note_dims(a.extent)
+    return Kernel(low.name, params, outer, stages, None, tuple(low.dims), (str(node.loc),) if node.loc else (), ("scatter",))
+
+
+def _axis(name: str, extent):
+    sym = dim.symbol(name, 0, extent - 1)
+    return Axis(sym, extent), 0 if extent == 1 else sym

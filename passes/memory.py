@@ -1,0 +1,218 @@
+"""From kernels to a `Plan`: the order of steps, which outputs go where, what is written in place, and the arena."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..ir import dim
+from ..ir.dim import DimLike
+from ..ir.dtypes import DType
+from ..ir.graph import Graph, Value
+from ..ir.kernel import Axis, Buffer, Kernel, Stage, Store
+from ..ir.plan import Plan, PlanBuffer, Step
+from ..ir.scalar import load, walk
+from ..ir.types import TensorType
+from .fuse import Group, Partition
+from .lower import GroupLowering
+
+ALIGN = 64
+
+
+@dataclass(eq=False)
+class Draft:
+    """One kernel and the graph values behind its parameters."""
+
+    group: Group
+    kernel: Kernel
+    reads: dict[Value, list[str]]
+    writes: dict[Value, str]
+    place: dict[str, Value] = field(default_factory=dict)  # parameter -> value
+
+
+def lower_groups(partition: Partition) -> list[Draft]:
+    """A kernel for every group that has something to store."""
+    drafts = []
+    for group in partition.groups:
+        low = GroupLowering(group, partition, "kernel")
+        kernel = low.run()
+        if kernel is None:
+            continue
+        reads: dict[Value, list[str]] = {}
+        for key, buffer in low.reads.items():
+            value = key[1] if isinstance(key, tuple) else key
+            reads.setdefault(value, []).append(buffer.name)
+        writes = {v: b.name for v, b in low.writes.items()}
+        place = {name: v for v, names in reads.items() for name in names} | {name: v for v, name in writes.items()}
+        drafts.append(Draft(group, kernel, reads, writes, place))
+    return drafts
+
+
+def order_drafts(drafts: list[Draft], graph: Graph) -> list[Draft]:
+    """Kernels that decide checks first, then the order they came in: what writes inputs should come late."""
+    maker = {v: d for d in drafts for v in d.writes}
+    wanted = [maker[v] for v, s in zip(graph.outputs, graph.signature.outputs) if s.kind == "check" and v in maker]
+    out: list[Draft] = []
+    done: set[int] = set()
+    stack = [*reversed(drafts), *reversed(wanted)]
+    while stack:
+        d = stack[-1]
+        waiting = [maker[v] for v in d.reads if v in maker and maker[v] is not d and id(maker[v]) not in done]
+        if id(d) in done or not waiting:
+            stack.pop()
+            if id(d) not in done:
+                done.add(id(d))
+                out.append(d)
+        else:
+            stack.extend(waiting)
+    return out
+
+
+class Planner:
+    def __init__(self, graph: Graph, drafts: list[Draft]):
+        self.graph, self.drafts = graph, drafts
+        self.buffers: list[PlanBuffer] = []
+        self.place: dict[Value, int] = {}
+        self.inputs = {v: k for k, v in enumerate(graph.inputs)}
+        self.constants = list(graph.constants)
+        self.copies: list[tuple[int, int, TensorType]] = []
+
+    def _buffer(self, b: PlanBuffer) -> int:
+        self.buffers.append(b)
+        return len(self.buffers) - 1
+
+    def run(self, schedule, name: str) -> Plan:
+        graph = self.graph
+        for v, k in self.inputs.items():
+            self.place[v] = self._buffer(PlanBuffer(v.type, "input", k))
+        for k, v in enumerate(self.constants):
+            self.place[v] = self._buffer(PlanBuffer(v.type, "constant", k))
+        outputs: list[int] = []
+        checks: list[tuple[int, str]] = []
+        in_place: set[int] = set()
+        has_checks = any(s.kind == "check" for s in graph.signature.outputs)
+        last_check = self._last_check() if has_checks else -1
+        for j, (v, spec) in enumerate(zip(graph.outputs, graph.signature.outputs, strict=True)):
+            if spec.kind == "result" and spec.target >= 0:
+                outputs.append(spec.target)
+                continue
+            if spec.kind == "write":
+                outputs.append(spec.target)
+                step = self._writer(v)
+                if self._writable_in_place(v, spec.target, step, last_check):
+                    self.place[v] = spec.target
+                    in_place.add(step)
+                else:
+                    self.copies.append((self._temporary(v), spec.target, v.type))
+                continue
+            if spec.kind == "check":
+                outputs.append(self._temporary(v))
+                checks.append((outputs[-1], spec.path))
+                continue
+            self.place[v] = self._buffer(PlanBuffer(v.type, "output", j))
+            outputs.append(self.place[v])
+        steps = [self._step(d, schedule) for d in self.drafts]
+        commit = min(in_place, default=len(steps))
+        for source, target, type in self.copies:
+            kernel = copy_kernel(type.dtype, type.size)
+            steps.append(Step(kernel, schedule(kernel), (source, target)))
+        arena = self._lay_out(steps, {b for b, _ in checks} | {s for s, _, _ in self.copies})
+        return Plan(
+            name, tuple(self.buffers), tuple(steps), tuple(outputs), tuple(graph.constants.values()), arena,
+            graph.dims(), tuple(checks), commit,
+        )  # fmt: skip
+
+    def _temporary(self, v: Value) -> int:
+        if v not in self.place:
+            self.place[v] = self._buffer(PlanBuffer(v.type, "temp"))
+        return self.place[v]
+
+    def _writer(self, v: Value) -> int:
+        return next(k for k, d in enumerate(self.drafts) if v in d.writes)
+
+    def _last_check(self) -> int:
+        checked = {v for v, s in zip(self.graph.outputs, self.graph.signature.outputs) if s.kind == "check"}
+        return max(k for k, d in enumerate(self.drafts) if checked & d.writes.keys())
+
+    def _writable_in_place(self, v: Value, target: int, step: int, last_check: int) -> bool:
+        """Nobody reads the old contents afterwards, and the kernel itself reads an element only before writing it."""
+        old = self.graph.inputs[target]
+        if old.type != v.type or step <= last_check or v in self.place:
+            return False
+        for k, d in enumerate(self.drafts):
+            if old in d.reads and (k > step or k == step and not self._reads_own_element(d, old, v)):
+                return False
+        passed_on = any(o is old and not (s.kind == "result" and s.target >= 0) for o, s in zip(self.graph.outputs, self.graph.signature.outputs))
+        return not passed_on
+
+    def _reads_own_element(self, d: Draft, old: Value, new: Value) -> bool:
+        name = d.writes[new]
+        if d.kernel.ops[:1] == ("scatter",):
+            return False
+        stages = [(k, s) for k, stage in enumerate(d.kernel.stages) for s in stage.stores if s.buffer == name]
+        ((at, store),) = stages
+        roots = [x for stage in d.kernel.stages for r in stage.reductions for x in r.inputs]
+        roots += [s.value for stage in d.kernel.stages for s in stage.stores]
+        if d.kernel.anchor:
+            roots += [d.kernel.anchor.lhs, d.kernel.anchor.rhs]
+        later = [s.value for stage in d.kernel.stages[at + 1 :] for s in stage.stores]
+        later += [x for stage in d.kernel.stages[at + 1 :] for r in stage.reductions for x in r.inputs]
+        names = set(d.reads[old])
+        if any(e.op == "load" and e.attr.buffer in names for e in walk(*later)):
+            return False
+        return all(e.attr.index == store.index for e in walk(*roots) if e.op == "load" and e.attr.buffer in names)
+
+    def _step(self, d: Draft, schedule) -> Step:
+        args = []
+        for b in d.kernel.params:
+            if b.role != "scratch":
+                args.append(self._temporary(d.place[b.name]))
+        return Step(d.kernel, schedule(d.kernel), tuple(args))
+
+    # ---- the arena
+    def _lay_out(self, steps: list[Step], kept: set[int]) -> DimLike:
+        """Gives every temporary an offset: first fit over the steps in which it is alive. Symbolic sizes don't share."""
+        first: dict[int, int] = {}
+        last: dict[int, int] = {}
+        for k, s in enumerate(steps):
+            for b in s.args:
+                if self.buffers[b].kind == "temp":
+                    first.setdefault(b, k)
+                    last[b] = k
+        for b in kept:
+            last[b] = len(steps)
+        end: DimLike = 0
+        placed: list[tuple[int, int, int, int]] = []  # offset, size, first, last
+        floating: list[int] = []
+        for b in sorted(first, key=lambda b: (first[b], b)):
+            size = padded(self.buffers[b].type)
+            if not isinstance(size, int):
+                floating.append(b)
+                continue
+            busy = sorted((o, n) for o, n, f, t in placed if f <= last[b] and first[b] <= t)
+            offset = 0
+            for o, n in busy:
+                if o - offset >= size:
+                    break
+                offset = max(offset, o + n)
+            placed.append((offset, size, first[b], last[b]))
+            self.buffers[b] = PlanBuffer(self.buffers[b].type, "temp", 0, offset)
+            end = max(end, offset + size)  # type: ignore[type-var]
+        for b in floating:
+            self.buffers[b] = PlanBuffer(self.buffers[b].type, "temp", 0, end)
+            end = end + padded(self.buffers[b].type)
+        return end
+
+
+def padded(t: TensorType) -> DimLike:
+    """Bytes of a tensor, rounded up to a cache line."""
+    return dim.ceildiv(t.size * t.dtype.itemsize, ALIGN) * ALIGN
+
+
+def copy_kernel(dtype: DType, size: DimLike) -> Kernel:
+    """y[i] = x[i]."""
+    axis = Axis(dim.symbol("i0", 0, size - 1), size)
+    at: DimLike = axis.sym if size != 1 else 0
+    source, target = Buffer("x0", dtype, (size,), (1,), "in"), Buffer("y0", dtype, (size,), (1,), "out")
+    dims = tuple(sorted(dim.symbols(size), key=str))
+    stage = Stage((), (), (Store("y0", (at,), load(dtype, "x0", (at,))),))
+    return Kernel("kernel", (source, target), (axis,) if size != 1 else (), (stage,), None, dims, (), ("copy",))

@@ -1,0 +1,97 @@
+"""The one list of passes, in order, from a captured graph to a plan of kernels."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass, field, replace
+from typing import Callable
+
+from ..ir.graph import Graph
+from ..ir.kernel import Kernel
+from ..ir.kernel_text import format_kernel
+from ..ir.plan import Plan
+from ..ir.target import Target
+from .collapse import collapse
+from .decompose import check_indices, decompose
+from .fuel import Fuel
+from .fuse import fuse
+from .memory import Planner, lower_groups, order_drafts
+from .prepare import prepare
+from .rows import cache_rows
+from .schedule import schedule
+from .simplify import eliminate_dead, share, simplify
+
+GraphPass = Callable[[Graph, Fuel], Graph]
+
+# name, pass. What each needs and leaves is in its docstring.
+GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
+    ("decompose", lambda g, fuel: decompose(g)),
+    ("check_indices", lambda g, fuel: check_indices(g)),
+    ("simplify", simplify),
+    ("cse", share),
+    ("simplify_again", simplify),
+    ("dce", lambda g, fuel: eliminate_dead(g)),
+    ("prepare", lambda g, fuel: prepare(g)),
+)
+REQUIRED = frozenset(("decompose", "check_indices", "prepare"))  # the backends cannot do without these
+KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
+    ("collapse", lambda k, target: collapse(k)),
+    ("cache_rows", cache_rows),
+)
+NAMES = frozenset([n for n, _ in GRAPH_PASSES] + [n for n, _ in KERNEL_PASSES] + ["fuse", "recompute", "fold"])
+
+
+@dataclass
+class Report:
+    """What happened while compiling, for `explain`: seconds per pass, fuel spent, the graph given to fusion."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    fuel: Fuel = field(default_factory=Fuel)
+    graph: Graph | None = None
+
+
+def optimize(graph: Graph, fuel: Fuel, report: Report | None = None, verify: bool = False) -> Graph:
+    """Runs the graph passes. With `verify`, the graph is checked after each of them."""
+    report = report or Report()
+    for name, run in GRAPH_PASSES:
+        if name in fuel.disabled and name not in REQUIRED:
+            continue
+        start = time.perf_counter()
+        graph = run(graph, fuel)
+        report.seconds[name] = report.seconds.get(name, 0.0) + time.perf_counter() - start
+        if verify:
+            from ..ir.verify import verify as check
+
+            check(graph, name)
+    return graph
+
+
+def compile_graph(graph: Graph, target: Target, fuel: Fuel | None = None, verify: bool = False, report: Report | None = None) -> Plan:
+    """All the passes: the plan that computes `graph` on `target`."""
+    report = report or Report()
+    fuel = report.fuel = fuel or Fuel()
+    graph = optimize(graph, fuel, report, verify)
+    report.graph = graph
+    start = time.perf_counter()
+    partition = fuse(graph, fuel)
+    report.seconds["fuse"] = time.perf_counter() - start
+    start = time.perf_counter()
+    drafts = lower_groups(partition)
+    for d in drafts:
+        for name, run in KERNEL_PASSES:
+            if name not in fuel.disabled:
+                d.kernel = run(d.kernel, target)
+        d.kernel = named(d.kernel)
+    report.seconds["lower"] = time.perf_counter() - start
+    start = time.perf_counter()
+    plan = Planner(graph, order_drafts(drafts, graph)).run(lambda k: schedule(k, target), graph.name)
+    report.seconds["plan"] = time.perf_counter() - start
+    return replace(plan, steps=tuple(replace(s, kernel=named(s.kernel)) for s in plan.steps))
+
+
+def named(kernel: Kernel) -> Kernel:
+    """Kernels are named after their content, so that equal ones are compiled once."""
+    plain = replace(kernel, name="kernel")
+    digest = hashlib.sha256(format_kernel(plain).encode()).hexdigest()[:16]
+    return replace(kernel, name=f"k_{digest}")

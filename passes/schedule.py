@@ -1,0 +1,138 @@
+"""Decides how a kernel runs on a target: vector axis, unrolling, parallelism, streaming stores, tiles."""
+
+from __future__ import annotations
+
+from ..ir import dim
+from ..ir.dim import DimLike
+from ..ir.kernel import Axis, Kernel, Schedule
+from ..ir.scalar import MATH, Expr, walk
+from ..ir.target import Target
+
+STREAM_BYTES = 8 << 20  # outputs larger than this go past the cache
+MIN_TASK_WORK = 16384  # elementary operations worth waking a thread for
+
+
+def schedule(kernel: Kernel, target: Target) -> Schedule:
+    """The default schedule. Reduction order follows from lanes and unroll, so both depend on the target's ISA only."""
+    if kernel.anchor is not None:
+        return Schedule()
+    lanes = _lanes(kernel, target)
+    inner = next((s.axes for s in kernel.stages if s.axes), ())
+    scatter = any(s.accumulate for stage in kernel.stages for s in stage.stores) or "scatter" in kernel.ops
+    axis = _vector_axis(kernel, inner, lanes, scatter)
+    if axis is None:
+        return Schedule(lanes=1, grain=_grain(kernel, None, 1))
+    rows = any(axis is a for a in inner)
+    unroll = _unroll(kernel, axis, lanes, rows)
+    block = 0
+    if not rows and kernel.axes:
+        block = _block(kernel, lanes * unroll)
+    return Schedule(axis.name, lanes, unroll, 1, _grain(kernel, axis, block), block, stream=_streamed(kernel))
+
+
+def _lanes(kernel: Kernel, target: Target) -> int:
+    """By the widest float that moves; integers ride along in as many registers as they need."""
+    sizes = [b.dtype.itemsize for b in kernel.params if b.dtype.kind == "f"] or [b.dtype.itemsize for b in kernel.params]
+    return max(1, target.vector_bytes // max(4, *sizes, 4))
+
+
+def _accesses(kernel: Kernel) -> list[DimLike]:
+    """The element offset of every plain load and store."""
+    out: list[DimLike] = []
+    for stage in kernel.stages:
+        roots: list[Expr] = [x for r in stage.reductions for x in r.inputs] + [s.value for s in stage.stores]
+        for e in walk(*roots):
+            if e.op == "load":
+                out.append(_offset(kernel, e.attr.buffer, e.attr.index))
+        for s in stage.stores:
+            out.append(_offset(kernel, s.buffer, s.index))
+    return out
+
+
+def _offset(kernel: Kernel, buffer: str, at: tuple) -> DimLike:
+    total: DimLike = 0
+    for i, s in zip(at, kernel.buffer(buffer).strides):
+        if not isinstance(i, Expr):
+            total = total + i * s
+    return total
+
+
+def _stride(offset: DimLike, axis: Axis) -> int | None:
+    """Elements per step of the axis; None if that is not constant."""
+    if isinstance(offset, int) or axis.sym not in offset.symbols():
+        return 0
+    if not offset.is_linear_in(axis.sym):
+        return None
+    c = offset.coefficient(axis.sym)
+    return c if isinstance(c, int) else None
+
+
+def _vector_axis(kernel: Kernel, inner: tuple[Axis, ...], lanes: int, scatter: bool) -> Axis | None:
+    """The last inner or the last outer axis, whichever more accesses are contiguous along; None if both are short."""
+    candidates = [axes[-1] for axes in (inner, kernel.axes) if axes]
+    if scatter:
+        candidates = [kernel.axes[-1]] if kernel.axes else []
+    offsets = _accesses(kernel)
+    best: tuple[float, Axis] | None = None
+    for axis in candidates:
+        strides = [_stride(o, axis) for o in offsets]
+        contiguous = sum(s == 1 for s in strides) + 0.2 * sum(s == 0 for s in strides)
+        extent = axis.extent if isinstance(axis.extent, int) else 1 << 20
+        used = extent / (-(-extent // lanes) * lanes)
+        score = (0.1 + contiguous) * used
+        if best is None or score > best[0]:
+            best = (score, axis)
+    return best[1] if best else None
+
+
+def _unroll(kernel: Kernel, axis: Axis, lanes: int, rows: bool) -> int:
+    """Enough independent vectors to cover latency, not so many that short axes are left to the masked rest."""
+    math = sum(e.op in MATH for s in kernel.stages for e in walk(*[x for r in s.reductions for x in r.inputs], *[x.value for x in s.stores]))
+    wanted = 4 if math == 0 else 2 if math <= 2 else 1
+    if isinstance(axis.extent, int):
+        while wanted > 1 and axis.extent < wanted * lanes:
+            wanted //= 2
+    return wanted
+
+
+def _block(kernel: Kernel, group: int) -> int:
+    """Elements of an outer vector axis per task. Whole rows if there are many; else pieces that leave work for threads."""
+    extent = kernel.axes[-1].extent
+    inner = [dim.numel(tuple(a.extent for a in s.axes)) for s in kernel.stages if s.axes]
+    depth = max((n for n in inner if isinstance(n, int)), default=1)
+    size = max(group, 4096 // max(1, depth) // group * group)
+    rows = dim.numel(tuple(a.extent for a in kernel.axes[:-1]))
+    if isinstance(extent, int) and extent <= size:
+        return extent + (-extent) % group
+    if isinstance(rows, int) and rows >= 64 and isinstance(extent, int) and extent <= 1 << 16 and depth == 1:
+        return extent + (-extent) % group
+    return size
+
+
+def _work(kernel: Kernel) -> float:
+    """Operations per outer point."""
+    total = 0.0
+    for s in kernel.stages:
+        n = dim.numel(tuple(a.extent for a in s.axes))
+        count = n if isinstance(n, int) else 1024
+        for e in walk(*[x for r in s.reductions for x in r.inputs], *[x.value for x in s.stores]):
+            total += count * (12 if e.op in MATH else 1)
+    return max(total, 1.0)
+
+
+def _grain(kernel: Kernel, axis: Axis | None, block: int) -> int:
+    points = block if block else 1
+    if block and kernel.axes and isinstance(kernel.axes[-1].extent, int):
+        points = min(block, kernel.axes[-1].extent)
+    return max(1, int(MIN_TASK_WORK / (_work(kernel) * points)))
+
+
+def _streamed(kernel: Kernel) -> tuple[str, ...]:
+    """Big outputs that this kernel does not read."""
+    read = {e.attr.buffer for s in kernel.stages for e in walk(*[x for r in s.reductions for x in r.inputs], *[x.value for x in s.stores]) if e.op == "load"}
+    out = []
+    for b in kernel.params:
+        size = dim.numel(b.shape)
+        if b.role == "out" and b.name not in read and isinstance(size, int) and size * b.dtype.itemsize > STREAM_BYTES:
+            out.append(b.name)
+    return tuple(out)

@@ -1,0 +1,187 @@
+"""Compiles a graph and runs it: `build(graph)` gives an `Executable`, linked machine code with its constants."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import threading
+import time
+from typing import Sequence
+
+import numpy as np
+
+from ..backends.llvm import engine
+from ..backends.llvm.codegen import lower_loops
+from ..backends.llvm.elements import ElementEmitter
+from ..backends.llvm.lowered import LoweredKernel
+from ..ir import dim
+from ..ir.graph import Graph
+from ..ir.kernel import Kernel, Schedule
+from ..ir.kernel_text import format_kernel, format_schedule
+from ..ir.plan import Plan
+from ..ir.target import Target
+from ..passes.fuel import Fuel
+from ..passes.pipeline import Report, compile_graph
+from . import knobs, memory
+from .cache import disk_cache
+from .plan_code import plan_code
+from .threads import max_threads, pool_symbols
+
+CODE_VERSION = "1"  # part of cache keys: raise it when generated code changes for an equal kernel
+
+
+class CheckFailed(Exception):
+    """A check inside the program failed (a bad index): nothing was written. The message says which."""
+
+
+_compiled: dict[str, bytes] = {}  # this process's objects, by key
+_lowered: dict[str, LoweredKernel] = {}
+_lock = threading.Lock()
+
+
+def default_target() -> Target:
+    """The target of this machine, as TRACEFUSE_TARGET has it."""
+    return engine.host_target(knobs.KNOBS["TRACEFUSE_TARGET"].get())
+
+
+def fuel_from_knobs() -> Fuel:
+    limit = knobs.number("TRACEFUSE_FUEL", -1)
+    disabled = frozenset(filter(None, knobs.KNOBS["TRACEFUSE_DISABLE"].get().split(",")))
+    return Fuel(None if limit < 0 else limit, disabled)
+
+
+def lower_kernel(kernel: Kernel, schedule: Schedule, target: Target) -> LoweredKernel:
+    """LLVM text for one kernel."""
+    if kernel.anchor is not None:
+        from ..backends.llvm.contraction import lower_contraction
+
+        return lower_contraction(kernel, schedule, target, ElementEmitter)
+    return lower_loops(kernel, schedule, target)
+
+
+class Executable:
+    """A compiled graph. `run` is thread-safe; the code lives as long as the executable.
+
+    `seconds`: time spent by stage ("passes", "codegen", "llvm", "link"). `hits`: kernels that came from the disk cache.
+    """
+
+    def __init__(self, graph: Graph, plan: Plan, target: Target, report: Report):
+        self.graph, self.plan, self.target, self.report = graph, plan, target, report
+        self.seconds: dict[str, float] = {"passes": sum(report.seconds.values())}
+        self.hits = 0
+        self.kernels: dict[str, LoweredKernel] = {}
+        objects = [self._object(s.kernel, s.schedule) for s in {s.kernel.name: s for s in plan.steps}.values()]
+        start = time.perf_counter()
+        code = plan_code(plan, self.kernels, target, f"plan_{graph_digest(plan)}", max_threads())
+        objects.append(self._cached(f"{code.text}", lambda: engine.compile_object(code.text, target)))
+        self.seconds["llvm"] = self.seconds.get("llvm", 0.0) + time.perf_counter() - start
+        start = time.perf_counter()
+        self.code = engine.link(objects, pool_symbols())
+        self.address = self.code.address(code.symbol)
+        self.seconds["link"] = time.perf_counter() - start
+        self.arena_size = code.arena
+        self._call = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(self.address)
+
+    # ---- compiling
+    def _object(self, kernel: Kernel, schedule: Schedule) -> bytes:
+        lowered = _lowered.get(self._kernel_key(kernel, schedule))
+        if lowered is None:
+            start = time.perf_counter()
+            lowered = lower_kernel(kernel, schedule, self.target)
+            self.seconds["codegen"] = self.seconds.get("codegen", 0.0) + time.perf_counter() - start
+            _lowered[self._kernel_key(kernel, schedule)] = lowered
+        self.kernels[kernel.name] = lowered
+        start = time.perf_counter()
+        out = self._cached(self._kernel_key(kernel, schedule), lambda: engine.compile_object(lowered.text, self.target))
+        self.seconds["llvm"] = self.seconds.get("llvm", 0.0) + time.perf_counter() - start
+        return out
+
+    def _kernel_key(self, kernel: Kernel, schedule: Schedule) -> str:
+        return f"{CODE_VERSION}\n{knobs.key()}\n{self.target.key}\n{format_kernel(kernel)}\n{format_schedule(schedule)}"
+
+    def _cached(self, key: str, make) -> bytes:
+        digest = hashlib.sha256(f"{self.target.key}\n{key}".encode()).hexdigest()
+        with _lock:
+            found = _compiled.get(digest)
+        if found is not None:
+            return found
+        disk = disk_cache(self.target.key)
+        found = disk.get(digest)
+        if found is None:
+            found = make()
+            disk.put(digest, found)
+        else:
+            self.hits += 1
+        with _lock:
+            _compiled[digest] = found
+        return found
+
+    # ---- running
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray | None]:
+        """The graph's outputs, fresh arrays. Outputs written into inputs, and checks, give None.
+
+        Inputs must have the graph's dtypes and shapes; those that are written must be C-contiguous.
+        Raises CheckFailed, with nothing written, when an index was out of range.
+        """
+        plan = self.plan
+        sizes = self._sizes(inputs)
+        arrays = [self._usable(a, k) for k, a in enumerate(inputs)]
+        arrays += plan.constants
+        outputs: list[np.ndarray | None] = []
+        for b in plan.outputs:
+            buffer = plan.buffers[b]
+            if buffer.kind == "output":
+                shape = tuple(dim.evaluate(d, sizes) for d in buffer.type.shape)
+                out = memory.empty(shape, buffer.type.dtype.np)
+                outputs.append(out)
+            else:
+                outputs.append(None)
+        values = (ctypes.c_void_p * (len(arrays) + len(outputs)))(
+            *(a.ctypes.data for a in arrays), *(0 if o is None else o.ctypes.data for o in outputs)
+        )
+        dims = (ctypes.c_int64 * max(1, len(plan.dims)))(*(sizes[str(d)] for d in plan.dims))
+        with memory.lease(max(64, dim.evaluate(self.arena_size, sizes))) as arena:
+            status = self._call(values, dims, arena.address)
+        if status:
+            raise CheckFailed(plan.checks[status - 1][1])
+        n = len(self.graph.outputs)
+        return outputs[:n]
+
+    def _usable(self, a: np.ndarray, k: int) -> np.ndarray:
+        want = self.graph.inputs[k].type
+        if a.dtype != want.dtype.np or a.ndim != len(want.shape):
+            raise TypeError(f"input {k} of {self.graph.name} is {a.dtype}{list(a.shape)}, not {want}")
+        if a.flags.c_contiguous and a.flags.aligned:
+            return a
+        if any(s.kind == "write" and s.target == k for s in self.graph.signature.outputs):
+            raise ValueError(f"input {k} of {self.graph.name} is written in place and must be C-contiguous")
+        return np.ascontiguousarray(a)
+
+    def _sizes(self, inputs: Sequence[np.ndarray]) -> dict[str, int]:
+        if not self.plan.dims:
+            for v, a in zip(self.graph.inputs, inputs, strict=True):
+                if v.type.shape != a.shape:
+                    raise ValueError(f"{self.graph.name} was compiled for {v.type}, not for shape {list(a.shape)}")
+            return {}
+        from ..ir.interpreter import bind_dims
+
+        sizes = bind_dims(self.graph, inputs)
+        for v, a in zip(self.graph.inputs, inputs, strict=True):
+            if tuple(dim.evaluate(d, sizes) for d in v.type.shape) != a.shape:
+                raise ValueError(f"{self.graph.name} was compiled for {v.type}, not for shape {list(a.shape)}")
+        return sizes
+
+
+def graph_digest(plan: Plan) -> str:
+    text = "\n".join(f"{s.kernel.name} {s.args} {format_schedule(s.schedule)}" for s in plan.steps)
+    text += "\n".join(map(str, plan.buffers)) + str(plan.outputs) + str(plan.checks)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def build(graph: Graph, target: Target | None = None, verify: bool | None = None) -> Executable:
+    """Compiles `graph` for `target` (this machine's by default)."""
+    target = target or default_target()
+    report = Report()
+    check = knobs.flag("TRACEFUSE_VERIFY") if verify is None else verify
+    plan = compile_graph(graph, target, fuel_from_knobs(), check, report)
+    return Executable(graph, plan, target, report)

@@ -1,0 +1,128 @@
+"""The code of a plan: one function that calls its kernels in order.
+
+    i32 plan(ptr values, ptr dims, ptr arena)
+
+`values`: pointers to inputs, constants, then outputs. `dims`: the symbolic sizes. Returns 0, or 1 + the number of the
+check that failed, in which case no input has been written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..backends.llvm.builder import Function, Module, Val, i32, i64, literal, memory_type
+from ..backends.llvm.lowered import LoweredKernel
+from ..ir import dim
+from ..ir.dim import Dim, DimLike
+from ..ir.plan import Plan
+from ..ir.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class PlanCode:
+    """LLVM text of the plan function, and how it wants its memory."""
+
+    text: str
+    symbol: str
+    arena: DimLike  # bytes: temporaries, then workspace, then the scratch of all threads
+    values: int  # pointers in `values`
+
+
+def plan_code(plan: Plan, lowered: dict[str, LoweredKernel], target: Target, symbol: str, threads: int) -> PlanCode:
+    """The function `symbol` for `plan`, whose kernels (by name) have been lowered. `threads`: the most there can be."""
+    module = Module(target.triple)
+    f = module.function(symbol, "i32", [("ptr noalias", "values"), ("ptr noalias", "dims"), ("ptr noalias", "arena")], "nounwind")
+    inputs = sum(b.kind == "input" for b in plan.buffers)
+    first_output = inputs + len(plan.constants)
+    dims = {d: f.load("i64", f.gep("i64", f.args[1], i64(k)), 8) for k, d in enumerate(plan.dims)}
+    emit = _Sizes(f, dims)
+    workspace = plan.arena
+    extra: DimLike = 0
+    scratch = 0
+    for s in plan.steps:
+        k = lowered[s.kernel.name]
+        extra = dim.maximum(extra, k.workspace)
+        scratch = max(scratch, k.thread_scratch)
+    scratch_at = workspace + dim.ceildiv(extra, 64) * 64
+    params = max((len(s.args) for s in plan.steps), default=0)
+    slots = f.alloca("ptr", params + 2)
+    sizes = f.alloca("i64", max(1, max((len(s.kernel.dims) for s in plan.steps), default=0)))
+    base = f.args[2]
+
+    def pointer(b: int) -> Val:
+        buffer = plan.buffers[b]
+        if buffer.kind == "temp":
+            return f.gep("i8", base, emit(buffer.offset))
+        slot = {"input": 0, "constant": inputs, "output": first_output}[buffer.kind] + buffer.slot
+        return f.load("ptr", f.gep("ptr", f.args[0], i64(slot)), 8)
+
+    for number, s in enumerate(plan.steps):
+        if number == plan.commit_from:
+            _check(f, plan, pointer)
+        code = lowered[s.kernel.name]
+        for k, b in enumerate(s.args):
+            f.store(pointer(b), f.gep("ptr", slots, i64(k)), 8)
+        f.store(f.gep("i8", base, emit(workspace)), f.gep("ptr", slots, i64(len(s.args))), 8)
+        f.store(f.gep("i8", base, emit(scratch_at)), f.gep("ptr", slots, i64(len(s.args) + 1)), 8)
+        env = dict(zip((str(d) for d in s.kernel.dims), s.kernel.dims))
+        for k, d in enumerate(s.kernel.dims):
+            f.store(dims[_same(d, plan.dims)], f.gep("i64", sizes, i64(k)), 8)
+        for phase in code.phases:
+            module.declare(phase.symbol, "void", ["ptr", "ptr", "i64", "i64", "i64"])
+            tasks = phase.tasks
+            if isinstance(tasks, int) and tasks <= phase.grain:
+                if tasks > 0:
+                    f.call(phase.symbol, "void", slots, sizes, i64(0), i64(tasks), i64(0))
+            else:
+                f.call("tf_parallel", "void", Val(f"@{phase.symbol}", "ptr"), slots, sizes, emit(tasks), i64(phase.grain))
+        del env
+    if plan.commit_from >= len(plan.steps):
+        _check(f, plan, pointer)
+    f.ret(i32(0))
+    total = scratch_at + scratch * threads
+    outputs = sum(b.kind == "output" for b in plan.buffers)
+    return PlanCode(str(module), symbol, total, first_output + max(outputs, len(plan.outputs)))
+
+
+def _same(d: Dim, listed: tuple[Dim, ...]) -> Dim:
+    return next(x for x in listed if x == d or str(x) == str(d))
+
+
+def _check(f: Function, plan: Plan, pointer) -> None:
+    """Returns early with the number of the first check that has failed."""
+    from ..ir.dtypes import bool_
+
+    cell = memory_type(bool_)
+    for number, (buffer, _) in enumerate(plan.checks):
+        failed, going_on = f.block("failed"), f.block("passed")
+        bad = f.cmp("ne", f.load(cell, pointer(buffer), 1), literal(0, cell))
+        f.cbr(bad, failed, going_on)
+        f.current = failed
+        f.ret(i32(number + 1))
+        f.current = going_on
+
+
+class _Sizes:
+    """Evaluates sizes as i64 from the symbols' values."""
+
+    def __init__(self, f: Function, dims: dict[Dim, Val]):
+        self.f, self.dims = f, dims
+
+    def __call__(self, d: DimLike) -> Val:
+        if isinstance(d, int):
+            return i64(d)
+        total: Val = i64(0)
+        for monomial, c in d.terms:
+            out: Val = i64(c)
+            for a in monomial:
+                out = self.f.mul(out, self._atom(a))
+            total = self.f.add(total, out)
+        return total
+
+    def _atom(self, a) -> Val:
+        if a.kind == "sym":
+            return self.dims[_same(dim._of_atom(a), tuple(self.dims))]
+        x, y = self(a.a), self(a.b)
+        if a.kind in ("floordiv", "mod"):
+            return self.f.binary("udiv" if a.kind == "floordiv" else "urem", x, y)
+        return self.f.select(self.f.cmp("sgt" if a.kind == "max" else "slt", x, y), x, y)
