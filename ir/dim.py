@@ -18,19 +18,20 @@ _INTERN_LIMIT = 200_000
 class Atom:
     """One indivisible factor: a symbol, or `kind(a, b)` that no rule could simplify."""
 
-    __slots__ = ("kind", "name", "a", "b", "lo", "hi", "_key")
+    __slots__ = ("kind", "name", "a", "b", "lo", "hi", "_key", "_hash", "_order")
 
     def __init__(self, kind: str, name: str, a: DimLike, b: DimLike, lo: DimLike, hi: DimLike | None):
         self.kind, self.name, self.a, self.b, self.lo, self.hi = kind, name, a, b, lo, hi
-        self._key = (
-            (kind, name, _key(a), _key(b)) if kind != "sym" else (kind, name, _key(lo), hi if hi is None else _key(hi))
-        )
+        first, second = (lo, 0 if hi is None else hi) if kind == "sym" else (a, b)
+        self._key = (kind, name, hi is None, _key(first), _key(second))
+        self._hash = hash(self._key)
+        self._order: tuple | None = None
 
     def __eq__(self, other: object) -> bool:
-        return self is other or isinstance(other, Atom) and self._key == other._key
+        return self is other or isinstance(other, Atom) and self._hash == other._hash and self._key == other._key
 
     def __hash__(self) -> int:
-        return hash(self._key)
+        return self._hash
 
     def __repr__(self) -> str:
         if self.kind == "sym":
@@ -168,7 +169,9 @@ class Dim:
 
 
 def _atom_order(a: Atom):
-    return (a.kind != "sym", a.name, str(a) if a.kind != "sym" else "")
+    if a._order is None:
+        a._order = (a.kind != "sym", a.name, str(a) if a.kind != "sym" else "")
+    return a._order
 
 
 def _of_atom(a: Atom) -> Dim:
@@ -209,7 +212,7 @@ def _make(terms: dict[Monomial, int]) -> DimLike:
 
 def _recombine(terms: dict[Monomial, int]) -> None:
     """c*(x//c) + x%c -> x, and d*((x//d)%c) + x%d -> x % (c*d): reshapes that undo each other vanish."""
-    again = True
+    again = any(a.kind == "mod" for m in terms for a in m)
     while again:
         again = False
         for m, k in list(terms.items()):

@@ -13,11 +13,12 @@ behind it are its epilogue.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from .dim import Dim, DimLike
+from .dim import Dim, DimLike, symbols
 from .dtypes import DType
-from .scalar import Expr
+from .scalar import Expr, walk
 
 MONOIDS = ("sum", "prod", "max", "min", "any", "all")
 
@@ -140,3 +141,39 @@ class Schedule:
     cached: tuple[tuple[str, Expr], ...] = ()
     stream: tuple[str, ...] = ()
     tile: tuple[int, ...] = ()
+
+
+def roots(stage: Stage) -> list[Expr]:
+    """The expressions a stage evaluates: reduction inputs, then stored values."""
+    return [x for r in stage.reductions for x in r.inputs] + [s.value for s in stage.stores]
+
+
+def index_expressions(kernel: Kernel) -> Iterator[DimLike]:
+    """Every index expression, bound and extent in a kernel."""
+    exprs = [e for s in kernel.stages for e in roots(s)]
+    if kernel.anchor is not None:
+        exprs += [kernel.anchor.lhs, kernel.anchor.rhs]
+    for e in walk(*exprs):
+        if e.op == "index":
+            yield e.attr
+        elif e.op == "in_bounds":
+            yield from e.attr
+        elif e.op == "load":
+            yield from (i for i in (*e.attr.index, *e.attr.mask) if not isinstance(i, Expr))
+    for s in kernel.stages:
+        for x in s.stores:
+            yield from (i for i in (*x.index, *x.mask) if not isinstance(i, Expr))
+            for i in x.index:
+                if isinstance(i, Expr):
+                    yield from (d for e in walk(i) if e.op == "index" for d in (e.attr,))
+    for a in kernel.all_axes:
+        yield a.extent
+    for b in kernel.params:
+        yield from b.strides
+
+
+def size_symbols(kernel: Kernel) -> tuple[Dim, ...]:
+    """The symbolic sizes that a kernel's expressions mention, by name: what `Kernel.dims` has to hold."""
+    own = {a.sym for a in kernel.all_axes}
+    found = {s for d in index_expressions(kernel) for s in symbols(d)} - own
+    return tuple(sorted(found, key=str))

@@ -33,10 +33,12 @@ class _CheckIndices(Rewriter):
         super().__init__(graph)
         self.checks: list[tuple[Value, str]] = []
         self.done: dict[tuple[Value, object], Value] = {}
+        self.checked: set[tuple[Value, object]] = set()
 
     def rewrite(self, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
         if node.op.name == "check_index":
-            return (self._checked(inputs[0], node.attrs["size"], node),)
+            self._check(inputs[0], node.attrs["size"], node)
+            return (inputs[0],)
         if node.op.name not in ("gather", "scatter"):
             return None
         first = 1 if node.op.name == "gather" else 2
@@ -46,24 +48,28 @@ class _CheckIndices(Rewriter):
         return self.builder.emit(node.op, (*inputs[:first], *indices), node.attrs)
 
     def _checked(self, v: Value, size, node: Node) -> Value:
+        """`v` with negative indices wrapped, and clamped so that even a bad one touches no foreign memory."""
         if v in self.done.values() or _safe(v):
             return v
         key = (v, size)
-        if key in self.done:
-            return self.done[key]
+        if key not in self.done:
+            wide, n, zero = self._check(v, size, node)
+            wrapped = ops.where(ops.lt(wide, zero), ops.add(wide, n), wide)
+            top = ops.sub(n, ops.full(value=1, shape=(), dtype=int64))
+            self.done[key] = ops.minimum(ops.maximum(wrapped, zero), top)
+        return self.done[key]
+
+    def _check(self, v: Value, size, node: Node) -> tuple[Value, Value, Value]:
+        """Adds the check -size <= v < size; returns v as i64, the size, and 0."""
         wide = v if v.dtype is int64 else ops.cast(v, dtype=int64)
         n = ops.full(value=size, shape=(), dtype=int64)
         zero = ops.full(value=0, shape=(), dtype=int64)
-        bad = ops.or_(ops.lt(wide, ops.neg(n)), ops.ge(wide, n))
-        axes = tuple(range(v.ndim))
-        self.checks.append(
-            (ops.reduce_any(bad, axes=axes) if axes else bad, f"{node.loc or node.op.name}: index out of range for size {size}")
-        )
-        wrapped = ops.where(ops.lt(wide, zero), ops.add(wide, n), wide)
-        top = ops.sub(n, ops.full(value=1, shape=(), dtype=int64))
-        out = ops.minimum(ops.maximum(wrapped, zero), top)
-        self.done[key] = out
-        return out
+        if (v, size) not in self.checked:
+            self.checked.add((v, size))
+            bad = ops.or_(ops.lt(wide, ops.neg(n)), ops.ge(wide, n))
+            found = ops.reduce_any(bad, axes=tuple(range(v.ndim))) if v.ndim else bad
+            self.checks.append((found, f"{node.loc or node.op.name}: index out of range for size {size}"))
+        return wide, n, zero
 
 
 def _safe(v: Value) -> bool:

@@ -3,11 +3,13 @@ stages."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..ir import dim
 from ..ir.dim import Dim, DimLike
 from ..ir.dtypes import DType, accumulator, int64, uint32
 from ..ir.graph import Node, Value
-from ..ir.kernel import Axis, Buffer, Kernel, Reduction, Stage, Store
+from ..ir.kernel import Axis, Buffer, Kernel, Reduction, Stage, Store, size_symbols
 from ..ir.ops.random import scalar_random_bits
 from ..ir.scalar import Expr, apply, cast, const, free_symbols, in_bounds, index, load, result, select, walk
 from .access import Index, broadcast_index, index_map
@@ -36,8 +38,7 @@ class GroupLowering:
         self.memo: dict[tuple, Expr] = {}
         self.result_level: dict[str, int] = {}  # reduction result -> its stage
         self.reduced: dict[Value, str] = {}
-        self.anchor_name = ""
-        self.dims: dict[Dim, None] = {}
+        self.single: dict[Value, Expr] = {}  # reductions over axes of one element
 
     # ---- element expressions
     def element(self, v: Value, at: Index, mask: Mask = ()) -> Expr:
@@ -50,6 +51,8 @@ class GroupLowering:
 
     def _element(self, v: Value, at: Index, mask: Mask) -> Expr:
         node = v.node
+        if v in self.single:
+            return self.single[v]
         if v in self.reduced:
             return result(self.reduced[v], compute_dtype(v.dtype))
         if node is None or node in self.home and self._in_memory(v, node):
@@ -146,24 +149,17 @@ class GroupLowering:
 
     def _load(self, v: Value, at: Index, mask: Mask) -> Expr:
         offset = linear(at, v.shape)
-        self._note_dims(offset, *mask)
         return self._widen(load(v.dtype, self._buffer(v).name, (offset,), mask))
 
     def _widen(self, e: Expr) -> Expr:
         return cast(e, compute_dtype(e.dtype))
-
-    def _note_dims(self, *dims: DimLike) -> None:
-        for d in dims:
-            for s in dim.symbols(d):
-                if not str(s)[0] == "i" or not str(s)[1:].isdigit():
-                    self.dims.setdefault(s)
 
     # ---- the kernel
     def run(self) -> Kernel | None:
         """The kernel, or None if nothing in the group has to be stored."""
         group = self.group
         live = [n for n in group.nodes if any(v in self.partition.stored for v in n.outputs)]
-        if not live:
+        if not live or 0 in group.shape:
             return None
         if group.anchor is not None and group.anchor.op.name == "scatter":
             from .lower_scatter import lower_scatter
@@ -195,12 +191,12 @@ class GroupLowering:
             if (k, False) in stores:
                 stages.append(Stage((), (), tuple(stores[k, False])))
         params = tuple(dict.fromkeys((*self.reads.values(), *self.writes.values())))
-        for a in (*outer, *inner, *(anchor.k if anchor else ())):
-            self._note_dims(a.extent)
-        return Kernel(
-            self.name, params, outer, tuple(stages), anchor, tuple(self.dims),
+        kernel = Kernel(
+            self.name, params, outer, tuple(stages), anchor, (),
             tuple(dict.fromkeys(str(n.loc) for n in group.nodes if n.loc)), tuple(n.op.name for n in group.nodes),
         )  # fmt: skip
+        return replace(kernel, dims=size_symbols(kernel))
+        return replace(kernel, dims=size_symbols(kernel))
 
     def _level(self, *exprs: Expr) -> int:
         """The last stage whose results the expressions need; -1 without any."""
@@ -212,6 +208,9 @@ class GroupLowering:
         assert at is not None
         value = self.element(operand, at)
         kind = KINDS[node.op.name]
+        if not any(isinstance(s, Dim) for k, s in enumerate(self.group.symbols) if k in self.group.inner):
+            self.single[node.out] = value if kind not in ("argmax", "argmin") else const(0, int64)
+            return
         stage = self._level(value) + 1
         name = f"r{len(self.reduced)}"
         inputs: tuple[Expr, ...] = (value,)
@@ -233,7 +232,6 @@ class GroupLowering:
         if buffer is None:
             buffer = self.writes[v] = Buffer(f"y{len(self.writes)}", v.dtype, (v.type.size,), (1,), "out")
         offset = linear(at, v.shape)
-        self._note_dims(offset)
         symbols = free_symbols(value) | dim.symbols(offset)
         full = any(a.sym in dim.symbols(offset) for a in inner) or bool(inner) and any(a.sym in symbols for a in inner)
         level = self._level(value)

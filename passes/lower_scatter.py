@@ -3,12 +3,13 @@ the updates in row-major order. So sums of duplicates have one fixed order."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..ir import dim
 from ..ir.dim import Dim
 from ..ir.dtypes import int64
-from ..ir.kernel import Axis, Buffer, Kernel, Stage, Store
+from ..ir.kernel import Axis, Buffer, Kernel, Stage, Store, size_symbols
 from ..ir.scalar import cast
 from .access import broadcast_index
 
@@ -40,9 +41,8 @@ def lower_scatter(low: "GroupLowering") -> Kernel:
         Stage(tuple(a for a, i in listed if isinstance(i, Dim)), stores=(second,)),
     )
     params = tuple(dict.fromkeys((*low.reads.values(), buffer)))
-    for a in (*outer, *(a for a, _ in copied), *(a for a, _ in listed)):
-        low._note_dims(a.extent)
-    return Kernel(low.name, params, outer, stages, None, tuple(low.dims), (str(node.loc),) if node.loc else (), ("scatter",))
+    kernel = Kernel(low.name, params, outer, stages, None, (), (str(node.loc),) if node.loc else (), ("scatter",))
+    return replace(kernel, dims=size_symbols(kernel))
 
 
 def _axis(name: str, extent):

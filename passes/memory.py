@@ -97,6 +97,8 @@ class Planner:
                 continue
             if spec.kind == "write":
                 outputs.append(spec.target)
+                if 0 in v.shape:
+                    continue
                 step = self._writer(v)
                 if self._writable_in_place(v, spec.target, step, last_check):
                     self.place[v] = spec.target

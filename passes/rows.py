@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..ir import dim
-from ..ir.kernel import Buffer, Kernel, Stage, Store
+from ..ir.kernel import Buffer, Kernel, Stage, Store, roots
 from ..ir.scalar import MATH, Expr, free_symbols, load, transform, walk
 from ..ir.target import Target
+from .schedule import vectorizes_rows
 
 SCRATCH_LIMIT = 256 * 1024  # bytes of one row's scratch: it has to stay in the second-level cache
 
@@ -19,13 +20,15 @@ def cache_rows(kernel: Kernel, target: Target) -> Kernel:
     if kernel.anchor is not None or len(looped) < 2 or "scatter" in kernel.ops:
         return kernel
     axes = kernel.stages[looped[0]].axes
+    if not vectorizes_rows(kernel, target):
+        return kernel
     extent = dim.numel(tuple(a.extent for a in axes))
     if not isinstance(extent, int) or len(axes) != 1:
         return kernel
     budget = min(SCRATCH_LIMIT, target.l2 // 4)
     seen: dict[Expr, list[int]] = {}
     for k in looped:
-        for e in dict.fromkeys(walk(*_roots(kernel.stages[k]))):
+        for e in dict.fromkeys(walk(*roots(kernel.stages[k]))):
             if e.op in MATH and axes[0].sym in free_symbols(e):
                 seen.setdefault(e, []).append(k)
     repeated = [e for e, stages in seen.items() if len(stages) > 1]
@@ -37,10 +40,6 @@ def cache_rows(kernel: Kernel, target: Target) -> Kernel:
         budget -= size
         kernel = _cache(kernel, e, seen[e], f"s{number}", extent)
     return kernel
-
-
-def _roots(stage: Stage) -> list[Expr]:
-    return [x for r in stage.reductions for x in r.inputs] + [s.value for s in stage.stores]
 
 
 def _cache(kernel: Kernel, e: Expr, stages: list[int], name: str, extent: int) -> Kernel:

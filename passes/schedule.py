@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from ..ir import dim
 from ..ir.dim import DimLike
-from ..ir.kernel import Axis, Kernel, Schedule
+from ..ir.kernel import Axis, Kernel, Schedule, roots
 from ..ir.scalar import MATH, Expr, walk
 from ..ir.target import Target
 
 STREAM_BYTES = 8 << 20  # outputs larger than this go past the cache
 MIN_TASK_WORK = 16384  # elementary operations worth waking a thread for
+
+
+def vectorizes_rows(kernel: Kernel, target: Target) -> bool:
+    """Whether the vector axis will be one that stages loop over."""
+    inner = next((s.axes for s in kernel.stages if s.axes), ())
+    axis = _vector_axis(kernel, inner, _lanes(kernel, target), False)
+    return axis is not None and any(axis is a for a in inner)
 
 
 def schedule(kernel: Kernel, target: Target) -> Schedule:
@@ -40,8 +47,7 @@ def _accesses(kernel: Kernel) -> list[DimLike]:
     """The element offset of every plain load and store."""
     out: list[DimLike] = []
     for stage in kernel.stages:
-        roots: list[Expr] = [x for r in stage.reductions for x in r.inputs] + [s.value for s in stage.stores]
-        for e in walk(*roots):
+        for e in walk(*roots(stage)):
             if e.op == "load":
                 out.append(_offset(kernel, e.attr.buffer, e.attr.index))
         for s in stage.stores:
@@ -87,7 +93,7 @@ def _vector_axis(kernel: Kernel, inner: tuple[Axis, ...], lanes: int, scatter: b
 
 def _unroll(kernel: Kernel, axis: Axis, lanes: int, rows: bool) -> int:
     """Enough independent vectors to cover latency, not so many that short axes are left to the masked rest."""
-    math = sum(e.op in MATH for s in kernel.stages for e in walk(*[x for r in s.reductions for x in r.inputs], *[x.value for x in s.stores]))
+    math = sum(e.op in MATH for s in kernel.stages for e in walk(*roots(s)))
     wanted = 4 if math == 0 else 2 if math <= 2 else 1
     if isinstance(axis.extent, int):
         while wanted > 1 and axis.extent < wanted * lanes:
@@ -115,7 +121,7 @@ def _work(kernel: Kernel) -> float:
     for s in kernel.stages:
         n = dim.numel(tuple(a.extent for a in s.axes))
         count = n if isinstance(n, int) else 1024
-        for e in walk(*[x for r in s.reductions for x in r.inputs], *[x.value for x in s.stores]):
+        for e in walk(*roots(s)):
             total += count * (12 if e.op in MATH else 1)
     return max(total, 1.0)
 
@@ -129,7 +135,7 @@ def _grain(kernel: Kernel, axis: Axis | None, block: int) -> int:
 
 def _streamed(kernel: Kernel) -> tuple[str, ...]:
     """Big outputs that this kernel does not read."""
-    read = {e.attr.buffer for s in kernel.stages for e in walk(*[x for r in s.reductions for x in r.inputs], *[x.value for x in s.stores]) if e.op == "load"}
+    read = {e.attr.buffer for s in kernel.stages for e in walk(*roots(s)) if e.op == "load"}
     out = []
     for b in kernel.params:
         size = dim.numel(b.shape)

@@ -112,6 +112,22 @@ def involution(node: Node, inputs: tuple[Value, ...]) -> Value | None:
     return inner.inputs[0] if inner is not None and inner.op is node.op else None
 
 
+IDENTITIES = {"reduce_sum": 0, "reduce_prod": 1, "reduce_any": False, "reduce_all": True, "matmul": 0, "conv": 0}
+
+
+def without_elements(node: Node, inputs: tuple[Value, ...]) -> Value | None:
+    """Results without elements, and reductions and contractions over nothing, are constants: no kernel loops over 0 points."""
+    if len(node.outputs) != 1:
+        return None
+    shape, dtype = node.out.shape, node.out.dtype
+    if 0 in shape:
+        return ops.full(value=False if dtype.kind == "b" else 0, shape=shape, dtype=dtype)
+    if node.op.name in IDENTITIES and any(0 in v.shape for v in inputs):
+        value = IDENTITIES[node.op.name]
+        return ops.full(value=float(value) if dtype.kind == "f" else value, shape=shape, dtype=dtype)
+    return None
+
+
 def exact_windows(node: Node, inputs: tuple[Value, ...]) -> Value | None:
     """Windows that tile their axes exactly are a reshape, and so are the adjoints."""
     a = node.attrs
@@ -167,8 +183,11 @@ class _Simplify(Rewriter):
         self.fuel = fuel
 
     def rewrite(self, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
-        if not node.attrs and len(inputs) == 0:
+        if not inputs or not node.op.pure:
             return None
+        constant = without_elements(node, inputs)
+        if constant is not None:
+            return (constant,)
         for rule in RULES.get(node.op.name, ()):
             mark = len(self.builder.nodes)
             out = rule(node, inputs)

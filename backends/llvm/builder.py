@@ -169,6 +169,7 @@ class Function:
         self.params = [(t, n) for t, n in params]
         self.args = [Val(f"%{n}", t.split(" ")[0] if t[0] != "<" else t[: t.index(">") + 1]) for t, n in params]
         self._count = 0
+        self._split: dict[Block, Block] = {}
         self.blocks: list[Block] = []
         self.entry = self.block("entry")
         self.current = self.entry
@@ -193,12 +194,24 @@ class Function:
 
     @contextmanager
     def at(self, block: Block) -> Iterator[None]:
-        """Instructions inside go to the end of `block` (before its terminator)."""
-        saved, self.current = self.current, block
+        """Instructions inside go to the end of `block` (before its terminator). If they branch, `block` is split: its
+        terminator moves to the last part, and so does what comes later."""
+        saved, start = self.current, self.tail(block)
+        terminator = start.terminator
+        self.current = start
         try:
             yield
         finally:
+            if self.current is not start:
+                self.current.terminator = terminator
+                self._split[start] = self.current
             self.current = saved
+
+    def tail(self, block: Block) -> Block:
+        """The last part of a block: itself, unless code with branches was put at its end."""
+        while block in self._split:
+            block = self._split[block]
+        return block
 
     def emit(self, type: str, text: str) -> Val:
         """Appends `%n = text` and returns the value."""
@@ -353,9 +366,10 @@ class Function:
         following = self.add(index, step)
         again = self.cmp("slt", following, stop)
         self.cbr(again, body, after)
-        head = [f"  {index.ref} = phi {index.type} [ {start.ref}, %{preheader.label} ], [ {following.ref}, %{latch.label} ]"]
+        entry = self.tail(preheader)
+        head = [f"  {index.ref} = phi {index.type} [ {start.ref}, %{entry.label} ], [ {following.ref}, %{latch.label} ]"]
         for p, v0, v1 in zip(phis, initial, one.next, strict=True):
-            head.append(f"  {p.ref} = phi {p.type} [ {v0.ref}, %{preheader.label} ], [ {v1.ref}, %{latch.label} ]")
+            head.append(f"  {p.ref} = phi {p.type} [ {v0.ref}, %{entry.label} ], [ {v1.ref}, %{latch.label} ]")
         body.lines[:0] = head
         self.current = after
         # `after` was created before the inner blocks: keep textual order readable
@@ -364,7 +378,7 @@ class Function:
         if guard is None:
             one.results = list(one.next)
         else:
-            one.results = [self.phi(v0.type, (v0, before), (v1, latch)) for v0, v1 in zip(initial, one.next)]
+            one.results = [self.phi(v0.type, (v0, self.tail(before)), (v1, latch)) for v0, v1 in zip(initial, one.next)]
 
     @contextmanager
     def when(self, condition: Val) -> Iterator[None]:

@@ -12,7 +12,7 @@ from ...ir.dtypes import DType
 from ...ir.kernel import Kernel, Store
 from ...ir.scalar import Expr
 from ...ir.target import Target
-from .builder import Function, Loop, Module, Val, i64, literal, memory_type, scalar_type, vec, vector_of
+from .builder import Function, Loop, Module, Val, i64, literal, scalar_type, vec, vector_of
 from .gemm_sides import Side
 
 PHASE_PARAMS = [("ptr noalias", "bufs"), ("ptr noalias", "dims"), ("i64", "begin"), ("i64", "end"), ("i64", "thread")]
@@ -54,7 +54,6 @@ class Frame:
         all_scratch = f.load("ptr", f.gep("ptr", bufs, i64(count + 1)), 8, fixed)
         self.scratch = f.gep("i8", all_scratch, f.mul(f.args[4], i64(thread_scratch)))
         self.em = emit(f, kernel, target, buffers, values)
-        self.buffers = buffers
         self.depth = 0
         self._sizes: dict[DimLike, Val] = {}
 
@@ -161,17 +160,6 @@ class Frame:
         name = f"llvm.masked.load.{suffix(type)}.p0"
         f.module.declare(name, type, ["ptr", mask.type, type])
         return f.emit(type, f"call {type} @{name}(ptr align {align} {pointer.ref}, {mask}, {literal(0, type)})")
-
-    def prefetch(self, e: Expr, ahead: DimLike) -> None:
-        """Asks for the cache line `ahead` elements behind what the plain load `e` reads at the bound indices."""
-        if e.op == "cast":
-            e = e.args[0]
-        at = e.attr.index[0]
-        if isinstance(at, Expr) or len(e.attr.index) != 1:
-            return
-        pointer = self.f.gep(memory_type(e.dtype), self.buffers[e.attr.buffer], self.em.index(at + ahead))
-        self.f.module.declare("llvm.prefetch.p0", "void", ["ptr", "i32", "i32", "i32"])
-        self.f.do(f"call void @llvm.prefetch.p0({pointer}, i32 0, i32 3, i32 1)")
 
     # ---- arithmetic
     def multiply_add(self, a: Val, b: Val, c: Val, fused: bool) -> Val:

@@ -17,8 +17,6 @@ STREAM_COLUMNS = 1024  # columns per task whose partial sums stay in L1 while ro
 STREAM_DEPTH = 8  # rows of B read side by side
 DOT_COLUMNS = 64  # columns per task: one row of B each
 DOT_STREAMS = 4  # rows of B read side by side
-AHEAD = 0
-SAHEAD = 0
 WORTHWHILE = 1 << 17  # multiply-adds that pay for waking a thread
 
 
@@ -90,8 +88,6 @@ def _stream(frame: Frame, lhs: Operand, rhs: Operand, tile: Tile, m: int, pitch:
             cells = [frame.cell(frame.scratch, f.add(at, i64(i * pitch)), tile.dtype) for i in range(m)]
             sums = [f.load(tile.type, c, align) for c in cells]
             for u in range(number):
-                if SAHEAD and number > 1 and mask is None:
-                    frame.prefetch(b[u], SAHEAD * 4096)
                 x = em.value(b[u], lanes, mask)
                 sums = [frame.multiply_add(a[u][i], x, s, tile.fused) for i, s in enumerate(sums)]
             for c, s in zip(cells, sums):
@@ -144,9 +140,6 @@ def _dot(frame: Frame, lhs: Operand, rhs: Operand, tile: Tile, m: int, pitch: in
         frame.vector(lhs.k, k, lanes)
         a = [em.value(e, lanes, mask) for e in a_rows]
         frame.vector(rhs.k, k, lanes)
-        if AHEAD and mask is None:
-            for e in b_rows:
-                frame.prefetch(e, AHEAD)
         b = [em.value(e, lanes, mask) for e in b_rows]
         return [frame.multiply_add(a[i], b[s], acc[i * DOT_STREAMS + s], tile.fused) for i in range(m) for s in range(DOT_STREAMS)]
 

@@ -6,7 +6,7 @@ from typing import Callable
 
 from ..dtypes import float32, float64
 from ..scalar import MATH, Expr, transform
-from . import exponential, roots, special, trigonometric
+from . import exponential, gamma, inverse, power, special, trigonometric
 from .kit import Kit
 
 FUNCTIONS: dict[str, Callable[..., Expr]] = {
@@ -20,9 +20,23 @@ FUNCTIONS: dict[str, Callable[..., Expr]] = {
     "tanh": exponential.tanh,
     "sin": trigonometric.sin,
     "cos": trigonometric.cos,
+    "tan": trigonometric.tan,
+    "asin": inverse.asin,
+    "acos": inverse.acos,
+    "atan": inverse.atan,
+    "atan2": inverse.atan2,
+    "sinh": inverse.sinh,
+    "cosh": inverse.cosh,
+    "asinh": inverse.asinh,
+    "acosh": inverse.acosh,
+    "atanh": inverse.atanh,
     "erf": special.erf,
     "erfc": special.erfc,
-    "rsqrt": roots.rsqrt,
+    "lgamma": gamma.lgamma,
+    "digamma": gamma.digamma,
+    "pow": power.pow,
+    "cbrt": power.cbrt,
+    "rsqrt": power.rsqrt,
 }
 
 

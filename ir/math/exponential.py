@@ -31,6 +31,15 @@ LOG_ATANH = (
     0.6666666666666734, 0.39999999999414354, 0.28571428742467264, 0.2222219856432506, 0.18183564820383238,
     0.15314037083808316, 0.14796092333431185,
 )  # fmt: skip
+# (tanh(x)/x - 1) / x**2 in x**2 for |x| < 0.56: 2**-34.6, 2**-70
+TANH = (
+    (-0.333333313, 0.133332863, -0.0539584532, 0.0217741635, -0.00838580541, 0.0023620557),
+    (
+        -0.33333333333333331, 0.13333333333333319, -0.053968253968240704, 0.021869488535560554, -0.0088632355141612003,
+        0.0035921277683689397, -0.0014558312926456611, 0.0005900025468572349, -0.00023898751899619928,
+        9.6345676236641987e-05, -3.7678870957518191e-05, 1.2882708132069113e-05, -2.76987007778076e-06,
+    ),
+)  # fmt: skip
 # log(2) as high + low, the high part short enough that its product with an exponent is exact
 LN2 = ((0.693145751953125, 1.42860677e-06), (6.93147180369123816490e-01, 1.90821492927058770002e-10))
 LN2_DOUBLE = (0.6931471805599453, 2.3190468138462996e-17)
@@ -86,14 +95,15 @@ def expm1(k: Kit, x: Expr) -> Expr:
 
 
 def tanh(k: Kit, x: Expr) -> Expr:
-    """m / (m + 2) with m = e**(2|x|) - 1, and as 1 - 2 / (m + 2) from 1/2 on: one division for both."""
-    magnitude = k.clamp_above(k.abs(x), k.pick(10.0, 20.0))
-    f, shifted = reduce_exp(k, magnitude + magnitude)
+    """An odd polynomial up to 0.56, 1 - 2 / (e**(2|x|) + 1) beyond."""
+    t = k.abs(x)
+    u = t * t
+    small = k.mad(u * t, k.poly(u, k.pick(*TANH)), t)
+    v = k.clamp_above(t, k.pick(10.0, 20.0))
+    f, shifted = reduce_exp(k, v + v)
     s = k.power_of_two(k.bits(shifted))
-    m = k.mad(s, exp_minus_one_reduced(k, f), s - 1.0)
-    large = apply("gt", m, 2.0)
-    ratio = select(large, -2.0, m) / (m + 2.0)
-    return k.copysign(select(large, ratio + 1.0, ratio), x)
+    large = 1.0 - 2.0 / k.mad(s, exp_minus_one_reduced(k, f), s + 1.0)
+    return k.copysign(select(apply("lt", t, 0.56), small, large), x)
 
 
 # ---- logarithms

@@ -74,11 +74,11 @@ class Kit:
         p = a * b
         if self.has_fma:
             return p, self.mad(a, b, -p)
-        a1, b1 = self._upper(a), self._upper(b)
+        a1, b1 = self.upper_half(a), self.upper_half(b)
         a0, b0 = a - a1, b - b1
         return p, ((a1 * b1 - p) + a1 * b0 + a0 * b1) + a0 * b0
 
-    def _upper(self, a: Expr) -> Expr:
+    def upper_half(self, a: Expr) -> Expr:
         """The nearest number with half of the bits: products of such halves are exact."""
         low = 12 if self.single else 27
         return self.from_bits((self.bits(a) + (1 << (low - 1))) & -(1 << low))

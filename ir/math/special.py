@@ -34,10 +34,13 @@ SCALED_ERFC = (
 )  # fmt: skip
 
 
+def _erf_near_zero(k: Kit, t: Expr) -> Expr:
+    return k.mad(t, k.poly(t * t, k.pick(*ERF)), t)
+
+
 def erf(k: Kit, x: Expr) -> Expr:
     t = k.abs(x)
-    u = t * t
-    small = k.mad(t, k.poly(u, k.pick(*ERF)), t)
+    small = _erf_near_zero(k, t)
     if k.single:
         v = k.clamp_above(t, 4.0)
         f, shifted = reduce_exp(k, -k.mad(v, k.poly(v, LOG_ERFC), v))
@@ -59,5 +62,7 @@ def _erfc_positive(k: Kit, t: Expr) -> Expr:
 
 
 def erfc(k: Kit, x: Expr) -> Expr:
+    """Keeps its relative accuracy down to the subnormal numbers."""
     y = _erfc_positive(k, k.clamp_above(k.abs(x), k.pick(10.3, 27.5)))
-    return select(apply("lt", x, 0.0), 2.0 - y, y)
+    y = select(apply("lt", x, 0.0), 2.0 - y, y)
+    return select(apply("lt", k.abs(x), 0.5), 1.0 - _erf_near_zero(k, x), y)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from ..dtypes import float32, float64, int32
+from ..dtypes import float32, float64, int32, int64
 from ..scalar import Expr, apply, cast, select
 from .kit import Kit, Pair
 
@@ -70,7 +70,11 @@ def reduce_single(k: Kit, magnitude: Expr) -> Pair:
     shifted = wide.mad(m, high, wide.const(wide.magic))
     n = shifted - wide.magic
     turns = wide.mad(m, low, wide.fma(m, high, -n))
-    return cast(wide.bits(shifted), int32), turns * HALF_PI[0]
+    quadrant = cast(wide.bits(shifted), int32)
+    if not k.has_fma:  # m * high was rounded before n was taken off: for large m that shifts n by one
+        shifted, n = wide.nearest(turns)
+        turns, quadrant = turns - n, quadrant + cast(wide.bits(shifted), int32)
+    return quadrant, turns * HALF_PI[0]
 
 
 PIECE = 53  # bits of 2/pi in one constant of the float64 reduction
@@ -165,3 +169,20 @@ def cos(k: Kit, x: Expr) -> Expr:
     quadrant, sine, cosine = _reduced(k, x)
     y = select(apply("ne", quadrant & 1, 0), sine, cosine)
     return _flip_sign(k, y, quadrant + 1)
+
+
+def tan(k: Kit, x: Expr) -> Expr:
+    """sin / cos or -cos / sin; float32 in float64, where the remainder is at hand."""
+    magnitude = k.abs(x)
+    if k.single:
+        wide = Kit(float64, k.has_fma)
+        quadrant, r = reduce_single(k, magnitude)
+        sine, cosine = sin_cos_reduced(wide, r, None)
+        odd = apply("ne", cast(quadrant, int64) & 1, 0)
+    else:
+        quadrant, r, low = reduce_double(k, magnitude)
+        sine, cosine = sin_cos_reduced(k, r, low)
+        odd = apply("ne", quadrant & 1, 0)
+    y = select(odd, -cosine, sine) / select(odd, sine, cosine)
+    y = cast(y, k.dtype)
+    return k.from_bits(k.bits(y) ^ k.sign_bit(x))

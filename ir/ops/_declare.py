@@ -58,7 +58,7 @@ def with_ones(shape: Shape, axes: tuple[int, ...]) -> Shape:
 
 
 def const_like(x: Any, value: bool | float | DimLike, dtype: DType | None = None) -> Any:
-    """A rank-0 constant in the interpreter of `x`, of its dtype unless `dtype` is given. A symbolic size may be the value."""
+    """A rank-0 constant in the interpreter of `x`, of its dtype unless `dtype` is given; also for symbolic sizes."""
     if isinstance(x, np.ndarray):
         return np.asarray(value, x.dtype if dtype is None else dtype.np)
     wanted = dtype or value_type(x).dtype
@@ -253,8 +253,8 @@ def pointwise(
 ) -> OpDef:
     """Declares an op on one element of each operand, all of one dtype of a kind in `takes`.
 
-    `reference` is a NumPy function (`exact` is put around it); `gives`: result dtype if not the operands'. `check(**attrs)`
-    raises TypeRuleError. Samples are drawn from `domains`, one per operand, `away` from kinks.
+    `reference` is a NumPy function (`exact` is put around it); `gives`: result dtype if not the operands'.
+    `check(**attrs)` raises TypeRuleError. Samples are drawn from `domains`, one per operand, `away` from kinks.
     """
 
     def infer(*types: TensorType, **attrs: Any) -> TensorType:
@@ -266,8 +266,9 @@ def pointwise(
     n = len(operands)
     return register(
         OpDef(
-            name=name, kind="pointwise", operands=operands, attrs=attrs or {}, infer=infer, reference=exact(reference, gives),
-            vjp=vjp, saves=saves, scalar=scalar, linear=linear, multilinear=multilinear, tolerance=tolerance, doc=doc,
+            name=name, kind="pointwise", operands=operands, attrs=attrs or {}, infer=infer,
+            reference=exact(reference, gives), vjp=vjp, saves=saves, scalar=scalar, linear=linear,
+            multilinear=multilinear, tolerance=tolerance, doc=doc,
             samples=lambda: pointwise_samples(name, takes, domains or ((-3, 3),) * n, away, sample_attrs),
             errors=lambda: operand_errors(takes, n, sample_attrs[0]),
         )

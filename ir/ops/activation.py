@@ -197,7 +197,8 @@ def _hardtanh_vjp(c: VjpContext, g: Any) -> tuple:
 def _hardswish_vjp(c: VjpContext, g: Any) -> tuple:
     x = c.inputs[0]
     middle = mul(g, shift(scale(x, 1 / 3), 0.5))
-    return (masked(ge(x, const_like(x, -3)), where(gt(x, const_like(x, 3)), g, middle)),)
+    rising = where(ge(x, const_like(x, 3)), g, middle)
+    return (where(le(x, const_like(x, -3)), const_like(g, 0), rising),)
 
 
 hardtanh = pointwise(

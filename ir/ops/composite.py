@@ -84,15 +84,16 @@ def _wide_vjp(rule: VjpRule) -> VjpRule:
 
 
 def composite(
-    name: str, operands: tuple[str, ...], infer: Callable[..., Any], decompose: Callable[..., Any], reference: Callable[..., Any],
-    vjp: VjpRule, *, attrs: Attrs | None = None, saves: tuple[str, ...], samples: Callable[[], Iterable[Sample]],
+    name: str, operands: tuple[str, ...], infer: Callable[..., Any], decompose: Callable[..., Any],
+    reference: Callable[..., Any], vjp: VjpRule, *, attrs: Attrs | None = None, saves: tuple[str, ...],
+    samples: Callable[[], Iterable[Sample]],
     errors: Callable[[], Iterable[ErrorSample]], n_outputs: int = 1, linear: tuple[str, ...] = (), doc: str,
 ) -> OpDef:  # fmt: skip
     return register(
         OpDef(
             name=name, kind="composite", operands=operands, attrs=attrs or {}, infer=infer, reference=exact(reference),
-            decompose=_wide(decompose), vjp=_wide_vjp(vjp), saves=saves, samples=samples, errors=errors, n_outputs=n_outputs,
-            linear=linear, tolerance=3e-6, doc=doc,
+            decompose=_wide(decompose), vjp=_wide_vjp(vjp), saves=saves, samples=samples, errors=errors,
+            n_outputs=n_outputs, linear=linear, tolerance=3e-6, doc=doc,
         )
     )  # fmt: skip
 
@@ -134,7 +135,7 @@ def _mean_vjp(c: VjpContext, g: Any) -> tuple:
 
 mean = composite(
     "mean", ("x",), _over_axes, _mean_decompose, mean_reference, _mean_vjp, attrs={"axes": REQUIRED}, saves=(),
-    samples=lambda: axes_samples("mean"), errors=lambda: axes_errors(), linear=("x",),
+    samples=lambda: axes_samples("mean"), errors=axes_errors, linear=("x",),
     doc="The average along the axes, which are dropped; NaN over nothing.",
 )  # fmt: skip
 
@@ -174,7 +175,7 @@ def _var_vjp(c: VjpContext, g: Any) -> tuple:
 
 var = composite(
     "var", ("x",), _var_infer, _var_decompose, var_reference, _var_vjp, attrs={"axes": REQUIRED, "correction": 1},
-    saves=("x",), samples=lambda: axes_samples("var", ({"correction": 0}, {"correction": 1})), errors=lambda: axes_errors(),
+    saves=("x",), samples=lambda: axes_samples("var", ({"correction": 0}, {"correction": 1})), errors=axes_errors,
     doc="The sum of squared deviations from the mean, over n - correction (0/0 where that is not positive).",
 )  # fmt: skip
 
@@ -211,7 +212,7 @@ def _logsumexp_vjp(c: VjpContext, g: Any) -> tuple:
 logsumexp = composite(
     "logsumexp", ("x",), _logsumexp_infer, _logsumexp_decompose, _logsumexp_reference, _logsumexp_vjp,
     attrs={"axes": REQUIRED}, saves=("x", "out"), samples=lambda: axes_samples("logsumexp", empty=False),
-    errors=lambda: axes_errors(), doc="log(sum(exp(x))) along the axes, without overflow.",
+    errors=axes_errors, doc="log(sum(exp(x))) along the axes, without overflow.",
 )  # fmt: skip
 
 
@@ -272,7 +273,8 @@ def _log_softmax_vjp(c: VjpContext, g: Any) -> tuple:
 
 softmax = composite(
     "softmax", ("x",), _along_axis, _softmax_decompose, _softmax_reference, _softmax_vjp, attrs={"axis": REQUIRED},
-    saves=("out",), samples=lambda: axis_samples("softmax"), errors=axis_errors, doc="exp(x) / sum(exp(x)) along one axis.",
+    saves=("out",), samples=lambda: axis_samples("softmax"), errors=axis_errors,
+    doc="exp(x) / sum(exp(x)) along one axis.",
 )  # fmt: skip
 log_softmax = composite(
     "log_softmax", ("x",), _along_axis, _log_softmax_decompose, _log_softmax_reference, _log_softmax_vjp,

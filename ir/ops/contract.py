@@ -134,7 +134,7 @@ def _padded(x: np.ndarray, low, high, dilation) -> np.ndarray:
     """x with its spatial elements `dilation` apart in zeros, then padded, or cropped where low or high is negative."""
     if not any(low) and not any(high) and all(e == 1 for e in dilation):
         return x
-    sizes = [int(dilated(d, e)) + lo + hi for d, e, lo, hi in zip(x.shape[2:], dilation, low, high)]
+    sizes = [((d - 1) * e + 1 if d else 0) + lo + hi for d, e, lo, hi in zip(x.shape[2:], dilation, low, high)]
     out = np.zeros((*x.shape[:2], *sizes), x.dtype)
     into, source = [], []
     for d, e, lo, n in zip(x.shape[2:], dilation, low, sizes):

@@ -11,7 +11,7 @@ from .. import scalar as s
 from ..op import OpDef, VjpContext
 from . import _special
 from ._declare import Domain, const_like, lowers_to, pointwise, wanted
-from .pointwise import XY, add, div, eq, lt, masked, mul, neg, scale, shift, sub, where
+from .pointwise import XY, add, div, eq, lt, mul, neg, scale, shift, sub, where
 
 LN2, LN10 = math.log(2), math.log(10)
 OPEN_UNIT, POSITIVE = (-0.9, 0.9), (0.2, 4)
@@ -79,7 +79,7 @@ def _one_minus_square(x: Any) -> Any:
 def _atan2_vjp(c: VjpContext, g: Any) -> tuple:
     y, x = c.inputs
     length = add(_square(y), _square(x))
-    share = masked(lt(const_like(length, 0), length), div(g, length))
+    share = where(eq(length, const_like(length, 0)), const_like(g, 0), div(g, length))
     return wanted(c, lambda: mul(share, x), lambda: neg(mul(share, y)))
 
 

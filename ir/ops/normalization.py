@@ -77,7 +77,8 @@ layer_norm = composite(
     "layer_norm", ("x", "weight", "bias"), _norm_infer, _layer_norm_decompose, _layer_norm_reference, _layer_norm_vjp,
     attrs={"ndim_normalized": 1, "eps": 1e-5}, saves=("x", "weight"), samples=lambda: norm_samples("layer_norm", 2),
     errors=lambda: norm_errors(2),
-    doc="(x - mean) / sqrt(var + eps) * weight + bias over the last `ndim_normalized` axes, whose shape the parameters have.",
+    doc="(x - mean) / sqrt(var + eps) * weight + bias over the last `ndim_normalized` axes, whose shape "
+    "the parameters have.",
 )  # fmt: skip
 
 
@@ -175,8 +176,9 @@ def _batch_norm_vjp(c: VjpContext, g: Any) -> tuple:
 
 
 batch_norm = composite(
-    "batch_norm", ("x", "mean", "var", "weight", "bias"), _batch_norm_infer, _batch_norm_decompose, _batch_norm_reference,
-    _batch_norm_vjp, attrs={"eps": 1e-5}, saves=("x", "mean", "var", "weight"), samples=batch_norm_samples,
+    "batch_norm", ("x", "mean", "var", "weight", "bias"), _batch_norm_infer, _batch_norm_decompose,
+    _batch_norm_reference, _batch_norm_vjp, attrs={"eps": 1e-5}, saves=("x", "mean", "var", "weight"),
+    samples=batch_norm_samples,
     errors=batch_norm_errors,
     doc="(x - mean) / sqrt(var + eps) * weight + bias for x[N, C, ...] and statistics and parameters [C]. In training "
     "they come from batch_stats(x), and the gradient passes through both.",

@@ -81,8 +81,8 @@ def _reduction(
 
     return register(
         OpDef(
-            name=name, kind="structural", operands=("x",), attrs={"axes": REQUIRED}, infer=infer, reference=exact(fn), vjp=vjp,
-            saves=saves, linear=linear, samples=lambda: _reduce_samples(name, takes, empty, domain),
+            name=name, kind="structural", operands=("x",), attrs={"axes": REQUIRED}, infer=infer, reference=exact(fn),
+            vjp=vjp, saves=saves, linear=linear, samples=lambda: _reduce_samples(name, takes, empty, domain),
             errors=lambda: _reduce_errors(takes, empty), tolerance=2e-6, doc=doc,
         )
     )  # fmt: skip
@@ -114,7 +114,7 @@ def _prod_vjp(c: VjpContext, g: Any) -> tuple:
 
 
 def _products_of_others(x: Any) -> Any:
-    """Along the last axis. Never divides where its size is known, so that zeros are right in every order of derivative."""
+    """Along the last axis. Never divides where its size is known, so zeros are right in every order of derivative."""
     shape = value_type(x).shape
     n = shape[-1]
     if not isinstance(n, int):

@@ -10,7 +10,7 @@ from numpy.lib.stride_tricks import as_strided
 
 from ..dim import DimLike, floordiv, negative
 from ..op import REQUIRED, ErrorSample, OpDef, Sample, VjpContext, register
-from ..types import Shape, TensorType, TypeRuleError
+from ..types import TensorType, TypeRuleError
 from .movement import check_length, check_nonnegative, example, permute, reshape, slice_
 
 Sizes = tuple[DimLike, ...]
@@ -208,4 +208,4 @@ def _attrs(window, stride, low=None, high=None, dilation=None) -> dict[str, Any]
     }
 
 
-__all__ = ["Shape", "count", "sliding", "span", "unwindows", "windows"]
+__all__ = ["count", "sliding", "span", "unwindows", "windows"]

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from tracefuse.ir import dim
+from tracefuse.ir import dim, ops
 from tracefuse.ir.dim import DimLike, symbol
 from tracefuse.ir.dtypes import from_numpy
 from tracefuse.ir.interpreter import _concrete
 from tracefuse.ir.op import REGISTRY
 from tracefuse.ir.ops.index_maps import INDEX_MAPS, map_index, reshape_groups
-from tracefuse.ir.ops.movement import slice_
-from tracefuse.ir.ops.windows import windows
 from tracefuse.ir.types import TensorType
 
 
@@ -26,7 +24,7 @@ class Expression:
     value: np.ndarray
     op: str = ""
     attrs: dict | None = None
-    operands: tuple["Expression", ...] = ()
+    operands: tuple[Expression, ...] = ()
 
 
 def leaf(array: np.ndarray, shape: tuple[DimLike, ...] | None = None) -> Expression:
@@ -175,7 +173,7 @@ class Chains:
 
     def slice_scatter(self, e: Expression) -> Expression:
         region = self.region(e)
-        (t,) = slice_.result_types((e.type,), region)
+        (t,) = ops.slice_.result_types((e.type,), region)
         return self.apply("slice_scatter", e, self.leaf(t.shape), **region)
 
     def pad(self, e: Expression) -> Expression:
@@ -205,11 +203,11 @@ class Chains:
         return e if attrs is None or e.type.ndim > 3 else self.apply("windows", e, **attrs, fill=-5)
 
     def unwindows(self, e: Expression) -> Expression:
-        """Of a new tensor that takes the shape of this one's windows, added by concatenation along the first axis."""
+        """Starts again from a new tensor, shaped like the windows of this one."""
         attrs = self.window_attrs(e.type.shape)
         if attrs is None or e.type.ndim > 3:
             return e
-        (t,) = windows.result_types((e.type,), attrs | {"fill": 0})
+        (t,) = ops.windows.result_types((e.type,), attrs | {"fill": 0})
         return self.apply(
             "unwindows", self.leaf(t.shape), size=e.type.shape[e.type.ndim - len(attrs["window"]) :], **attrs
         )
@@ -265,6 +263,6 @@ def test_windows_without_padding_need_no_mask():
     for size, attrs in ((16, {"window": (3,), "stride": (2,)}), (d, {"window": (3,), "stride": (1,)})):
         t = TensorType(from_numpy(np.dtype(np.float32)), (size,))
         attrs = attrs | {"low": (0,), "high": (0,), "dilation": (1,), "fill": 0}
-        (out,) = windows.result_types((t,), attrs)
+        (out,) = ops.windows.result_types((t,), attrs)
         loops = tuple(symbol(f"i{n}", 0, e - 1) for n, e in enumerate(out.shape))
         assert map_index("windows", attrs, (t,), loops).alternatives[0].conditions == ()

@@ -39,7 +39,7 @@ def outputs(result) -> tuple:
 
 
 def assert_close(got, want, rtol: float, message: str = ""):
-    """Relative to the largest finite element: cancellation in one place is measured against its neighbours."""
+    """Relative, or absolute where values are below 1."""
     got, want = np.asarray(got), np.asarray(want)
     assert got.shape == want.shape, message
     if want.dtype.kind in "biu":
@@ -62,114 +62,20 @@ def test_declaration_is_complete(op):
     assert {o.lstrip("*") for o in op.linear} <= names
 
 
+PRIMITIVE = """
+    add sub mul div floordiv mod pow neg abs sign floor ceil trunc round sqrt rsqrt cbrt exp exp2 expm1 log
+    log2 log10 log1p sin cos tan asin acos atan atan2 sinh cosh tanh asinh acosh atanh erf erfc erfinv lgamma
+    digamma maximum minimum copysign eq ne lt le gt ge and or xor not shl shr isnan isinf isfinite where cast
+    bitcast sigmoid relu gelu silu logaddexp full iota broadcast_to reshape permute slice flip pad concat
+    slice_scatter windows unwindows gather scatter check_index reduce_sum reduce_prod reduce_max reduce_min
+    reduce_any reduce_all argmax argmin matmul conv random_bits mean var softmax log_softmax logsumexp
+    layer_norm rms_norm batch_norm cross_entropy
+"""
+
+
 def test_names_of_architecture_document():
     """The list of primitive ops, as documented."""
-    primitive = [
-        "add",
-        "sub",
-        "mul",
-        "div",
-        "floordiv",
-        "mod",
-        "pow",
-        "neg",
-        "abs",
-        "sign",
-        "floor",
-        "ceil",
-        "trunc",
-        "round",
-        "sqrt",
-        "rsqrt",
-        "cbrt",
-        "exp",
-        "exp2",
-        "expm1",
-        "log",
-        "log2",
-        "log10",
-        "log1p",
-        "sin",
-        "cos",
-        "tan",
-        "asin",
-        "acos",
-        "atan",
-        "atan2",
-        "sinh",
-        "cosh",
-        "tanh",
-        "asinh",
-        "acosh",
-        "atanh",
-        "erf",
-        "erfc",
-        "erfinv",
-        "lgamma",
-        "digamma",
-        "maximum",
-        "minimum",
-        "copysign",
-        "eq",
-        "ne",
-        "lt",
-        "le",
-        "gt",
-        "ge",
-        "and",
-        "or",
-        "xor",
-        "not",
-        "shl",
-        "shr",
-        "isnan",
-        "isinf",
-        "isfinite",
-        "where",
-        "cast",
-        "bitcast",
-        "sigmoid",
-        "relu",
-        "gelu",
-        "silu",
-        "logaddexp",
-        "full",
-        "iota",
-        "broadcast_to",
-        "reshape",
-        "permute",
-        "slice",
-        "flip",
-        "pad",
-        "concat",
-        "slice_scatter",
-        "windows",
-        "unwindows",
-        "gather",
-        "scatter",
-        "check_index",
-        "reduce_sum",
-        "reduce_prod",
-        "reduce_max",
-        "reduce_min",
-        "reduce_any",
-        "reduce_all",
-        "argmax",
-        "argmin",
-        "matmul",
-        "conv",
-        "random_bits",
-        "mean",
-        "var",
-        "softmax",
-        "log_softmax",
-        "logsumexp",
-        "layer_norm",
-        "rms_norm",
-        "batch_norm",
-        "cross_entropy",
-    ]
-    assert set(primitive) <= REGISTRY.keys()
+    assert set(PRIMITIVE.split()) <= REGISTRY.keys()
 
 
 @pytest.mark.parametrize("op", OPS, ids=name)
@@ -218,9 +124,8 @@ def test_scalar_lowering_agrees_with_the_reference(op):
 def test_pow_with_a_known_exponent(exponent):
     x = np.array([-np.inf, -2.0, -0.0, 0.0, 0.7, 3.0, np.inf, np.nan], np.float32)
     leaf = s.load(float32, "x", ())
-    e = REGISTRY["pow"].scalar(leaf, s.const(exponent, float32))
-    got = evaluate(e, {leaf: x})
-    np.testing.assert_allclose(got, np.power(x, np.float32(exponent)), rtol=4e-7)
+    got = evaluate(ops.pow_.scalar(leaf, s.const(exponent, float32)), {leaf: x})
+    np.testing.assert_allclose(got, ops.pow_(x, np.asarray(exponent, np.float32)), rtol=4e-7)
 
 
 @pytest.mark.parametrize("exponent", [-3, -1, 0, 1, 2, 5, 13])
@@ -395,8 +300,7 @@ def test_gradient_of_prod_with_zeros(zeros):
 def test_masked_gradients_hide_infinities():
     c = np.array([True, False])
     x = np.array([4.0, 0.0])
-    (gx, _), _ = (grad_at(ops.div, (x, [2.0, 0.0])), None)
-    assert gx == [0.5, np.inf]
+    assert grad_at(ops.div, (x, [2.0, 0.0]))[0] == [0.5, np.inf]
     g = ops.where.vjp(VjpContext((c, None, None), (None,), (None,) * 3, {}, (False, True, True)), np.array([1.0, 2.0]))
     assert g[0] is None and g[1].tolist() == [1.0, 0.0] and g[2].tolist() == [0.0, 2.0]
 
@@ -414,32 +318,25 @@ def test_integer_division_as_numpy(op):
     np.testing.assert_array_equal(scalar_value(op, Sample((x, y))), want)
 
 
-@pytest.mark.parametrize("fn", ["erf", "erfc", "erfinv", "lgamma", "digamma"])
+# name: mpmath's name, range, ulp (lgamma and digamma: of the larger of the value and 1, for they have zeros)
+SPECIAL = {
+    "erf": ("erf", -7, 7, 2),
+    "erfc": ("erfc", -6, 26, 4),
+    "erfinv": ("erfinv", -0.999999, 0.999999, 6),
+    "lgamma": ("loggamma", 0.01, 60, 4),
+    "digamma": ("digamma", 0.01, 60, 8),
+}
+
+
+@pytest.mark.parametrize("fn", SPECIAL)
 def test_special_references_against_mpmath(fn):
     mpmath = pytest.importorskip("mpmath")
-    mp = mpmath.mp
-    exact = {
-        "erf": mp.erf,
-        "erfc": mp.erfc,
-        "erfinv": mp.erfinv,
-        "lgamma": lambda v: mp.log(abs(mp.gamma(v))),
-        "digamma": mp.psi,
-    }
-    exact["digamma"] = lambda v: mp.psi(0, v)
-    lo, hi = {
-        "erf": (-7, 7),
-        "erfc": (-6, 26),
-        "erfinv": (-0.999999, 0.999999),
-        "lgamma": (0.01, 60),
-        "digamma": (0.01, 60),
-    }[fn]
-    x = np.linspace(lo, hi, 401)
-    got = REGISTRY[fn].reference(x)
-    mp.dps = 40
-    want = np.array([float(exact[fn](mpmath.mpf(float(v)))) for v in x])
-    ulp = {"erf": 2, "erfc": 4, "erfinv": 6, "lgamma": 4, "digamma": 8}[fn]
-    scale = np.maximum(np.abs(want), 1.0) if fn in ("lgamma", "digamma") else np.abs(want)
-    assert np.max(np.abs(got - want) / np.spacing(scale)) <= ulp
+    exact, low, high, ulp = SPECIAL[fn]
+    x = np.linspace(low, high, 401)
+    with mpmath.workdps(40):
+        want = np.array([float(getattr(mpmath, exact)(mpmath.mpf(float(v)))) for v in x])
+    size = np.maximum(np.abs(want), 1.0) if fn in ("lgamma", "digamma") else np.abs(want)
+    assert np.max(np.abs(REGISTRY[fn].reference(x) - want) / np.spacing(size)) <= ulp
 
 
 def test_fast_float32_erf():

@@ -1,0 +1,132 @@
+"""Samplers: in which order a loader visits a dataset.
+
+Random orders come from one 64-bit seed per pass. It is drawn from tracefuse's generator (so `tr.manual_seed` fixes it)
+or from the `generator` given: an int seeds a sequence of its own, a `tr.random.Generator` or NumPy generator is drawn from.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Iterable, Iterator, Sequence, Sized
+
+import numpy as np
+
+from .. import random
+
+
+def draw_seed(generator: Any = None) -> int:
+    """A 63-bit seed from `generator`: None (tracefuse's own), a tracefuse or a NumPy generator."""
+    if isinstance(generator, np.random.Generator):
+        return int(generator.integers(0, 2**63 - 1))
+    words = np.asarray(random.randint(0, 2**31 - 1, (2,), generator=generator))
+    return int(words[0]) << 31 | int(words[1])
+
+
+def seeded(generator: Any) -> Any:
+    """An int as a NumPy generator of that seed; anything else as it is."""
+    return np.random.Generator(np.random.Philox(generator)) if isinstance(generator, (int, np.integer)) else generator
+
+
+def permutation(n: int, generator: Any = None) -> list[int]:
+    """0 .. n-1 in random order."""
+    return np.random.Generator(np.random.Philox(draw_seed(seeded(generator)))).permutation(n).tolist()
+
+
+class Sampler:
+    """Subclasses yield sample numbers from `__iter__`."""
+
+    def __iter__(self) -> Iterator[Any]:
+        raise TypeError(f"{type(self).__name__} does not define __iter__")
+
+
+class SequentialSampler(Sampler):
+    """0, 1, 2, .."""
+
+    def __init__(self, data_source: Sized):
+        self.data_source = data_source
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self.data_source)))
+
+    def __len__(self) -> int:
+        return len(self.data_source)
+
+
+class RandomSampler(Sampler):
+    """A new random order each pass. replacement: `num_samples` independent draws instead."""
+
+    def __init__(self, data_source: Sized, replacement: bool = False, num_samples: int | None = None, generator: Any = None):
+        self.data_source, self.replacement = data_source, replacement
+        self.generator = seeded(generator)
+        self._num_samples = num_samples
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.data_source) if self._num_samples is None else self._num_samples
+
+    def __iter__(self) -> Iterator[int]:
+        n, wanted = len(self.data_source), self.num_samples
+        rng = np.random.Generator(np.random.Philox(draw_seed(self.generator)))
+        if self.replacement:
+            yield from rng.integers(0, n, wanted).tolist()
+            return
+        while wanted > 0:
+            order = rng.permutation(n)[:wanted].tolist()
+            yield from order
+            wanted -= len(order)
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+
+class SubsetRandomSampler(Sampler):
+    """The given numbers in a new random order each pass."""
+
+    def __init__(self, indices: Sequence[int], generator: Any = None):
+        self.indices, self.generator = indices, seeded(generator)
+
+    def __iter__(self) -> Iterator[int]:
+        return (self.indices[i] for i in permutation(len(self.indices), self.generator))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+class WeightedRandomSampler(Sampler):
+    """`num_samples` draws of i with probability weights[i] / sum(weights)."""
+
+    def __init__(self, weights: Sequence[float], num_samples: int, replacement: bool = True, generator: Any = None):
+        self.weights = np.asarray(weights, np.float64)
+        if self.weights.ndim != 1 or (self.weights < 0).any() or self.weights.sum() <= 0:
+            raise ValueError("WeightedRandomSampler: weights must be a list of non-negative numbers with a positive sum")
+        self.num_samples, self.replacement, self.generator = num_samples, replacement, seeded(generator)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.Generator(np.random.Philox(draw_seed(self.generator)))
+        p = self.weights / self.weights.sum()
+        return iter(rng.choice(len(p), self.num_samples, self.replacement, p).tolist())
+
+    def __len__(self) -> int:
+        return self.num_samples
+
+
+class BatchSampler(Sampler):
+    """Lists of `batch_size` numbers of another sampler; the last, shorter one unless drop_last."""
+
+    def __init__(self, sampler: Iterable[int], batch_size: int, drop_last: bool = False):
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size <= 0:
+            raise ValueError(f"batch_size must be a positive integer, got {batch_size}")
+        self.sampler, self.batch_size, self.drop_last = sampler, batch_size, drop_last
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batch: list[int] = []
+        for i in self.sampler:
+            batch.append(i)
+            if len(batch) == self.batch_size:
+                yield batch
+                batch = []
+        if batch and not self.drop_last:
+            yield batch
+
+    def __len__(self) -> int:
+        n = len(self.sampler)  # type: ignore[arg-type]
+        return n // self.batch_size if self.drop_last else -(-n // self.batch_size)

@@ -1,0 +1,226 @@
+"""Random numbers: counter-based, so that eager and compiled code draw the same ones.
+
+Words come from `random_bits` (Philox4x32-10). Floats are `word >> 8` scaled by 2^-24 (float64: 53 bits of two words),
+normals are Box-Muller's cosine branch of two uniforms. A generator's state is a tensor (seed, offset) that every draw
+writes in place, which is how traces see it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..ir.dim import ceildiv, numel
+from ..ir.dtypes import DType, bool_, dtype_of, float32, float64, int64, uint64
+from ..ir.op import get_op
+from .autograd import no_grad
+from .convert import as_tensor, cast_to
+from .creation import as_shape
+from .dispatch import assign, run
+from .elementwise import add, bitwise_right_shift, cos, log, multiply, sqrt, subtract
+from .manipulation import take
+from .state import state
+from .tensor import Tensor, new_tensor
+
+
+class Generator:
+    """A stream of random numbers. `state`: uint64[2], the seed and the number of Philox blocks drawn so far."""
+
+    def __init__(self, seed: int = 0):
+        self.state: Tensor = new_tensor(np.array([seed % 2**64, 0], np.uint64))
+
+    def manual_seed(self, seed: int) -> "Generator":
+        """Starts the stream of `seed` from its beginning."""
+        with no_grad():
+            assign(self.state, new_tensor(np.array([int(seed) % 2**64, 0], np.uint64)))
+        return self
+
+    def initial_seed(self) -> int:
+        return int(self.state.numpy()[0])
+
+    def get_state(self) -> Tensor:
+        """A copy of the state, for `set_state`."""
+        return self.state.clone()
+
+    def set_state(self, saved: Tensor) -> None:
+        """Goes on from a state that `get_state` gave."""
+        with no_grad():
+            assign(self.state, cast_to(as_tensor(saved), uint64))
+
+    def bits(self, shape: Any) -> Tensor:
+        """Independent uint32 words, all values equally likely."""
+        sizes = as_shape(shape)
+        with no_grad():
+            out = run(get_op("random_bits"), (self.state,), {"shape": sizes})
+            blocks = ceildiv(numel(sizes), 4)
+            if state.tracer is None:
+                with np.errstate(over="ignore"):
+                    self.state._data[1] += np.uint64(blocks)
+                self.state._version = (self.state._version or 0) + 1
+            else:
+                step = new_tensor(np.array([0, 1], np.uint64))
+                assign(self.state, add(self.state, multiply(step, _words(blocks))))
+        return out
+
+
+def _words(blocks: Any) -> Tensor:
+    from .convert import scalar_tensor
+
+    return scalar_tensor(blocks, uint64)
+
+
+default_generator = Generator()
+
+
+def manual_seed(seed: int) -> Generator:
+    """Seeds the default generator."""
+    return default_generator.manual_seed(seed)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds tracefuse's default generator, NumPy's and Python's."""
+    import random as python_random
+
+    manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    python_random.seed(seed)
+
+
+def get_rng_state() -> Tensor:
+    """A copy of the default generator's state."""
+    return default_generator.get_state()
+
+
+def set_rng_state(saved: Tensor) -> None:
+    """Sets the default generator's state."""
+    default_generator.set_state(saved)
+
+
+# ------------------------------------------------------------------ distributions
+
+
+def _float_dtype(dtype: Any) -> DType:
+    wanted = state.default_dtype if dtype is None else dtype_of(dtype)
+    if not wanted.is_floating:
+        raise TypeError(f"random floats cannot be of type {wanted.name}")
+    return wanted
+
+
+def _shape(sizes: tuple) -> tuple:
+    return as_shape(sizes[0] if len(sizes) == 1 and hasattr(sizes[0], "__iter__") else sizes)
+
+
+def _unit(shape: tuple, dtype: DType, generator: Generator | None) -> Tensor:
+    """Uniform on [0, 1): multiples of 2^-24 (float64: of 2^-53)."""
+    source = generator or default_generator
+    if dtype is float64:
+        words = source.bits((2, *shape))
+        high, low = bitwise_right_shift(words[0], 5), bitwise_right_shift(words[1], 6)
+        return multiply(add(multiply(cast_to(high, float64), 2.0**26), cast_to(low, float64)), 2.0**-53)
+    words = bitwise_right_shift(source.bits(shape), 8 if dtype is float32 else 32 - _digits(dtype))
+    return cast_to(multiply(cast_to(words, float32), 2.0**-24 if dtype is float32 else 2.0 ** -_digits(dtype)), dtype)
+
+
+def _digits(dtype: DType) -> int:
+    """Bits of precision of a narrow float: with more of them, rounding would give 1."""
+    return 11 if dtype.name == "float16" else 8
+
+
+def _finished(x: Tensor, requires_grad: bool) -> Tensor:
+    return x.requires_grad_() if requires_grad else x
+
+
+def rand(*size: Any, dtype: Any = None, generator: Generator | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Uniform on [0, 1), of a shape given as one tuple or as sizes."""
+    with no_grad():
+        out = _unit(_shape(size), _float_dtype(dtype), generator)
+    return _finished(out, requires_grad)
+
+
+def uniform(low: float = 0.0, high: float = 1.0, size: Any = (), *, dtype: Any = None, generator: Generator | None = None) -> Tensor:
+    """Uniform on [low, high)."""
+    with no_grad():
+        return add(multiply(_unit(as_shape(size), _float_dtype(dtype), generator), high - low), low)
+
+
+def randn(*size: Any, dtype: Any = None, generator: Generator | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Standard normal, of a shape given as one tuple or as sizes."""
+    wanted, shape = _float_dtype(dtype), _shape(size)
+    work = float64 if wanted is float64 else float32
+    with no_grad():
+        u = _unit((2, *shape), work, generator)
+        radius = sqrt(multiply(log(subtract(1.0, u[0])), -2.0))  # 1 - u is in (0, 1]: no logarithm of 0
+        out = cast_to(multiply(radius, cos(multiply(u[1], 2 * math.pi))), wanted)
+    return _finished(out, requires_grad)
+
+
+def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, dtype: Any = None, generator: Generator | None = None) -> Tensor:
+    """Normal with a mean and standard deviation; of the shape of those if they are tensors and `size` is None."""
+    shape = as_shape(size) if size is not None else next((x.shape for x in (mean, std) if isinstance(x, Tensor)), ())
+    with no_grad():
+        return add(multiply(randn(shape, dtype=dtype, generator=generator), std), mean)
+
+
+def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = None, generator: Generator | None = None) -> Tensor:
+    """Integers in [low, high), or in [0, low) if `high` is None; int64. PyTorch's randint(high, size) works too.
+
+    ValueError for an empty range or one longer than 2^32.
+    """
+    if size is None and high is not None and hasattr(high, "__iter__"):
+        high, size = None, high
+    if high is None:
+        low, high = 0, low
+    span = int(high) - int(low)
+    if not 0 < span <= 2**32:
+        raise ValueError(f"randint: the range [{low}, {high}) must hold between 1 and 2^32 integers")
+    wanted = int64 if dtype is None else dtype_of(dtype)
+    with no_grad():
+        words = cast_to((generator or default_generator).bits(as_shape(() if size is None else size)), uint64)
+        picked = bitwise_right_shift(multiply(words, span), 32)
+        return cast_to(add(cast_to(picked, int64), int(low)), wanted)
+
+
+def bernoulli(p: Any, size: Any = None, *, dtype: Any = None, generator: Generator | None = None) -> Tensor:
+    """1 with probability p, else 0. `p`: a tensor of probabilities (its shape and type are the result's), or a number."""
+    with no_grad():
+        if isinstance(p, Tensor) and size is None:
+            return cast_to(_unit(p.shape, float32, generator) < cast_to(p, float32), p.dtype if dtype is None else dtype_of(dtype))
+        drawn = _unit(as_shape(() if size is None else size), float32, generator) < p
+        return cast_to(drawn, bool_ if dtype is None else dtype_of(dtype))
+
+
+def randperm(n: int, *, dtype: Any = None, generator: Generator | None = None) -> Tensor:
+    """0 .. n - 1 in random order; int64. Needs the words' values, so it ends a capture."""
+    words = (generator or default_generator).bits((2, n))
+    known = words._data if state.tracer is None else np.asarray(state.tracer.concretize(words, "randperm"))
+    keys = known[0].astype(np.uint64) << np.uint64(32) | known[1]
+    order = np.argsort(keys, kind="stable")
+    return new_tensor(order.astype((int64 if dtype is None else dtype_of(dtype)).np))
+
+
+def permutation(x: Any, *, generator: Generator | None = None) -> Tensor:
+    """A shuffled range for an int; a tensor shuffled along its first axis."""
+    if isinstance(x, int):
+        return randperm(x, generator=generator)
+    x = as_tensor(x)
+    return take(x, randperm(x.shape[0], generator=generator), axis=0)
+
+
+def rand_like(x: Any, *, dtype: Any = None, generator: Generator | None = None) -> Tensor:
+    """Uniform on [0, 1), of the shape and type of `x`."""
+    x = as_tensor(x)
+    return rand(x.shape, dtype=x.dtype if dtype is None else dtype, generator=generator)
+
+
+def randn_like(x: Any, *, dtype: Any = None, generator: Generator | None = None) -> Tensor:
+    """Standard normal, of the shape and type of `x`."""
+    x = as_tensor(x)
+    return randn(x.shape, dtype=x.dtype if dtype is None else dtype, generator=generator)
+
+
+__all__ = [
+    "Generator", "bernoulli", "default_generator", "get_rng_state", "manual_seed", "normal", "permutation", "rand",
+    "rand_like", "randint", "randn", "randn_like", "randperm", "seed_everything", "set_rng_state", "uniform",
+]  # fmt: skip

@@ -1,0 +1,165 @@
+"""The entry in Python: the same guards and the same results as the native one, for systems it is not made for."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+import types
+from typing import Any, Callable
+
+import numpy as np
+
+from . import memory
+from .trace_spec import ABSENT, Arg, ArrayArg, EqualArg, ScalarArg, Size, Slot, StaticArg, TraceSpec
+
+_PLAN = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+_DERIVE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
+DECLINED = object()
+
+
+def array_serves(arg: ArrayArg, array: Any, dims: list[int], bound: set[int]) -> bool:
+    """Is this what the record asks? Binds symbolic sizes."""
+    if type(array) is not np.ndarray or array.ndim != len(arg.shape):
+        return False
+    if array.dtype.num != arg.dtype.num or not array.dtype.isnative or not array.flags.aligned:
+        return False
+    if arg.writeable and not array.flags.writeable:
+        return False
+    if not array.flags.c_contiguous if arg.strides is None else array.strides != arg.strides:
+        return False
+    return all(_size_serves(want, have, dims, bound) for want, have in zip(arg.shape, array.shape))
+
+
+def _size_serves(want: Size, have: int, dims: list[int], bound: set[int]) -> bool:
+    if not isinstance(want, Slot):
+        return have == want
+    if want.index in bound:
+        return have == dims[want.index]
+    bound.add(want.index)
+    dims[want.index] = have
+    return want.low <= have <= want.high
+
+
+class _Call:
+    """One call tried on one trace: what its guards collect."""
+
+    def __init__(self, spec: TraceSpec, args: tuple[Any, ...], tensor_type: type | None):
+        self.spec, self.args, self.tensor_type = spec, args, tensor_type
+        self.values = (ctypes.c_void_p * max(1, spec.values))()
+        self.dims = [0] * spec.dims
+        self.bound: set[int] = set()
+        self.sizes = [0] * spec.values
+        self.held: list[Any] = []
+
+    def served(self) -> bool:
+        spec = self.spec
+        if len(self.args) != len(spec.args):
+            return False
+        if any(ctypes.c_int64.from_address(w.address).value != w.expected for w in spec.words):
+            return False
+        if not all(map(self._arg_served, spec.args, self.args)):
+            return False
+        for state in spec.states:
+            if state.tensor._data is not state.array:
+                return False
+            self._put(state.value, state.array)
+        if any(g.mapping.get(g.key, ABSENT) is not g.expected for g in spec.dicts):
+            return False
+        if any(self._overlap(a, b) for a, b in spec.disjoint):
+            return False
+        self.native_dims = (ctypes.c_int64 * max(1, spec.dims))(*self.dims)
+        return not (spec.derive and _DERIVE(spec.derive)(ctypes.addressof(self.native_dims)))
+
+    def _put(self, value: int, array: np.ndarray) -> None:
+        self.held.append(array)
+        self.values[value] = array.ctypes.data
+        extent = sum((n - 1) * s for n, s in zip(array.shape, array.strides)) + array.itemsize
+        self.sizes[value] = extent if array.size else 0
+
+    def _overlap(self, a: int, b: int) -> bool:
+        x, y = self.values[a] or 0, self.values[b] or 0
+        return x < y + self.sizes[b] and y < x + self.sizes[a]
+
+    def _arg_served(self, want: Arg, have: Any) -> bool:
+        if isinstance(want, StaticArg):
+            return have is want.expected
+        if isinstance(want, EqualArg):
+            if type(have) is not type(want.expected):
+                return False
+            if isinstance(have, float):
+                return struct.pack("<d", have) == struct.pack("<d", want.expected)
+            return have == want.expected
+        if isinstance(want, ScalarArg):
+            return self._scalar_served(want, have)
+        array = have
+        if want.tensor:
+            if type(have) is not self.tensor_type:
+                return False
+            for name, allowed in want.slots:
+                found = getattr(have, name, None)
+                if all(found is not one for one in allowed):
+                    return False
+            array = have._data
+        if not array_serves(want, array, self.dims, self.bound):
+            return False
+        self._put(want.value, array)
+        return True
+
+    def _scalar_served(self, want: ScalarArg, have: Any) -> bool:
+        if type(have) is not want.kind or want.kind is int and not -(1 << 63) <= have < 1 << 63:
+            return False
+        cell = ctypes.c_double(have) if want.kind is float else ctypes.c_int64(have)
+        self.held.append(cell)
+        self.values[want.value] = ctypes.addressof(cell)
+        return True
+
+    def run(self, box: Callable[[np.ndarray], Any]) -> Any:
+        spec, dims = self.spec, self.native_dims
+        for constant in spec.constants:
+            self.values[constant.value] = constant.address
+        outputs = []
+        for output in spec.outputs:
+            shape = [dims[n.index] if isinstance(n, Slot) else n for n in output.shape]
+            outputs.append(memory.empty(shape, output.dtype))
+            self.values[output.value] = outputs[-1].ctypes.data
+        nbytes = dims[spec.arena.index] if isinstance(spec.arena, Slot) else spec.arena
+        with memory.lease(max(1, nbytes)) as arena:
+            status = _PLAN(spec.plan)(ctypes.addressof(self.values), ctypes.addressof(dims), arena.address)
+        if status:
+            return DECLINED
+        results: list[Any] = []
+        for r in spec.results:
+            if r.kind == "tensor":
+                results.append(box(outputs[r.index]))
+            elif r.kind == "object":
+                results.append(r.object)
+            else:
+                results.append({"array": outputs, "argument": self.args, "again": results}[r.kind][r.index])
+        if spec.structure == "single":
+            return results[0]
+        return tuple(results) if spec.structure == "tuple" else spec.structure(tuple(results))  # type: ignore[operator]
+
+
+class PythonFunction:
+    """`CompiledFunction` where there is no native one. `_settings` is put there by `entry`."""
+
+    _miss: Callable[..., Any]
+    _chain: Any = None
+    _settings: Any = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        chain = self._chain
+        if chain is not None and not kwargs:
+            for trace in chain.traces:
+                call = _Call(trace.spec, args, self._settings.tensor_type)
+                if not call.served():
+                    continue
+                answer = call.run(self._settings.box)
+                if answer is DECLINED:
+                    break
+                trace.python_hits += 1
+                return answer
+        return self._miss(*args, **kwargs)
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        return self if instance is None else types.MethodType(self, instance)
