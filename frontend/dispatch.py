@@ -13,6 +13,7 @@ import numpy as np
 from ..ir.graph import Value
 from ..ir.op import NO_GRADIENT, REQUIRED, Attrs, OpDef, bind, get_op, register_interpreter
 from .tape import OpNode, needs_grad, root_of
+from ..ir.types import TypeRuleError
 from .state import state
 from .tensor import Tensor, new_tensor
 
@@ -45,7 +46,11 @@ def run(op: OpDef, tensors: tuple[Tensor, ...], attrs: Attrs) -> Any:
                 raise RuntimeError(f"{op.name}: this tensor was made while tracing and has no value outside of the trace")
     else:
         payloads = tuple([tracer.read(t) for t in tensors])
-    out = bind(op, payloads, attrs)
+    try:
+        out = bind(op, payloads, attrs)
+    except (TypeError, ValueError, IndexError):
+        _explain(op, tensors, attrs)
+        raise
     if type(out) is tuple:
         results = tuple([_wrap(op, tensors, attrs, payloads, o) for o in out])
         if record:
@@ -55,6 +60,15 @@ def run(op: OpDef, tensors: tuple[Tensor, ...], attrs: Attrs) -> Any:
     if record:
         _record(op, tensors, attrs, payloads, (out,), (result,))
     return result
+
+
+def _explain(op: OpDef, tensors: tuple[Tensor, ...], attrs: Attrs) -> None:
+    """After an operand error: raises the op's own message, which names types and shapes, if its type rule has one."""
+    types = tuple(t.type for t in tensors)
+    try:
+        op.result_types(types, attrs)
+    except TypeRuleError as e:
+        raise type(e)(f"{op.name}({', '.join(map(str, types))}): {e}") from None
 
 
 def _wrap(op: OpDef, tensors: tuple[Tensor, ...], attrs: Attrs, payloads: tuple, out: Any) -> Tensor:
@@ -152,6 +166,19 @@ def assign(t: Tensor, new: Tensor, what: str = "in-place write") -> Tensor:
         if view is not root:
             view._version = root._version
     return t
+
+
+def write_result(t: Tensor, new: Tensor, what: str = "in-place operation") -> Tensor:
+    """`assign` for t = f(t, ..): a result of a narrower kind is cast back, one of a wider kind is refused, as in PyTorch."""
+    if new.dtype is not t.dtype:
+        if "biuf".index(_kind(new)) > "biuf".index(_kind(t)):
+            raise TypeError(f"{what}: the result is {new.dtype.name}, which cannot be written into a {t.dtype.name} tensor")
+        new = run(get_op("cast"), (new,), {"dtype": t.dtype})
+    return assign(t, new, what)
+
+
+def _kind(t: Tensor) -> str:
+    return "i" if t.dtype.kind == "u" else t.dtype.kind
 
 
 def _history_of_views(t: Tensor, new: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -169,7 +169,12 @@ def binary(op: OpDef, x: Any, y: Any, floats: bool) -> Tensor:
     x, y = promote_operands(x, y)
     if floats and not x.dtype.is_floating:
         x, y = cast_to(x, state.default_dtype), cast_to(y, state.default_dtype)
+    if x.dtype is bool_ and op.name in _OF_BOOLS:
+        op = get_op(_OF_BOOLS[op.name])
     return run(op, (x, y), {})
+
+
+_OF_BOOLS = {"add": "or", "mul": "and", "maximum": "or", "minimum": "and"}
 
 
 add = _binary("add", "x + y.")

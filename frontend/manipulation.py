@@ -431,6 +431,6 @@ def diff(x: Any, /, *, axis: int = -1, n: int = 1) -> Tensor:
 __all__ = [
     "broadcast_arrays", "broadcast_to", "chunk", "concat", "cumulative_prod", "cumulative_sum", "diag", "diagonal", "diff",
     "expand_dims", "flatten", "flip", "gather", "masked_fill", "matrix_transpose", "moveaxis", "narrow", "permute_dims",
-    "ravel", "repeat", "reshape", "roll", "split", "squeeze", "stack", "swapaxes", "take", "take_along_axis", "tile",
+    "ravel", "repeat", "reshape", "roll", "scatter_along_axis", "split", "squeeze", "stack", "swapaxes", "take", "take_along_axis", "tile",
     "unstack",
 ]  # fmt: skip

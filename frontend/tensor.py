@@ -202,4 +202,20 @@ def _restore(cls: type, array: np.ndarray, requires_grad: bool) -> Tensor:
     return t
 
 
-__all__ = ["Tensor", "new_tensor", "root_of"]
+def detach(x: Tensor) -> Tensor:
+    """The same memory as a tensor without history: writes through it are seen, gradients do not pass."""
+    from ..ir.op import get_op
+    from .dispatch import link_view
+
+    op, attrs = get_op("reshape"), {"shape": x.shape}
+    if state.tracer is None:
+        t = new_tensor(x._data)
+    else:
+        t = state.tracer.make_view(x, op, attrs, state.tracer.read(x))
+    if t._view is None:
+        link_view(t, x, op, attrs)
+    t._requires_grad = False
+    return t
+
+
+__all__ = ["Tensor", "detach", "new_tensor", "root_of"]

@@ -267,7 +267,9 @@ def walk(*roots: Expr):
 def transform(e: Expr, leaf: Callable[[Expr], Expr | None], memo: dict[int, Expr] | None = None) -> Expr:
     """Rebuilds `e` bottom up; `leaf(node)` (operands already rebuilt) may return a replacement."""
     memo = {} if memo is None else memo
-    for node in walk(e):
+    for node in walk(e) if id(e) not in memo else ():
+        if id(node) in memo:
+            continue
         args = tuple(memo[id(a)] for a in node.args)
         new = node
         if any(a is not b for a, b in zip(args, node.args)):

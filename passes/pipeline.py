@@ -13,6 +13,7 @@ from ..ir.kernel_text import format_kernel
 from ..ir.plan import Plan
 from ..ir.target import Target
 from .collapse import collapse
+from .contract import contract
 from .decompose import check_indices, decompose
 from .fuel import Fuel
 from .fuse import fuse
@@ -38,6 +39,7 @@ REQUIRED = frozenset(("decompose", "check_indices", "prepare"))  # the backends 
 KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("collapse", lambda k, target: collapse(k)),
     ("cache_rows", cache_rows),
+    ("contract", contract),
 )
 NAMES = frozenset([n for n, _ in GRAPH_PASSES] + [n for n, _ in KERNEL_PASSES] + ["fuse", "recompute", "fold"])
 

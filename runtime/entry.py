@@ -1,8 +1,8 @@
 """`CompiledFunction`: what `compile` hands to the user. Calling it costs a walk over guards in native code.
 
-    function = new_function(miss)      # every call goes to miss(*args, **kwargs)
-    add_trace(function, TraceSpec(...))  # calls that it serves don't
-    clear(function)                    # back to the first line; code and memory go when no call is inside any more
+function = new_function(miss)      # every call goes to miss(*args, **kwargs)
+add_trace(function, TraceSpec(...))  # calls that it serves don't
+clear(function)                    # back to the first line; code and memory go when no call is inside any more
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import ctypes
 import os
 import struct
 import threading
-from typing import Any, Callable, Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,13 @@ from .trace_spec import TraceSpec
 # numbers of the stable ABI (typeslots.h, object.h, descrobject.h)
 PY_TP_CALL, PY_TP_CLEAR, PY_TP_DESCR_GET, PY_TP_DOC = 50, 51, 54, 56
 PY_TP_TRAVERSE, PY_TP_MEMBERS, PY_TP_GETSET = 71, 72, 73
-FLAG_BASETYPE, FLAG_VECTORCALL, FLAG_GC, FLAG_METHOD_DESCRIPTOR, FLAG_DEFAULT = 1 << 10, 1 << 11, 1 << 14, 1 << 17, 1 << 18
+FLAG_BASETYPE, FLAG_VECTORCALL, FLAG_GC, FLAG_METHOD_DESCRIPTOR, FLAG_DEFAULT = (
+    1 << 10,
+    1 << 11,
+    1 << 14,
+    1 << 17,
+    1 << 18,
+)
 T_OBJECT_EX, T_PYSSIZET, READONLY = 16, 19, 1
 NUMPY_ARRAY_TYPE, NUMPY_NEW = 2, 93  # in NumPy's table of C functions
 
@@ -109,7 +116,10 @@ class _Member(ctypes.Structure):
 
 
 class _GetSet(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_char_p if name in ("name", "doc") else ctypes.c_void_p) for name in ("name", "get", "set", "doc", "closure")]
+    _fields_ = [
+        (name, ctypes.c_char_p if name in ("name", "doc") else ctypes.c_void_p)
+        for name in ("name", "get", "set", "doc", "closure")
+    ]
 
 
 def _address(function: Any) -> int:

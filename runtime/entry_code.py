@@ -8,8 +8,8 @@ it meanwhile frees nothing that is in use.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Iterator
 
 from ..backends.llvm.builder import Block, Function, Module, Val, i32, i64
 from . import entry_layout as at
@@ -67,7 +67,12 @@ class _Code:
 
 def _check_array(m: Module) -> None:
     """i1 tf_check_array(array, record, frame, dims, sizes): is it what the record asks; pointer, sizes -> frame."""
-    c = _Code(m, "tf_check_array", "i1", [("ptr", "array"), ("ptr", "rec"), ("ptr", "frame"), ("ptr", "dims"), ("ptr", "sizes")])
+    c = _Code(
+        m,
+        "tf_check_array",
+        "i1",
+        [("ptr", "array"), ("ptr", "rec"), ("ptr", "frame"), ("ptr", "dims"), ("ptr", "sizes")],
+    )
     f, (array, record, frame, dims, sizes) = c.f, c.args
     c.require(c.equal(c.at(array, 8), Val("@tf_array_type", "ptr")))
     wanted = f.convert("trunc", c.word(record, at.A_FLAGS), "i32")
@@ -181,7 +186,9 @@ def _guard(m: Module) -> None:
     c.require(c.equal(nargs, c.word(trace, at.ARGS)))
     with c.rows(trace, at.WORDS, 2) as (_, guard):
         c.require(c.equal(f.load("i64", c.word(guard, 0, "ptr")), c.word(guard, 1)))
-    dims, sizes, scalars, held = (c.place(frame, c.word(trace, k)) for k in (at.AT_DIMS, at.AT_SIZES, at.AT_SCALARS, at.AT_HELD))
+    dims, sizes, scalars, held = (
+        c.place(frame, c.word(trace, k)) for k in (at.AT_DIMS, at.AT_SIZES, at.AT_SCALARS, at.AT_HELD)
+    )
     with c.rows(trace, at.ARGS, at.ARG_WORDS) as (k, record):
         arg = f.load("ptr", c.place(args, k))
         rest = (record, frame, dims, sizes, c.place(scalars, k), c.place(held, k))

@@ -10,8 +10,9 @@ import ctypes
 import struct
 import sys
 import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -72,7 +73,7 @@ class Layout:
     bytes_data: int  # where a bytes object has its bytes
 
     @staticmethod
-    def discover(chain_type: type) -> "Layout":
+    def discover(chain_type: type) -> Layout:
         """Looks, and checks everything above. Raises UnknownLayout."""
         if sys.implementation.name != "cpython" or not (3, 11) <= sys.version_info[:2] <= (3, 14):
             raise UnknownLayout("a Python other than CPython 3.11 to 3.14")
@@ -195,13 +196,17 @@ def write_trace(spec: TraceSpec, tensor_type: type | None, keep: list[Any]) -> t
                 rows = [[slot_offset(tensor_type, n), address(o[0]), address(o[-1])] for n, o in arg.slots]
                 w.refer(record + A_SLOT_TABLE, w.table(rows))
     table(WORDS, [[g.address, g.expected] for g in spec.words])
-    guards = [(address(g.mapping), address(g.key), 0 if g.expected is ABSENT else address(g.expected)) for g in spec.dicts]
+    guards = [
+        (address(g.mapping), address(g.key), 0 if g.expected is ABSENT else address(g.expected)) for g in spec.dicts
+    ]
     table(DICTS, [list(g) for g in guards])
     states = [[address(s.tensor), address(s.array), s.array.ctypes.data, s.value, s.array.nbytes] for s in spec.states]
     table(STATES, states)
     table(CONSTANTS, [[c.value, c.address] for c in spec.constants])
     table(DISJOINT, [list(pair) for pair in spec.disjoint])
-    outputs_table = table(OUTPUTS, [[o.value, len(o.shape), 0, o.dtype.num, o.dtype.itemsize, address(o.dtype)] for o in spec.outputs])
+    outputs_table = table(
+        OUTPUTS, [[o.value, len(o.shape), 0, o.dtype.num, o.dtype.itemsize, address(o.dtype)] for o in spec.outputs]
+    )
     for k, output in enumerate(spec.outputs):
         every = {s.index for s in output.shape if isinstance(s, Slot)}
         w.refer(outputs_table + k * OUTPUT_WORDS + O_DIMS, w.table(_dim_rows(output.shape, every)))

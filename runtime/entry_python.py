@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import struct
 import types
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -60,7 +61,7 @@ class _Call:
         if not all(map(self._arg_served, spec.args, self.args)):
             return False
         for state in spec.states:
-            if state.tensor._data is not state.array:
+            if getattr(state.tensor, "_data", None) is not state.array:
                 return False
             self._put(state.value, state.array)
         if any(g.mapping.get(g.key, ABSENT) is not g.expected for g in spec.dicts):
@@ -99,7 +100,7 @@ class _Call:
                 found = getattr(have, name, None)
                 if all(found is not one for one in allowed):
                     return False
-            array = have._data
+            array = getattr(have, "_data", None)
         if not array_serves(want, array, self.dims, self.bound):
             return False
         self._put(want.value, array)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
+import json
 import threading
 import time
+from pathlib import Path
 from typing import Sequence
 
 import numpy as np
@@ -13,7 +16,7 @@ import numpy as np
 from ..backends.llvm import engine
 from ..backends.llvm.codegen import lower_loops
 from ..backends.llvm.elements import ElementEmitter
-from ..backends.llvm.lowered import LoweredKernel
+from ..backends.llvm.lowered import LoweredKernel, Phase
 from ..ir import dim
 from ..ir.graph import Graph
 from ..ir.kernel import Kernel, Schedule
@@ -27,15 +30,25 @@ from .cache import disk_cache
 from .plan_code import plan_code
 from .threads import max_threads, pool_symbols
 
-CODE_VERSION = "1"  # part of cache keys: raise it when generated code changes for an equal kernel
+
+
+@functools.cache
+def source_digest() -> str:
+    """A hash of the code generator's own source: objects of another version of it are misses."""
+    here = Path(__file__).resolve().parent
+    roots = (here, here.parent / "backends" / "llvm", here.parent / "ir")
+    files = sorted(f for root in roots for f in root.rglob("*.py"))
+    digest = hashlib.sha256()
+    for f in files:
+        digest.update(f.read_bytes())
+    return digest.hexdigest()
 
 
 class CheckFailed(Exception):
     """A check inside the program failed (a bad index): nothing was written. The message says which."""
 
 
-_compiled: dict[str, bytes] = {}  # this process's objects, by key
-_lowered: dict[str, LoweredKernel] = {}
+_compiled: dict[str, tuple[LoweredKernel, bytes]] = {}  # this process's kernels, by key
 _lock = threading.Lock()
 
 
@@ -71,10 +84,8 @@ class Executable:
         self.hits = 0
         self.kernels: dict[str, LoweredKernel] = {}
         objects = [self._object(s.kernel, s.schedule) for s in {s.kernel.name: s for s in plan.steps}.values()]
-        start = time.perf_counter()
-        code = plan_code(plan, self.kernels, target, f"plan_{graph_digest(plan)}", max_threads())
-        objects.append(self._cached(f"{code.text}", lambda: engine.compile_object(code.text, target)))
-        self.seconds["llvm"] = self.seconds.get("llvm", 0.0) + time.perf_counter() - start
+        code = plan_code(plan, self.kernels, target, f"plan_{plan_digest(plan)}", max_threads())
+        objects.append(self._plan_object(code.text))
         start = time.perf_counter()
         self.code = engine.link(objects, pool_symbols())
         self.address = self.code.address(code.symbol)
@@ -84,37 +95,45 @@ class Executable:
 
     # ---- compiling
     def _object(self, kernel: Kernel, schedule: Schedule) -> bytes:
-        lowered = _lowered.get(self._kernel_key(kernel, schedule))
-        if lowered is None:
-            start = time.perf_counter()
-            lowered = lower_kernel(kernel, schedule, self.target)
-            self.seconds["codegen"] = self.seconds.get("codegen", 0.0) + time.perf_counter() - start
-            _lowered[self._kernel_key(kernel, schedule)] = lowered
-        self.kernels[kernel.name] = lowered
-        start = time.perf_counter()
-        out = self._cached(self._kernel_key(kernel, schedule), lambda: engine.compile_object(lowered.text, self.target))
-        self.seconds["llvm"] = self.seconds.get("llvm", 0.0) + time.perf_counter() - start
-        return out
-
-    def _kernel_key(self, kernel: Kernel, schedule: Schedule) -> str:
-        return f"{CODE_VERSION}\n{knobs.key()}\n{self.target.key}\n{format_kernel(kernel)}\n{format_schedule(schedule)}"
-
-    def _cached(self, key: str, make) -> bytes:
-        digest = hashlib.sha256(f"{self.target.key}\n{key}".encode()).hexdigest()
+        """The kernel's object: from this process, from disk, or compiled now. Fills `self.kernels`."""
+        key = self._key(f"{format_kernel(kernel)}\n{format_schedule(schedule)}")
         with _lock:
-            found = _compiled.get(digest)
-        if found is not None:
-            return found
-        disk = disk_cache(self.target.key)
-        found = disk.get(digest)
+            found = _compiled.get(key)
         if found is None:
-            found = make()
-            disk.put(digest, found)
-        else:
-            self.hits += 1
-        with _lock:
-            _compiled[digest] = found
+            disk = disk_cache(self.target.key)
+            stored = disk.get(key)
+            found = None if stored is None else _unpack(stored)
+            if found is None:
+                start = time.perf_counter()
+                lowered = lower_kernel(kernel, schedule, self.target)
+                middle = time.perf_counter()
+                found = (lowered, engine.compile_object(lowered.text, self.target))
+                self._spent("codegen", middle - start)
+                self._spent("llvm", time.perf_counter() - middle)
+                disk.put(key, _pack(*found))
+            else:
+                self.hits += 1
+            with _lock:
+                _compiled[key] = found
+        self.kernels[kernel.name] = found[0]
+        return found[1]
+
+    def _plan_object(self, text: str) -> bytes:
+        key = self._key(text)
+        disk = disk_cache(self.target.key)
+        found = disk.get(key)
+        if found is None:
+            start = time.perf_counter()
+            found = engine.compile_object(text, self.target)
+            self._spent("llvm", time.perf_counter() - start)
+            disk.put(key, found)
         return found
+
+    def _key(self, text: str) -> str:
+        return hashlib.sha256(f"{source_digest()}\n{knobs.key()}\n{self.target.key}\n{text}".encode()).hexdigest()
+
+    def _spent(self, stage: str, seconds: float) -> None:
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     # ---- running
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray | None]:
@@ -172,7 +191,27 @@ class Executable:
         return sizes
 
 
-def graph_digest(plan: Plan) -> str:
+def _pack(lowered: LoweredKernel, data: bytes) -> bytes:
+    """A kernel's cache entry: one line of JSON, then the object."""
+    head = {
+        "phases": [[p.symbol, str(p.tasks), p.grain] for p in lowered.phases],
+        "workspace": str(lowered.workspace),
+        "scratch": lowered.thread_scratch,
+    }
+    return json.dumps(head).encode() + b"\n" + data
+
+
+def _unpack(entry: bytes) -> tuple[LoweredKernel, bytes] | None:
+    try:
+        head, _, data = entry.partition(b"\n")
+        fields = json.loads(head)
+        phases = tuple(Phase(str(n), dim.parse(t), int(g)) for n, t, g in fields["phases"])
+        return LoweredKernel("", phases, dim.parse(fields["workspace"]), int(fields["scratch"])), data
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def plan_digest(plan: Plan) -> str:
     text = "\n".join(f"{s.kernel.name} {s.args} {format_schedule(s.schedule)}" for s in plan.steps)
     text += "\n".join(map(str, plan.buffers)) + str(plan.outputs) + str(plan.checks)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

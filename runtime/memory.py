@@ -12,9 +12,10 @@ import mmap
 import os
 import threading
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -166,7 +167,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=lambda: _cache.after_fork())
 
 
-@lru_cache(maxsize=None)
+@cache
 def _owner_type(size: int) -> Any:
     """The type of the objects that arrays of a size class have as `base`: they give the block back when they die."""
 
@@ -207,7 +208,7 @@ class Lease:
         if block is not None:
             _cache.put(block)
 
-    def __enter__(self) -> "Lease":
+    def __enter__(self) -> Lease:
         return self
 
     def __exit__(self, *_: object) -> None:

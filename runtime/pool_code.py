@@ -57,7 +57,9 @@ def _relax(f: Function, arch: str) -> None:
 
 def _futex(f: Function, number: int, op: int, value: Val) -> None:
     word = _Pool(f).at(EPOCH)
-    f.call("syscall", "i64", i64(number), word, i64(op), f.convert("zext", value, "i64"), Val("null", "ptr"), vararg_from=1)
+    f.call(
+        "syscall", "i64", i64(number), word, i64(op), f.convert("zext", value, "i64"), Val("null", "ptr"), vararg_from=1
+    )
 
 
 def _run_chunks(m: Module) -> None:
@@ -89,9 +91,7 @@ def _run_chunks(m: Module) -> None:
         chunk, tasks = pool.get(CHUNK), pool.get(TASKS)
         begin = f.mul(following, chunk)
         end = f.intrinsic("smin", "i64", f.add(begin, chunk), tasks)
-        f.call_pointer(
-            pool.get(FN, "ptr"), "void", pool.get(BUFS, "ptr"), pool.get(DIMS, "ptr"), begin, end, thread
-        )
+        f.call_pointer(pool.get(FN, "ptr"), "void", pool.get(BUFS, "ptr"), pool.get(DIMS, "ptr"), begin, end, thread)
         more = f.add(mine, i64(1))
         f.br(look)
         look.lines.insert(

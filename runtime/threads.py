@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-import platform
 import sys
 import threading
 import time
@@ -24,7 +23,7 @@ SPIN_SECONDS = 40e-6  # how long an idle worker, or a waiting caller, stays awak
 ROOM = 16  # threads one may always ask for, whatever the machine has: results with many can be tried anywhere
 
 _lock = threading.Lock()
-_pool: "_Pool | None" = None
+_pool: _Pool | None = None
 
 
 def _cgroup_cpus() -> float:

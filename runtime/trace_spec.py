@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -214,5 +215,9 @@ class TraceSpec:
         limits = {"tensor": len(self.outputs), "array": len(self.outputs), "argument": len(self.args)}
         for position, result in enumerate(self.results):
             limit = position if result.kind == "again" else limits.get(result.kind, 0)
-            if result.kind not in (*limits, "again", "object") or result.kind != "object" and not 0 <= result.index < limit:
+            if (
+                result.kind not in (*limits, "again", "object")
+                or result.kind != "object"
+                and not 0 <= result.index < limit
+            ):
                 raise ValueError(f"result {position}: {result.kind} {result.index}")

@@ -9,9 +9,10 @@ from __future__ import annotations
 import ctypes
 import struct
 import threading
-from functools import lru_cache
+from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any
 
 from ...ir.target import Target
 
@@ -71,7 +72,7 @@ def _cache_bytes(level: int, default: int) -> int:
     return default
 
 
-@lru_cache(maxsize=None)
+@cache
 def host_target(knob: str = "") -> Target:
     """This machine as a Target. `knob`: "" for its best, or the class to use instead: avx512, avx2, neon, scalar.
 
@@ -198,8 +199,20 @@ def _elf_symbols(data: bytes) -> Iterable[tuple[str, int, int]]:
             yield data[strings + name_at : end].decode(), section, info >> 4
 
 
+_ELF_MACHINES = {"x86_64": 62, "aarch64": 183, "riscv64": 243}
+
+
 def _is_elf(data: bytes) -> bool:
     return data[:6] == b"\x7fELF\x02\x01"
+
+
+def _check_machine(data: bytes, triple: str) -> None:
+    """LinkError when `data` is no object for `triple`: LLVM would not say so, but crash."""
+    machine = _ELF_MACHINES.get(triple.split("-", 1)[0])
+    if "linux" not in triple or machine is None:
+        return
+    if not _is_elf(data) or data[18:20] != struct.pack("<H", machine):
+        raise LinkError(f"not an object for {triple}")
 
 
 def undefined_symbols(data: bytes) -> set[str]:
@@ -217,7 +230,7 @@ def _symbols(data: bytes, defined: bool) -> set[str]:
         raise LinkError("not a 64-bit little-endian ELF object")
     try:
         return {name for name, section, binding in _elf_symbols(data) if name and binding and (section != 0) == defined}
-    except (struct.error, ValueError, IndexError, UnicodeDecodeError):
+    except (struct.error, ValueError, IndexError, OverflowError):
         raise LinkError("damaged ELF object") from None
 
 
@@ -271,6 +284,9 @@ def link(objects: Iterable[bytes], symbols: dict[str, int] | None = None) -> Cod
     """
     llvm = _llvm()
     objects = list(objects)
+    triple = llvm.get_process_triple()
+    for data in objects:
+        _check_machine(data, triple)
     given = dict(symbols or {})
     if all(map(_is_elf, objects)):
         needed: set[str] = set().union(*map(undefined_symbols, objects))

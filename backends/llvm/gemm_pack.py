@@ -151,7 +151,8 @@ def _pack_transposed(frame: Frame, op: Operand, panels: Panels, to: Val, k0: Val
             f.store(column, frame.cell(to, f.add(base, f.mul(f.add(k, i64(t)), i64(width))), panels.dtype), align)
 
     with frame.loop(i64(0), frame.times(every, groups)) as loop:
-        panel, group = frame.divide(loop.index, groups)
+        panel, before = frame.divide(loop.index, groups)
+        group = f.sub(i64(groups - 1), before)  # from the last one: what it writes behind a row is the start of the next
         first = f.add(frame.times(panel, width), frame.times(group, lanes))
         base = f.add(f.mul(panel, stride), frame.times(group, lanes))
         for r in range(rows):

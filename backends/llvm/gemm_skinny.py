@@ -13,10 +13,10 @@ from .gemm_sides import Operand, Side, map_dims, substitution
 from .lowered import LoweredKernel, Phase
 
 ROWS = 4  # at most this many
-STREAM_COLUMNS = 1024  # columns per task whose partial sums stay in L1 while rows of B stream past
+STREAM_COLUMNS = 2048  # columns per task whose partial sums stay near while rows of B stream past: long runs, some tasks
 STREAM_DEPTH = 8  # rows of B read side by side
 DOT_COLUMNS = 64  # columns per task: one row of B each
-DOT_STREAMS = 4  # rows of B read side by side
+DOT_STREAMS = {1: 8, 2: 8, 3: 6, 4: 6}  # rows of B read side by side, by the rows of A: the accumulators fit the registers
 WORTHWHILE = 1 << 17  # multiply-adds that pay for waking a thread
 
 
@@ -42,12 +42,12 @@ def lower_skinny(
         block = max(tile.lanes, min(block, block))
     blocks = dim.ceildiv(rhs.panel.extent, block)
     module = Module(target.triple)
-    scratch = -(-max(1, m) * (block + tile.lanes) * tile.dtype.itemsize // 64) * 64
+    scratch = -(-max(1, m) * (block + max(tile.lanes, 8)) * tile.dtype.itemsize // 64) * 64
     frame = Frame(module, kernel.name, kernel, target, emit, scratch)
     f = frame.f
     frame.prepare(batch, lhs.panel, lhs.k, rhs.panel, rhs.k, out.m, out.n)
     frame.size(blocks)
-    pitch = block
+    pitch = block + (max(tile.lanes, 8) if form == "dot" else 0)
     with frame.loop(frame.begin, frame.end) as loop:
         batch_index, j = frame.divide(loop.index, blocks)
         frame.bind(batch, batch_index)
@@ -127,9 +127,10 @@ def _renamed(sym: dim.Dim, number: int) -> dim.Dim:
 def _dot(frame: Frame, lhs: Operand, rhs: Operand, tile: Tile, m: int, pitch: int, column: Val, count: Val) -> None:
     """sums[:, column] = dot products of the rows of A with rows of B, along k with several accumulators."""
     f, em, lanes, depth = frame.f, frame.em, tile.lanes, frame.size(lhs.k.extent)
-    unroll = 2 if m <= 2 else 1
+    streams = DOT_STREAMS[max(1, m)] if frame.target.registers >= 32 else 2 + 4 // max(2, m)
+    unroll = 2 if m == 1 else 1
     a_rows = _rows(lhs, tile, m)
-    names = [_renamed(rhs.panel.inner.sym, s) for s in range(DOT_STREAMS)]
+    names = [_renamed(rhs.panel.inner.sym, s) for s in range(streams)]
     b_rows = [map_dims(cast(rhs.expr, tile.dtype), substitution({rhs.panel.inner.sym: s})) for s in names]
     step = unroll * lanes
     whole = f.mul(f.binary("udiv", depth, i64(step)), i64(step))
@@ -141,12 +142,12 @@ def _dot(frame: Frame, lhs: Operand, rhs: Operand, tile: Tile, m: int, pitch: in
         a = [em.value(e, lanes, mask) for e in a_rows]
         frame.vector(rhs.k, k, lanes)
         b = [em.value(e, lanes, mask) for e in b_rows]
-        return [frame.multiply_add(a[i], b[s], acc[i * DOT_STREAMS + s], tile.fused) for i in range(m) for s in range(DOT_STREAMS)]
+        return [frame.multiply_add(a[i], b[s], acc[i * streams + s], tile.fused) for i in range(m) for s in range(streams)]
 
-    with frame.loop(i64(0), count, DOT_STREAMS) as loop:
+    with frame.loop(i64(0), count, streams) as loop:
         for s, name in enumerate(names):
             em.bind(name, frame.min(f.add(f.add(column, loop.index), i64(s)), last))
-        size = m * DOT_STREAMS
+        size = m * streams
         with frame.loop(i64(0), whole, step, carried=[zero] * (size * unroll)) as k_loop:
             following = []
             for u in range(unroll):
@@ -161,8 +162,8 @@ def _dot(frame: Frame, lhs: Operand, rhs: Operand, tile: Tile, m: int, pitch: in
             acc = tail.results
         em.scalar()
         for i in range(m):
-            for s in range(DOT_STREAMS):
-                total = _sum_lanes(frame, acc[i * DOT_STREAMS + s], tile)
+            for s in range(streams):
+                total = _sum_lanes(frame, acc[i * streams + s], tile)
                 cell = frame.cell(frame.scratch, f.add(loop.index, i64(i * pitch + s)), tile.dtype)
                 f.store(total, cell, tile.dtype.itemsize)
 

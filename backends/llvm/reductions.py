@@ -94,8 +94,8 @@ class Accumulator:
 def extremum(f: Function, kind: str, a: Val, b: Val, dtype: DType) -> Val:
     """max or min; NaN wins."""
     if dtype.kind == "f":
-        keep = f.cmp("ogt" if kind == "max" else "olt", a, b)
-        keep = f.binary("or", keep, f.cmp("uno", a, a))
+        hardware = f.select(f.cmp("ogt" if kind == "max" else "olt", a, b), a, b)  # one instruction; b if either is NaN
+        return f.select(f.cmp("uno", a, a), a, hardware)
     elif dtype.kind == "b":
         return f.binary("or" if kind == "max" else "and", a, b)
     else:

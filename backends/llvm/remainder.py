@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 from .builder import Function, Val, element_of, lanes_of, literal, vec
 
@@ -20,7 +20,6 @@ def float_remainder(f: Function, x: Val, y: Val, truncate: Callable[[Function, V
         return f.convert("fptrunc", r, type)
     single = element_of(type) == "float"
     bits = 22 if single else 50 if has_fma else 24
-    step = 2.0**bits
     a, b = f.intrinsic("fabs", type, x), f.intrinsic("fabs", type, y)
     infinity = literal(float("inf"), type)
     usable = f.binary("and", f.cmp("ogt", b, literal(0.0, type)), f.cmp("olt", a, infinity))
@@ -33,7 +32,7 @@ def float_remainder(f: Function, x: Val, y: Val, truncate: Callable[[Function, V
     f.current = head
     f._count += 1
     r = Val(f"%r{f._count}", type)
-    scaled = _divisor(f, r, divisor, step, single)
+    scaled = _divisor(f, r, divisor, bits, single)
     quotient = truncate(f, f.binary("fdiv", r, scaled))
     least = _subtract_product(f, r, quotient, scaled, has_fma)
     # The rounded quotient may be one too large; then the difference is negative and exact as well.
@@ -41,7 +40,9 @@ def float_remainder(f: Function, x: Val, y: Val, truncate: Callable[[Function, V
     more = f.cmp("oge", following, divisor)
     again = more if lanes == 1 else f.intrinsic("vector.reduce.or", "i1", more, overload=f"v{lanes}i1")
     f.cbr(again, head, after)
-    head.lines.insert(0, f"  {r.ref} = phi {type} [ {start.ref}, %{before.label} ], [ {following.ref}, %{f.current.label} ]")
+    head.lines.insert(
+        0, f"  {r.ref} = phi {type} [ {start.ref}, %{before.label} ], [ {following.ref}, %{f.current.label} ]"
+    )
     f.blocks.remove(after)
     f.blocks.append(after)
     f.current = after
@@ -51,22 +52,28 @@ def float_remainder(f: Function, x: Val, y: Val, truncate: Callable[[Function, V
     return f.select(usable, result, otherwise)
 
 
-def _divisor(f: Function, r: Val, divisor: Val, step: float, single: bool) -> Val:
-    """divisor * 2**n, n >= 0 as small as makes r / it less than `step` or so."""
+def _divisor(f: Function, r: Val, divisor: Val, bits: int, single: bool) -> Val:
+    """divisor * 2**n, n >= 0 as small as makes r / it less than 2**(bits + 1)."""
     type = r.type
     integer = vec("i32" if single else "i64", lanes_of(type))
     shift, bias = (23, 127) if single else (52, 1023)
-    bits = step.hex().split("p")[1]
+    smallest_normal, lift = literal(2.0 ** (1 - bias), type), literal(2.0**64, type)
 
     def exponent(v: Val) -> Val:
-        return f.binary("lshr", f.convert("bitcast", v, integer), literal(shift, integer))
+        """The biased exponent, as if it had no lower end."""
+        subnormal = f.cmp("olt", v, smallest_normal)
+        lifted = f.select(subnormal, f.binary("fmul", v, lift), v)
+        field = f.binary("lshr", f.convert("bitcast", lifted, integer), literal(shift, integer))
+        return f.select(subnormal, f.binary("sub", field, literal(64, integer)), field)
 
-    excess = f.binary("sub", f.binary("sub", exponent(r), exponent(divisor)), literal(int(bits), integer))
-    # Subnormal divisors read as exponent 0 whatever their size: the scale is then larger than needed never smaller.
-    positive = f.intrinsic("smax", integer, excess, literal(0, integer))
-    positive = f.intrinsic("smin", integer, positive, literal(bias, integer))
-    scale = f.binary("shl", f.binary("add", positive, literal(bias, integer)), literal(shift, integer))
-    return f.binary("fmul", divisor, f.convert("bitcast", scale, type))
+    def power(n: Val) -> Val:
+        biased = f.binary("add", n, literal(bias, integer))
+        return f.convert("bitcast", f.binary("shl", biased, literal(shift, integer)), type)
+
+    excess = f.binary("sub", f.binary("sub", exponent(r), exponent(divisor)), literal(bits, integer))
+    n = f.intrinsic("smax", integer, excess, literal(0, integer))
+    half = f.binary("lshr", n, literal(1, integer))  # n itself can exceed the largest exponent
+    return f.binary("fmul", f.binary("fmul", divisor, power(half)), power(f.binary("sub", n, half)))
 
 
 def _subtract_product(f: Function, r: Val, q: Val, y: Val, has_fma: bool) -> Val:

@@ -6,7 +6,7 @@ bfloat16 conversions nearly everywhere) is written out with integer operations i
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 from ...ir.dtypes import DType, bfloat16, bool_, float16, float32, float64
 from ...ir.scalar import BASIC, COMPARISONS

@@ -308,6 +308,19 @@ class TensorGuard:
 
 
 @dataclass(slots=True)
+class ArrayGuard:
+    """An ndarray that the function reaches by itself: nobody has reshaped it in place."""
+
+    array: np.ndarray
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    text: str
+
+    def check(self, leaves: Sequence[Any]) -> bool:
+        return self.array.dtype == self.dtype and self.array.shape == self.shape
+
+
+@dataclass(slots=True)
 class GradGuard:
     """Whether a tensor had a `.grad` when the call began, and of what kind."""
 

@@ -70,7 +70,7 @@ class Hooks:
         self._guarded: set[tuple] = set()
         self._entered: dict[int, Any] = {}
         self._copies: dict[int, tuple[Any, Any]] = {}
-        self._external: dict[int, Any] = {}  # containers and arrays that existed before the trace
+        self.seen_objects: dict[int, Any] = {}  # what was read from outside
         self._watched: dict[int, Any] = {}
         tracer.callable = self.callable
 
@@ -95,6 +95,7 @@ class Hooks:
         """Takes note of a value from outside the trace: its contents are watched, its tensors have a path."""
         if isinstance(v, (types.ModuleType, type)) or g.is_value(v):
             return v
+        self.seen_objects[id(v)] = v
         self.tracer.reach.add(path, v)
         self._note(v)
         self.watch(v, path)
@@ -102,12 +103,16 @@ class Hooks:
 
     def _note(self, v: Any, depth: int = 0) -> None:
         if isinstance(v, np.ndarray) or g.is_content(v):
-            if id(v) in self._external or depth > 20:
+            if id(v) in self.tracer.external or depth > 20:
                 return
-            self._external[id(v)] = v
+            self.tracer.external[id(v)] = v
             if not isinstance(v, np.ndarray):
                 for x in v.values() if isinstance(v, dict) else v:
                     self._note(x, depth + 1)
+
+    def note_container(self, c: Any) -> None:
+        """A container among the arguments: what is changed in it would be seen outside."""
+        self.tracer.external[id(c)] = c
 
     def watch(self, v: Any, path: str) -> None:
         """Guards the attributes of modules and optimizers in `v`, which library code reads without hooks."""
@@ -205,13 +210,13 @@ class Hooks:
 
     def _array(self, v: np.ndarray) -> Any:
         """A real array: one made in this trace is a constant, any other becomes an input."""
-        if self._made_here(v):
+        if self.made_here(v):
             return v
         return self.tracer.array_input(v)
 
-    def _made_here(self, v: np.ndarray) -> bool:
+    def made_here(self, v: np.ndarray) -> bool:
         while isinstance(v, np.ndarray):
-            if id(v) in self._external:
+            if id(v) in self.tracer.external:
                 return False
             if id(v) in self.tracer.created:
                 return True
@@ -225,7 +230,7 @@ class Hooks:
 
     def _result(self, v: Any) -> Any:
         """The result of library code on values made in this trace."""
-        if type(v) is np.ndarray and id(v) not in self._external and v.flags.owndata:
+        if type(v) is np.ndarray and id(v) not in self.tracer.external and v.flags.owndata:
             self._own(v)
         return v
 
@@ -412,7 +417,7 @@ class Hooks:
         """An object one of whose items is about to be set or deleted."""
         if isinstance(v, Tensor):
             return v
-        if type(v) is np.ndarray and not self._made_here(v):
+        if type(v) is np.ndarray and not self.made_here(v):
             return self._array(v)
         if policy.user_dunder(v, "__setitem__") or policy.user_dunder(v, "__delitem__"):
             self.tracer.stop(f"it sets an item of a {type(v).__name__}")
@@ -422,14 +427,14 @@ class Hooks:
     def _mutable(self, v: Any) -> None:
         """Ends the capture if changing `v` in place would be seen outside."""
         if type(v) is np.ndarray:
-            if not self._made_here(v):
+            if not self.made_here(v):
                 self.tracer.stop("it writes into a NumPy array from outside")
             if any(np.may_share_memory(v, c) for c in self.tracer.constants.values()):
                 self.tracer.stop("it writes into a NumPy array that tensors were computed from")
             return
         if isinstance(v, Tensor) or g.is_value(v) or isinstance(v, (SymbolicScalar, tuple, frozenset)):
             return
-        if id(v) in self._external or id(v) not in self.tracer.created and not g.is_content(v) and type(v) is not bytearray:
+        if id(v) in self.tracer.external or id(v) not in self.tracer.created and not g.is_content(v) and type(v) is not bytearray:
             self.tracer.stop(f"it changes a {type(v).__name__} that existed before the call")
 
     # ---- calls

@@ -5,6 +5,7 @@ optimizers, containers and plain objects. The path is its name, and a tensor wit
 from __future__ import annotations
 
 import functools
+import gc
 import types
 from collections import deque
 from typing import Any
@@ -97,3 +98,34 @@ class Reach:
 
     def _key(self, k: Any) -> str:
         return self.paths.get(id(k), "...") if isinstance(k, Tensor) else repr(k)
+
+
+class Young:
+    """Tells objects made inside the block from older ones: with the collector at rest, they are its youngest generation."""
+
+    def __init__(self) -> None:
+        self._enabled = False
+        self._works = False
+        self._ids: set[int] = set()
+
+    def __enter__(self) -> "Young":
+        self._enabled = gc.isenabled()
+        gc.disable()
+        old: list = []
+        gc.collect(0)
+        new: list = []
+        ids = self._look()
+        self._works = id(new) in ids and id(old) not in ids
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._enabled:
+            gc.enable()
+
+    def _look(self) -> set[int]:
+        self._ids = {id(x) for x in gc.get_objects(generation=0)}
+        return self._ids
+
+    def holds(self, x: Any) -> bool:
+        """Whether `x` (which the collector knows) was made inside the block. False when in doubt."""
+        return self._works and (id(x) in self._ids and gc.is_tracked(x) or id(x) in self._look())

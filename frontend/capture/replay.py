@@ -12,6 +12,7 @@ import numpy as np
 
 from ...ir.graph import Graph
 from ...ir.op import Attrs, OpDef
+from ..autograd import no_grad
 from ..dispatch import run as run_op
 from ..tensor import Tensor, new_tensor
 from . import pytree
@@ -134,11 +135,12 @@ class Leaf:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """A view: `op` applied to another result, sharing its storage."""
+    """A view: `op` applied to another result, sharing its storage. `detached`: it never gets a history."""
 
     base: "Recipe"
     op: OpDef
     attrs: Attrs
+    detached: bool = False
 
 
 Recipe = Fresh | Static | Alias | Leaf | View
@@ -229,7 +231,7 @@ class Captured:
             out = _object(r.source, leaves)
         else:
             base = self._make(r.base, leaves, outputs, made)
-            out = r.op.reference(base, **r.attrs) if type(base) is np.ndarray else run_op(r.op, (base,), r.attrs)
+            out = _view(base, r)
         made[id(r)] = out
         return out
 
@@ -243,7 +245,18 @@ class Captured:
                 r = r.base
             if isinstance(r, Fresh) and r.requires_grad:
                 roots[self.backward.roots.index(r.output)] = made[id(r)]
-        connect(self.backward, roots, leaves, arrays, outputs)
+        inputs = [s.tensor(leaves) if not isinstance(s, (ScalarSource, ArraySource)) else None for s in self.sources]
+        tensors = [t if isinstance(t, Tensor) else None for t in inputs]
+        connect(self.backward, roots, leaves, arrays, outputs, tensors)
+
+
+def _view(base: Any, r: View) -> Any:
+    if type(base) is np.ndarray:
+        return r.op.reference(base, **r.attrs)
+    if not r.detached:
+        return run_op(r.op, (base,), r.attrs)
+    with no_grad():
+        return run_op(r.op, (base,), r.attrs)
 
 
 def _object(source: Source, leaves: Sequence[Any]) -> Any:

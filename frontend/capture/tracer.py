@@ -20,7 +20,7 @@ from ...ir.types import TensorType
 from ..state import state
 from ..tape import root_of
 from ..tensor import Tensor, new_tensor
-from .reach import Reach
+from .reach import Reach, Young
 from .replay import ArgSource, ArraySource, GradSource, ScalarSource, Source, TensorLike, TensorSource
 
 _LIBRARY = __name__.partition(".")[0]
@@ -77,6 +77,10 @@ class Slot:
     array: np.ndarray
 
     @property
+    def is_array(self, t: Tensor) -> bool:
+        """Whether the user's code takes `t` for an ndarray."""
+        return self.array_class is not Tensor and isinstance(t, self.array_class)
+
     def written(self) -> bool:
         return self.current is not self.first
 
@@ -103,8 +107,11 @@ class Tracer:
         self.known: dict[int, tuple[Any, Source]] = {}  # by id: tensors whose source is known before they are read
         self.arrays: dict[int, tuple[np.ndarray, Tensor]] = {}  # real ndarrays that became inputs
         self.created: dict[int, Any] = {}  # objects that this trace made
+        self.external: dict[int, Any] = {}  # containers and arrays that existed before
         self.constants: dict[int, np.ndarray] = {}  # ndarrays made in the trace that the graph has taken in
+        self.young = Young()
         self.stopped: CaptureStop | None = None
+        self.array_class: type[Tensor] = Tensor  # class of what stands for an ndarray
         self.wrapper: type[Tensor] = Tensor  # class of tensors made while tracing
         self.callable: Callable[[Any], Any] = lambda f: f  # gives user functions that the library calls their hooks
         self._writes: dict[int, tuple[Tensor, int]] = {}  # root -> how often it was written
@@ -115,6 +122,7 @@ class Tracer:
     # ---- lifetime
 
     def __enter__(self) -> "Tracer":
+        self.young.__enter__()
         self._outer, state.tracer = state.tracer, self
         self.builder.__enter__()
         return self
@@ -122,6 +130,7 @@ class Tracer:
     def __exit__(self, *exc: object) -> None:
         self.builder.__exit__(*exc)
         state.tracer = self._outer
+        self.young.__exit__()
 
     def restore(self) -> str | None:
         """Puts back what library code changed on real tensors. Says what can't be replayed, if there is such a change."""
@@ -167,9 +176,10 @@ class Tracer:
         self.known[id(t)] = (t, source)
         return source
 
-    def _lift(self, t: Tensor) -> Slot:
+    def lift(self, t: Tensor) -> Slot:
+        """Takes a real tensor into the trace: as an input, or as a constant if the trace has made it."""
         array = t._data
-        if id(t) in self.created:
+        if id(t) in self.created or self._made_here(t):
             value = self.builder.constant(array.copy())
             slot = Slot(t, None, value, value, array)
         else:
@@ -180,6 +190,15 @@ class Tracer:
         self.slots[id(t)] = slot
         return slot
 
+    def _made_here(self, t: Tensor) -> bool:
+        """Whether library code has made `t` during this trace, with memory of its own."""
+        if id(t) in self.known or t._data.base is not None or id(t._data) in self.external:
+            return False
+        if self.reach.find(t) is not None or not self.young.holds(t):
+            return False
+        self.created[id(t)] = t
+        return True
+
     def array_input(self, array: np.ndarray, source: Source | None = None) -> Tensor:
         """A real ndarray as a tensor of the trace; the same one for the same array."""
         found = self.arrays.get(id(array))
@@ -187,7 +206,7 @@ class Tracer:
             return found[1]
         source = source or ArraySource(array, self.reach.find(array) or f"array{len(self.sources)}")
         value = self.add_input(source, TensorType(from_numpy(array.dtype), array.shape))
-        t = new_tensor(value, self.wrapper)
+        t = new_tensor(value, self.array_class)
         self.arrays[id(array)] = (array, t)
         self.slots[id(t)] = Slot(t, source, value, value, array)
         return t
@@ -202,7 +221,7 @@ class Tracer:
             return slot.current
         data = t._data
         if type(data) is not Value:
-            return self._lift(t).current
+            return self.lift(t).current
         if data.builder is not self.builder:
             self.stop("it uses a tensor that another trace has left behind")
         if t._view is None or t._base is None:
@@ -241,7 +260,7 @@ class Tracer:
         if slot is None and type(root._data) is Value:
             root._data = value
             return
-        slot = slot or self._lift(root)
+        slot = slot or self.lift(root)
         source = slot.source
         if isinstance(source, TensorSource) and source.frozen:
             self.stop("it writes into a tensor that is reached in a way capture does not know")
@@ -294,6 +313,10 @@ class Tracer:
         self.stop(f"{_ASKS.get(what, f'{what}()')} needs the value of a tensor")
 
     # ---- what the trace has done
+
+    def is_array(self, t: Tensor) -> bool:
+        """Whether the user's code takes `t` for an ndarray."""
+        return self.array_class is not Tensor and isinstance(t, self.array_class)
 
     def written(self) -> Iterator[tuple[int, Slot]]:
         """(input index, slot) of the inputs that were written."""

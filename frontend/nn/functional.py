@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from .. import functions as fn
+from ..manipulation import chunk
 from ..tensor import Tensor
 from .functional_activation import (
     celu,
@@ -95,15 +96,6 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if bias is not None:
         out = out + bias
     return out if input.ndim <= 2 else fn.reshape(out, (*lead, weight.shape[0]))
-
-
-def chunk(input: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
-    """`chunks` pieces along axis `dim`, all but the last of equal size; fewer if the axis is short."""
-    size = input.shape[dim]
-    each = max(1, -(-size // chunks))
-    axis = dim % input.ndim
-    cut = (slice(None),) * axis
-    return tuple(input[cut + (slice(i, min(i + each, size)),)] for i in range(0, max(size, 1), each))
 
 
 __all__ = [

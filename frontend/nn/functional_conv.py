@@ -9,6 +9,7 @@ import numpy as np
 from ...ir import ops
 from .. import functions as fn
 from ..dispatch import apply
+from ..manipulation import narrow
 from ..tensor import Tensor, new_tensor
 
 Size = int | Sequence[int]
@@ -174,11 +175,6 @@ def _pad_constant(x: Tensor, axes: list[tuple[int, int, int]], value: float) -> 
         return x
     fill = float(value) if x.dtype.is_floating else int(value)
     return apply(ops.pad, x, low=tuple(low), high=tuple(high), value=fill)
-
-
-def narrow(x: Tensor, axis: int, start, stop) -> Tensor:
-    """x[start:stop] along `axis`."""
-    return x[(slice(None),) * axis + (slice(start, stop),)]
 
 
 def _reflect(x: Tensor, axis: int, n: int, low: bool) -> Tensor:

@@ -116,9 +116,7 @@ def _count(x: Tensor):
 
 def _unbiased(x: Tensor, var: Tensor) -> Tensor:
     n = _count(x)
-    if isinstance(n, int):
-        return var.detach() * (n / (n - 1))
-    return fn.var(x.detach(), axis=(0, *range(2, x.ndim)), correction=1)  # a symbolic size is no Python number
+    return var.detach() * n / (n - 1)
 
 
 def _move(running: Tensor, batch: Tensor, momentum: float | Tensor) -> None:

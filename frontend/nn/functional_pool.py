@@ -9,8 +9,9 @@ from ...ir import ops
 from .. import creation
 from .. import functions as fn
 from ..dispatch import apply
+from ..manipulation import narrow
 from ..tensor import Tensor
-from .functional_conv import Size, narrow, spread
+from .functional_conv import Size, spread
 
 
 def _windows(x: Tensor, k: int, kernel, stride, padding, dilation, ceil_mode: bool, fill, what: str) -> tuple[Tensor, dict[str, Any]]:

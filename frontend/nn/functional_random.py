@@ -15,7 +15,7 @@ def _check(p: float, what: str) -> None:
 def _drop(input: Tensor, mask_shape: tuple, p: float) -> Tensor:
     if p == 1.0:
         return input * 0.0
-    keep = random.rand(mask_shape) >= p
+    keep = random.default_generator.bits(mask_shape) >= int(p * 2**32)
     return fn.where(keep, input * (1.0 / (1.0 - p)), 0.0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 from ..dtypes import float32, float64
 from ..scalar import MATH, Expr, transform
@@ -32,6 +32,7 @@ FUNCTIONS: dict[str, Callable[..., Expr]] = {
     "atanh": inverse.atanh,
     "erf": special.erf,
     "erfc": special.erfc,
+    "erfinv": special.erfinv,
     "lgamma": gamma.lgamma,
     "digamma": gamma.digamma,
     "pow": power.pow,

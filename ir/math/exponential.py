@@ -114,7 +114,11 @@ def split_exponent(k: Kit, x: Expr) -> Pair:
     b = k.bits(select(small, x * 2.0**shift, x))
     root = k.pick(0x3F3504F3, 0x3FE6A09E667F3BCD)  # bits of sqrt(1/2)
     offset = b - root
-    e = apply("cast", offset >> k.mantissa, dtype=k.dtype) if k.single else _small_integer_to_float(k, offset >> k.mantissa)
+    e = (
+        apply("cast", offset >> k.mantissa, dtype=k.dtype)
+        if k.single
+        else _small_integer_to_float(k, offset >> k.mantissa)
+    )
     e = select(small, e - float(shift), e)
     m = k.from_bits((offset & ((1 << k.mantissa) - 1)) + root)
     return m - 1.0, e

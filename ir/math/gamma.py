@@ -66,7 +66,7 @@ def _lgamma_right(k: Kit, x: Expr) -> Expr:
     logarithm = log(k, select(far | low, x, product))
     near = k.mad(z, k.poly(z, LGAMMA), select(low, -logarithm, logarithm))
     inverse = 1.0 / x
-    series = k.mad(inverse, k.poly(inverse * inverse, STIRLING), 0.41893853320467274 - 0.5)
+    series = k.mad(inverse, k.poly(inverse * inverse, STIRLING), 0.41893853320467274)
     return select(far, k.mad(x - 0.5, logarithm - 1.0, series), near)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 from ..dtypes import DType, float32
 from ..scalar import Expr, apply, bitcast, bits_dtype, const, select

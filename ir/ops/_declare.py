@@ -57,16 +57,13 @@ def with_ones(shape: Shape, axes: tuple[int, ...]) -> Shape:
 # ------------------------------------------------------------------ values, for rules and decompositions
 
 
-def const_like(x: Any, value: bool | float | DimLike, dtype: DType | None = None) -> Any:
-    """A rank-0 constant in the interpreter of `x`, of its dtype unless `dtype` is given; also for symbolic sizes."""
+def const_like(x: Any, value: float | DimLike) -> Any:
+    """A rank-0 constant in the interpreter of `x`, of its dtype. `value` may be a symbolic size."""
     if isinstance(x, np.ndarray):
-        return np.asarray(value, x.dtype if dtype is None else dtype.np)
-    wanted = dtype or value_type(x).dtype
+        return np.asarray(value, x.dtype)
     if hasattr(x, "builder"):
-        return create_like(x, "full", {"value": value, "shape": (), "dtype": wanted})
-    if wanted is value_type(x).dtype:
-        return x._like(value)
-    return x._like(value, dtype=wanted)
+        return create_like(x, "full", {"value": value, "shape": (), "dtype": value_type(x).dtype})
+    return x._like(value)
 
 
 def create_like(x: Any, op: str, attrs: Attrs) -> Any:

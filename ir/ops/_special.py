@@ -104,14 +104,16 @@ _U = (
 
 def _erf32(x: np.ndarray) -> np.ndarray:
     size = np.minimum(np.abs(x), np.float32(4))
-    return np.copysign(-np.expm1(-size * _polynomial(_U, size)), x)
+    out = _polynomial(_U, size)
+    out *= size
+    np.expm1(np.negative(out, out=out), out=out)
+    return np.copysign(out, x, out=out)
 
 
 def erf(x: np.ndarray) -> np.ndarray:
     """The error function of float32 (within 3 ulp; fast, for GELU) or float64 (within 2 ulp)."""
-    if x.dtype == np.float32:
-        return _erf32(x)
-    return _erf64(np.atleast_1d(x)).reshape(x.shape)
+    at_least_1d = np.atleast_1d(x)  # 0-d results would be scalars, which cannot be written to
+    return (_erf32 if x.dtype == np.float32 else _erf64)(at_least_1d).reshape(x.shape)
 
 
 def erfc(x: np.ndarray) -> np.ndarray:

@@ -68,7 +68,11 @@ def _gelu_check(approximate: str) -> None:
 
 def _gelu_reference(x: np.ndarray, approximate: str) -> np.ndarray:
     if approximate == "none":
-        return 0.5 * x * (1 + _special.erf(x * math.sqrt(0.5)))
+        out = _special.erf(x * math.sqrt(0.5))
+        out += 1
+        out *= x
+        out *= 0.5
+        return out
     return x / (1 + np.exp(-2 * _TANH_SCALE * (x + _CUBIC * (x * x * x))))
 
 

@@ -6,7 +6,6 @@ import threading
 import weakref
 
 import pytest
-
 from tracefuse.backends.llvm import engine
 from tracefuse.backends.llvm.builder import Module, i64
 from tracefuse.ir import target as targets
@@ -69,6 +68,14 @@ def test_bad_text_is_a_compile_error_with_the_text(text):
 def test_what_is_no_object_does_not_link(data):
     with pytest.raises(engine.LinkError):
         engine.undefined_symbols(data)
+    with pytest.raises(engine.LinkError):
+        engine.link([data])
+
+
+def test_an_object_for_another_machine_does_not_link():
+    other = targets.NEON if TARGET.triple.startswith("x86_64") else targets.AVX2
+    with pytest.raises(engine.LinkError, match="not an object for"):
+        engine.link([engine.compile_object(adder(), other)])
 
 
 def test_a_cut_object_does_not_link():
@@ -120,7 +127,7 @@ def test_other_machines(target):
 
 def test_targets():
     assert engine.host_target("scalar").isa == "scalar"
-    assert TARGET.lanes.__self__ is TARGET and TARGET.l1 >= 8 << 10
+    assert TARGET.l1 >= 8 << 10 and TARGET.l2 > TARGET.l1
     with pytest.raises(ValueError, match="TRACEFUSE_TARGET"):
         engine.host_target("sse9")
 

@@ -5,8 +5,9 @@ import pytest
 from tracefuse.backends.reference.scalar_eval import evaluate
 from tracefuse.ir import ops
 from tracefuse.ir import scalar as s
+from tracefuse.ir.dim import symbol
 from tracefuse.ir.dtypes import bfloat16, bool_, float16, float32, float64, from_numpy
-from tracefuse.ir.graph import GraphBuilder
+from tracefuse.ir.graph import Graph, GraphBuilder, Value
 from tracefuse.ir.interpreter import run
 from tracefuse.ir.op import NO_GRADIENT, REGISTRY, Sample, VjpContext, value_type
 from tracefuse.ir.types import TensorType
@@ -183,7 +184,7 @@ def saved(op, args: tuple, results: tuple) -> tuple[tuple, tuple]:
 
 def gradients(op, args: tuple, attrs: dict, gs: tuple) -> tuple:
     results = outputs(op(*args, **attrs))
-    needs = tuple(a.dtype.kind not in "biu" for a in args)
+    needs = tuple(t.dtype.is_floating for t in types_of(args))
     inputs, kept = saved(op, args, results)
     c = VjpContext(inputs, kept, types_of(args), attrs, needs)
     found = op.vjp(c, *gs)
@@ -248,7 +249,10 @@ def test_vjp_traces_and_keeps_dtype(op):
         want = gradients(op, sample.args, attrs, gs)
         with GraphBuilder() as b:
             inputs, kept = saved(op, sample.args, results)
-            lift = lambda a: None if a is None else b.input(value_type(a))
+
+            def lift(a):
+                return None if a is None else b.input(value_type(a))
+
             vi, vo, vg = tuple(map(lift, inputs)), tuple(map(lift, kept)), tuple(map(lift, gs))
             needs = tuple(a.dtype.kind not in "biu" for a in sample.args)
             found = op.vjp(VjpContext(vi, vo, types_of(sample.args), attrs, needs), *vg)
@@ -261,6 +265,65 @@ def test_vjp_traces_and_keeps_dtype(op):
             assert_close(g, w, 32 * EPSILON[w.dtype], repr(sample))
         for a, w in zip(sample.args, want):
             assert w is None or w.dtype == a.dtype, (op.name, a.dtype, w.dtype)
+
+
+def pulled_back(graph: Graph, arrays: list, gs: list) -> list:
+    """The cotangents of the graph's inputs: reverse mode over its nodes."""
+    env = dict(zip(graph.inputs, arrays)) | graph.constants
+    for node in graph.nodes:
+        env |= zip(node.outputs, outputs(node.op.evaluate(tuple(env[v] for v in node.inputs), node.attrs)))
+    cotangent = {}
+
+    def accumulate(v, g):
+        cotangent[v] = cotangent.get(v, 0.0) + sum_to(g, v.shape)
+
+    for v, g in zip(graph.outputs, gs):
+        accumulate(v, g)
+    for node in reversed(graph.nodes):
+        if node.op.vjp == NO_GRADIENT or not any(v in cotangent for v in node.outputs):
+            continue
+        into = tuple(np.asarray(cotangent.get(v, np.zeros(v.shape))) for v in node.outputs)
+        needs = tuple(v.dtype is float64 for v in node.inputs)
+        args, results = (tuple(env[v] for v in vs) for vs in (node.inputs, node.outputs))
+        c = VjpContext(args, results, tuple(v.type for v in node.inputs), node.attrs, needs)
+        for v, g in zip(node.inputs, node.op.vjp(c, *into)):
+            if g is not None:
+                accumulate(v, np.asarray(g))
+    return [cotangent.get(v, np.zeros(v.shape)) for v in graph.inputs]
+
+
+def check_second_derivative(op, args: tuple, attrs: dict):
+    """The rule, recorded as a graph and differentiated again, against finite differences of the rule."""
+    rng = np.random.default_rng(1)
+    gs = tuple(np.asarray(rng.standard_normal(r.shape)) for r in outputs(op(*args, **attrs)))
+    with GraphBuilder() as b:
+        inputs = tuple(b.input(t) for t in types_of(args))
+        found = [f for f in gradients(op, inputs, attrs, gs) if f is not None]
+        graph = b.finish(f if isinstance(f, Value) else b.constant(f) for f in found)
+    outer = [np.asarray(rng.standard_normal(v.shape)) for v in graph.outputs]
+    second = pulled_back(graph, list(args), outer)
+    for i, x in enumerate(args):
+        if x.dtype != np.float64:
+            continue
+        direction = np.asarray(rng.standard_normal(x.shape))
+        ends = []
+        for sign in (1, -1):
+            moved = [*args[:i], np.asarray(x + sign * 1e-5 * direction), *args[i + 1 :]]
+            ends.append(sum(float(np.vdot(o, r)) for o, r in zip(outer, run(graph, moved))))
+        numeric, analytic = (ends[0] - ends[1]) / 2e-5, float(np.vdot(second[i], direction))
+        size = max(1.0, float(np.abs(second[i]).sum()))
+        assert abs(numeric - analytic) <= 1e-6 * size, (op.name, i, attrs, x.shape, numeric, analytic)
+
+
+@pytest.mark.parametrize("op", DIFFERENTIABLE, ids=name)
+def test_second_derivatives(op):
+    for sample in [x for x in checked(op) if 0 < sum(a.size for a in x.args) < 60][:3]:
+        check_second_derivative(op, in_double(sample.args), double_attrs(op, sample))
+
+
+def test_second_derivative_of_prod_at_zeros():
+    for row in ([0.0, 2.0, 3.0], [0.0, 0.0, 3.0, 2.0], [0.0] * 3):
+        check_second_derivative(ops.reduce_prod, (np.array(row),), {"axes": (0,)})
 
 
 def grad_at(op, x, **attrs):
@@ -383,3 +446,49 @@ def test_cross_entropy_names_a_bad_target():
 def test_bool_is_not_a_number():
     with pytest.raises(TypeError, match="not bool"):
         ops.add.result_types((TensorType(bool_, (3,)),) * 2, {})
+
+
+# ------------------------------------------------------------------ symbolic sizes
+
+N = symbol("n", 2)
+
+
+def with_symbolic_rows(t: TensorType) -> TensorType:
+    return t.with_shape((N, *t.shape[1:]))
+
+
+ROWS = np.random.default_rng(7).standard_normal((5, 3)).astype(np.float32)
+SYMBOLIC = {
+    "mean": ((ROWS,), {"axes": (0,)}),
+    "var": ((ROWS,), {"axes": (0, 1), "correction": 1}),
+    "logsumexp": ((ROWS,), {"axes": (0,)}),
+    "softmax": ((ROWS,), {"axis": 0}),
+    "log_softmax": ((ROWS,), {"axis": 1}),
+    "layer_norm": ((ROWS, ROWS, ROWS), {"ndim_normalized": 2, "eps": 1e-5}),
+    "rms_norm": ((ROWS, ROWS), {"ndim_normalized": 2, "eps": 1e-5}),
+    "batch_stats": ((ROWS,), {}),
+    "cross_entropy": ((ROWS, np.array([0, 2, 1, 1, 0])), {}),
+    "reduce_sum": ((ROWS,), {"axes": (0,)}),
+    "reduce_prod": ((ROWS * (ROWS > -1),), {"axes": (0,)}),
+    "reduce_max": ((ROWS,), {"axes": (0, 1)}),
+    "gelu": ((ROWS,), {"approximate": "none"}),
+}
+
+
+@pytest.mark.parametrize("op", [REGISTRY[n] for n in SYMBOLIC], ids=name)
+def test_symbolic_sizes(op):
+    """Decomposition and rule recorded for n rows are right for 5."""
+    args, attrs = SYMBOLIC[op.name]
+    results = outputs(op(*args, **attrs))
+    gs = tuple(np.asarray(np.cos(np.arange(r.size)).reshape(r.shape).astype(r.dtype)) for r in results)
+    with GraphBuilder() as b:
+        inputs = tuple(b.input(with_symbolic_rows(t)) for t in types_of(args))
+        forward = outputs((op.decompose or op)(*inputs, **attrs))
+        seeds = tuple(b.input(v.type) for v in forward)
+        types = tuple(v.type for v in inputs)
+        needs = tuple(t.dtype.is_floating for t in types)
+        backward = op.vjp(VjpContext(inputs, forward, types, attrs, needs), *seeds)
+        graph = b.finish((*forward, *(g for g in backward if g is not None)))
+    want = (*results, *(g for g in gradients(op, args, attrs, gs) if g is not None))
+    for got, w in zip(run(graph, (*args, *gs)), want, strict=True):
+        assert_close(got, w, 2e-6, op.name)

@@ -5,7 +5,6 @@ import os
 import warnings
 
 import pytest
-
 from tracefuse.runtime import cache as module
 from tracefuse.runtime.cache import DiskCache
 

@@ -6,7 +6,6 @@ import threading
 
 import numpy as np
 import pytest
-
 from tracefuse.runtime import memory
 
 

@@ -1,0 +1,291 @@
+"""Captures one call: runs the user's function with hooks and a tracer, and puts down what came of it as a `Captured`."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any, Callable, Sequence
+
+import numpy as np
+
+from ...ir.dtypes import float64, from_numpy
+from ...ir.graph import InputSpec, OutputSpec, Signature, Value
+from ...ir.types import TensorType
+from .. import random
+from ..epoch import epoch
+from ..state import SymbolicScalar, state
+from ..tape import needs_grad, root_of
+from ..tensor import Tensor
+from . import guards as g
+from . import joint, pytree
+from .hooks import Hooks
+from .instrument import is_instrumented
+from .overlap import OverlapGuard
+from .replay import Alias, ArgSource, ArraySource, Captured, Fresh, GradEffect, Leaf, Recipe, ScalarSource, Source, Static, View
+from .scalars import ScalarArgument
+from .tracer import CaptureStop, Specialize, Tracer
+
+__all__ = ["CaptureStop", "Specialize", "Segment", "TraceTree", "capture", "flatten_call"]
+
+
+@dataclass(slots=True)
+class Segment:
+    """A stretch of a trace between two points where Python asks for a value. Today every trace is one segment."""
+
+    captured: Captured
+
+
+@dataclass(slots=True)
+class TraceTree:
+    """The traces of one signature; branches by the values that Python asked for would hang below `root`."""
+
+    root: Segment
+
+
+@dataclass(slots=True)
+class Call:
+    """Flattened arguments."""
+
+    leaves: list[Any]
+    spec: pytree.Spec
+
+    @property
+    def key(self) -> tuple:
+        """What picks the traces that may fit; the guards decide."""
+        modes = (state.grad_enabled, state.default_dtype)
+        return (self.spec, modes, g.sharing(self.leaves), *map(g.leaf_key, self.leaves))
+
+
+def flatten_call(args: tuple, kwargs: dict[str, Any]) -> Call:
+    leaves, spec = pytree.flatten((args, kwargs))
+    return Call(leaves, spec)
+
+
+def argument_paths(function: Callable, call: Call) -> list[str]:
+    """How the user calls each leaf: by the parameter's name."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        parameters = []
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    args, kwargs = call.spec.children
+    out: list[str] = []
+    for i, child in enumerate(args.children):
+        out += pytree.paths(child, names[i] if i < len(names) else f"arg{i}")
+    for name, child in zip(kwargs.keys, kwargs.children):
+        out += pytree.paths(child, name)
+    return out
+
+
+def capture(function: Callable, args: tuple, kwargs: dict[str, Any], static: frozenset[int] = frozenset()) -> Captured:
+    """One trace of `function(*args, **kwargs)`. Nothing real is changed.
+
+    static: leaves whose floats are constants of the trace. Raises CaptureStop with the user's line where the call can't be
+    part of a graph, Specialize if a float argument must be static, and whatever the function itself raises.
+    """
+    call = flatten_call(args, kwargs)
+    tracer = Tracer(getattr(function, "__name__", type(function).__name__))
+    hooks = Hooks(tracer)
+    before = (state.grad_enabled, state.default_dtype, epoch.value)
+    try:
+        with tracer:
+            tracer.reach.add("rng", random.default_generator)
+            given = _arguments(tracer, hooks, function, call, static)
+            result = hooks.call(function, *given[0], **given[1])
+            if tracer.stopped is not None:
+                raise tracer.stopped
+            if (state.grad_enabled, state.default_dtype, epoch.value) != before:
+                tracer.stop("it changes a module, an optimizer, the grad mode or the default dtype for good")
+            return _Finish(tracer, hooks, call, static).captured(result)
+    except g.TooLarge:
+        raise CaptureStop("it reads a container too large to be compared on every call", None) from None
+    finally:
+        state.grad_enabled, state.default_dtype = before[:2]
+        tracer.restore()
+
+
+def _arguments(tracer: Tracer, hooks: Hooks, function: Callable, call: Call, static: frozenset[int]) -> Any:
+    """(args, kwargs) as the instrumented function gets them."""
+    paths = argument_paths(function, call)
+    leaves: list[Any] = []
+    for i, (x, path) in enumerate(zip(call.leaves, paths)):
+        if type(x) is float and i not in static:
+            source = ScalarSource(i, path)
+            x = ScalarArgument(tracer.add_input(source, TensorType(float64, ())), i, True)
+        elif isinstance(x, np.ndarray):
+            if type(x) is not np.ndarray or not x.dtype.isnative:
+                tracer.stop(f"argument {path} is a {type(x).__name__} of dtype {x.dtype}")
+            try:
+                from_numpy(x.dtype)
+            except TypeError:
+                tracer.stop(f"argument {path} is an array of dtype {x.dtype}")
+            x = tracer.argument(i, x, path)
+        elif isinstance(x, Tensor):
+            x = tracer.argument(i, x, path)
+        else:
+            hooks.external(x, path)
+        leaves.append(x)
+    given = pytree.unflatten(call.spec, leaves)
+    for part in (*given[0], *given[1].values()):
+        pytree.containers(part, hooks.note_container)
+    return given
+
+
+class _Finish:
+    """Turns a finished run into a `Captured`."""
+
+    def __init__(self, tracer: Tracer, hooks: Hooks, call: Call, static: frozenset[int]):
+        self.tracer, self.hooks, self.call, self.static = tracer, hooks, call, static
+        self.outputs: list[Value] = []
+        self.specs: list[OutputSpec] = []
+        self.made: dict[int, tuple[Any, Recipe]] = {}
+        self.histories: list[tuple[int, Tensor]] = []
+        self.shared: dict[int, int] = {}  # roots of traced views among the results: how many share each
+
+    def captured(self, result: Any) -> Captured:
+        tracer = self.tracer
+        leaves, spec = pytree.flatten(result)
+        pytree.containers(result, self._check_container)
+        for x in leaves:
+            if isinstance(x, Tensor):
+                self.shared[id(root_of(x))] = self.shared.get(id(root_of(x)), 0) + 1
+        recipes = [self._recipe(x) for x in leaves]
+        effects = self._gradients()
+        written = list(tracer.written())
+        writes: list[tuple[int, int]] = []
+        for k, slot in written:
+            writes.append((self._output(slot.current, OutputSpec("write", target=k)), k))
+        problem = tracer.restore()
+        if problem is not None:
+            tracer.stop(problem)
+        backward = None
+        if self.histories and state.grad_enabled:
+            backward = self._backward({k for k, _ in writes})
+        signature = Signature(tuple(InputSpec(s.path, s.kind) for s in tracer.sources), tuple(self.specs))
+        graph = tracer.builder.finish(self.outputs, signature)
+        guards = self._guards(written)
+        if backward is None:
+            for r in recipes:
+                if isinstance(r, Fresh):
+                    object.__setattr__(r, "requires_grad", False)
+        return Captured(graph, list(tracer.sources), spec, recipes, effects, writes, guards, backward)
+
+    def _backward(self, written: set[int]) -> Any:
+        n = len(self.outputs)
+        backward = joint.record(self.tracer, self.histories, self.outputs, written)
+        self.specs += [OutputSpec("result", path="saved")] * (len(self.outputs) - n)
+        return backward
+
+    def _output(self, v: Value, spec: OutputSpec) -> int:
+        self.outputs.append(v)
+        self.specs.append(spec)
+        return len(self.outputs) - 1
+
+    # ---- results
+
+    def _check_container(self, c: Any) -> None:
+        if id(c) in self.tracer.external and not isinstance(c, tuple):
+            self.tracer.stop(f"it returns a {type(c).__name__} that existed before the call")
+
+    def _recipe(self, x: Any, attribute: str = "") -> Recipe:
+        found = self.made.get(id(x))
+        if found is None:
+            found = self.made[id(x)] = (x, self._new_recipe(x, attribute))
+        return found[1]
+
+    def _new_recipe(self, x: Any, attribute: str) -> Recipe:
+        tracer = self.tracer
+        if isinstance(x, Tensor):
+            return self._tensor(x, attribute)
+        if isinstance(x, np.ndarray):
+            if not self.hooks.made_here(x):
+                return Alias(ArraySource(x, "array"))
+            return Fresh(self._output(tracer.builder.constant(x.copy()), OutputSpec()), array=True)
+        if isinstance(x, SymbolicScalar):
+            if getattr(x, "original", False):
+                return Leaf(x.leaf)  # type: ignore[attr-defined]
+            raise Specialize(x.leaf)  # type: ignore[attr-defined]
+        if g.is_value(x):
+            return Static(x)
+        for i, leaf in enumerate(self.call.leaves):
+            if leaf is x:
+                return Leaf(i)
+        if id(x) in tracer.created or getattr(getattr(x, "__code__", None), "co_freevars", None) or _is_made(x):
+            tracer.stop(f"it returns a {type(x).__name__} that it has made")
+        if isinstance(x, type) or callable(x) or id(x) in self.hooks.seen_objects:
+            return Static(x)
+        tracer.stop(f"it returns a {type(x).__name__}")
+
+    def _tensor(self, x: Tensor, attribute: str) -> Recipe:
+        tracer = self.tracer
+        slot = tracer.slots.get(id(x))
+        if slot is None and type(x._data) is np.ndarray:
+            slot = tracer.lift(x)
+        if slot is not None and slot.source is not None:
+            if getattr(slot.source, "frozen", False):
+                tracer.stop("it returns a tensor that is reached in a way capture does not know")
+            return Alias(slot.source)
+        value = tracer.read(x)
+        if slot is None and x._view is not None and x._base is not None:
+            root = root_of(x)
+            if type(root._data) is not Value or id(root) in tracer.slots or self.shared.get(id(root), 0) > 1:
+                base = self._recipe(x._base)
+                op, attrs = x._view
+                return View(base, op, attrs, detached=x._requires_grad is False)
+        array = tracer.is_array(x)
+        k = self._output(value, OutputSpec("attr" if attribute else "result", path=attribute))
+        history = not attribute and state.grad_enabled and not array and needs_grad(x) and x._node is not None
+        if history:
+            self.histories.append((k, x))
+        return Fresh(k, array=array, requires_grad=history)
+
+    def _gradients(self) -> list[GradEffect]:
+        effects: list[GradEffect] = []
+        for slot in self.tracer.grads.values():
+            now, first = slot.current, slot.first
+            path = f"{slot.source.path}.grad"
+            if now is first:
+                continue
+            if getattr(slot.source, "frozen", False):
+                self.tracer.stop("it changes .grad of a tensor that is reached in a way capture does not know")
+            effects.append(GradEffect(slot.source, None if now is None else self._recipe(now, path)))
+        return effects
+
+    # ---- guards
+
+    def _guards(self, written: Sequence[Any]) -> list[g.Guard]:
+        tracer = self.tracer
+        out = list(self.hooks.finish())
+        for i in sorted(self.static):
+            expected = g.Equal(self.call.leaves[i])
+            out.append(g.ScalarGuard(i, expected, f"float argument {i} {expected}"))
+        for slot in tracer.slots.values():
+            source = slot.source
+            if source is not None and source.kind in ("state", "rng") and hasattr(source, "held") and isinstance(source.held, Tensor):  # type: ignore[union-attr]
+                t = slot.tensor
+                out.append(g.TensorGuard(t, slot.array, t._requires_grad, f"{source.path} is {t.dtype.name}{list(t.shape)}"))
+            elif isinstance(source, ArraySource):
+                out.append(g.ArrayGuard(slot.array, slot.array.dtype, slot.array.shape, f"{source.path} keeps its shape"))
+        for grad in tracer.grads.values():
+            first = grad.first
+            expected_grad = None if first is None else (first._data.dtype, first._data.shape, first._data.flags.c_contiguous)
+            text = f"{grad.source.path}.grad is {'None' if first is None else 'a tensor'}"
+            out.append(g.GradGuard(grad.source, expected_grad, text))
+        if written:
+            guard = OverlapGuard(list(tracer.sources), [k for k, _ in written])
+            if not guard.check(self.call.leaves):
+                tracer.stop("it writes into a tensor that shares memory with another one")
+            out.append(guard)
+        return out
+
+
+def _is_made(x: Any) -> bool:
+    return hasattr(x, "__code__") and is_instrumented(x.__code__)
+
+
+def source_names(sources: Sequence[Source]) -> list[str]:
+    """The paths of a trace's inputs, for messages."""
+    return [s.path for s in sources]
+
+
+_ = ArgSource

@@ -1,0 +1,204 @@
+"""Gradients of a compiled forward whose loss is computed eagerly: the backward pass is recorded in the same trace, cut
+off into a graph of its own, and hung on the tape as one node.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Sequence
+
+import numpy as np
+
+from ...ir.graph import Graph, GraphBuilder, InputSpec, Node as GraphNode, OutputSpec, Signature, Value
+from .. import autograd
+from ..tape import Node, edge_of, root_of
+from ..tensor import Tensor
+from .replay import ArgSource, Backward, GradSource, TensorSource
+from .tracer import Tracer
+
+
+def record(tracer: Tracer, roots: Sequence[tuple[int, Tensor]], outputs: list[Value], written: set[int]) -> Backward | None:
+    """The backward pass of `roots`, (graph output, tensor) pairs with a history.
+
+    Appends to `outputs` what the backward pass needs of the forward one. None if nothing from outside wants a gradient,
+    or if the trace has been backward through this history itself. `written`: inputs that the trace overwrites.
+    """
+    tensors = [t for _, t in roots]
+    leaves = _leaves(tensors, tracer)
+    if not leaves:
+        return None
+    builder = tracer.builder
+    forward = len(builder.nodes)
+    seeds = [Value(tracer.read(t).type, name=f"g{i}", builder=builder) for i, t in enumerate(tensors)]
+    try:
+        grads = autograd.grad(tensors, leaves, [tracer.wrap(v) for v in seeds], retain_graph=True, allow_unused=True)
+    except RuntimeError:
+        del builder.nodes[forward:]
+        return None
+    values = [None if g is None else tracer.read(g) for g in grads]
+    backward = set(builder.nodes[forward:])
+    del builder.nodes[forward:]
+    wanted = [(t, v) for t, v in zip(leaves, values) if v is not None]
+    targets = [_target(tracer, t) for t, _ in wanted]
+    cut = _Cut(builder, backward, seeds, outputs, written)
+    graph = cut.graph([v for _, v in wanted])
+    return Backward(graph, cut.saved, [k for k, _ in roots], targets)
+
+
+def _leaves(tensors: Sequence[Tensor], tracer: Tracer) -> list[Tensor]:
+    """Real tensors that the history of `tensors` leads to."""
+    edges = [edge_of(t) for t in tensors]
+    found: dict[int, Tensor] = {}
+    for node in sorted(autograd.nodes_behind(edges), key=lambda n: n.order):
+        edges.extend(node.edges)
+    for e in edges:
+        if isinstance(e, Tensor) and (type(e._data) is np.ndarray or id(e) in tracer.slots) and id(e) not in tracer.created:
+            found.setdefault(id(e), e)
+    return list(found.values())
+
+
+def _target(tracer: Tracer, t: Tensor) -> ArgSource | TensorSource | GradSource:
+    source = tracer.source_of(t)
+    assert isinstance(source, (ArgSource, TensorSource, GradSource))
+    return source
+
+
+class _Cut:
+    """Copies the backward nodes into a graph whose inputs are the values that cross over, then the cotangents."""
+
+    def __init__(self, forward: GraphBuilder, backward: set[GraphNode], seeds: list[Value], outputs: list[Value], written: set[int]):
+        self.forward, self.backward, self.outputs, self.written = forward, backward, outputs, written
+        self.builder = GraphBuilder(f"{forward.name}_backward")
+        self.saved: list[tuple[str, int]] = []
+        self.env: dict[Value, Value] = {}
+        self.seeds = seeds
+        self.inputs = {v: i for i, v in enumerate(forward.inputs)}
+
+    def graph(self, results: list[Value]) -> Graph:
+        order = self._needed(results)
+        crossing: dict[Value, None] = {}
+        copied: set[GraphNode] = {n for n in order}
+        for n in order:
+            for v in n.inputs:
+                self._cross(v, copied, crossing)
+        for v in results:
+            self._cross(v, copied, crossing)
+        for v in crossing:
+            self.env[v] = self.builder.input(v.type, f"saved{len(self.saved)}")
+            self.saved.append(self._save(v))
+        for v in self.seeds:
+            self.env[v] = self.builder.input(v.type, v.name)
+        with self.builder:
+            for n in order:
+                self._copy(n)
+            outputs = [self._value(v) for v in results]
+        specs = tuple(InputSpec(v.name, "state" if i < len(self.saved) else "arg") for i, v in enumerate(self.builder.inputs))
+        return self.builder.finish(outputs, Signature(specs, tuple(OutputSpec() for _ in outputs)))
+
+    def _needed(self, results: list[Value]) -> list[GraphNode]:
+        """The backward nodes that lead to `results`, operands first."""
+        order: list[GraphNode] = []
+        done: set[GraphNode] = set()
+        stack = [(v.node, False) for v in reversed(results) if v.node in self.backward]
+        while stack:
+            node, ready = stack.pop()
+            if node is None or (node in done and not ready):
+                continue
+            if ready:
+                order.append(node)
+                continue
+            done.add(node)
+            stack.append((node, True))
+            stack.extend((v.node, False) for v in reversed(node.inputs) if v.node in self.backward and v.node not in done)
+        return order
+
+    def _cross(self, v: Value, copied: set[GraphNode], crossing: dict[Value, None]) -> None:
+        if v in self.seeds or v in self.forward.constants or v.node in copied or _is_fill(v):
+            return
+        crossing.setdefault(v)
+
+    def _save(self, v: Value) -> tuple[str, int]:
+        k = self.inputs.get(v)
+        if k is not None and k not in self.written:
+            return ("input", k)
+        if v not in self.outputs:
+            self.outputs.append(v)
+        return ("output", self.outputs.index(v))
+
+    def _value(self, v: Value) -> Value:
+        found = self.env.get(v)
+        if found is None:
+            if v in self.forward.constants:
+                found = self.builder.constant(self.forward.constants[v])
+            else:
+                assert v.node is not None
+                found = self.builder.emit(v.node.op, (), v.node.attrs)[0]
+            self.env[v] = found
+        return found
+
+    def _copy(self, n: GraphNode) -> None:
+        self.builder.loc = n.loc
+        outs = self.builder.emit(n.op, tuple(self._value(v) for v in n.inputs), n.attrs)
+        self.env.update(zip(n.outputs, outs))
+
+
+def _is_fill(v: Value) -> bool:
+    """Whether a value is cheaper to make again than to save."""
+    return v.node is not None and not v.node.inputs and v.node.op.pure
+
+
+class CompiledNode(Node):
+    """The captured forward on the tape: pulling cotangents back runs the compiled backward graph."""
+
+    __slots__ = ("backward", "saved", "checks")
+
+    def __init__(self, backward: Backward, targets: tuple[Tensor, ...], results: tuple[Tensor, ...], saved: list, checks: list):
+        super().__init__(targets, results)
+        self.backward, self.checks = backward, checks
+        self.saved: list[np.ndarray] | None = saved
+
+    @property
+    def name(self) -> str:
+        return self.backward.graph.name
+
+    def pull(self, cotangents: list, needs: tuple[bool, ...], create_graph: bool) -> tuple:
+        if self.saved is None:
+            raise RuntimeError(f"backward through {self.name} a second time: pass retain_graph=True to the first one")
+        if create_graph:
+            raise RuntimeError(f"gradients of gradients through {self.name}: compile the function that takes the gradients")
+        for t, version in self.checks:
+            if root_of(t)._version != version:
+                raise RuntimeError(
+                    f"a tensor of shape {tuple(t.shape)} that {self.name} needs for its gradient was written in place since"
+                )
+        full = [self._cotangent(i, g) for i, g in enumerate(cotangents)]
+        if any(type(g) is Value for g in full):  # inside another trace
+            return tuple(_inline(self.backward.graph, [*self.saved, *full]))
+        return tuple(self.backward.executable.run([*self.saved, *full]))
+
+    def _cotangent(self, i: int, g: Any) -> Any:
+        t = self.result_type(i)
+        return np.zeros(t.shape, t.dtype.np) if g is None else g if type(g) is not np.ndarray else np.ascontiguousarray(g)
+
+    def release(self) -> None:
+        self.saved = None
+
+
+def _inline(graph: Graph, inputs: list[Any]) -> list[Any]:
+    env: dict[Value, Any] = dict(zip(graph.inputs, inputs, strict=True)) | dict(graph.constants)
+    for n in graph.nodes:
+        out = n.op(*[env[v] for v in n.inputs], **n.attrs)
+        env.update(zip(n.outputs, out if isinstance(out, tuple) else (out,)))
+    return [env[v] for v in graph.outputs]
+
+
+def connect(backward: Backward, roots: list[Tensor | None], leaves: Sequence[Any], arrays: list[np.ndarray], outputs: list[Any], inputs: list[Any]) -> None:
+    """Gives the forward's results their history. `inputs`: the tensors (or None) behind the graph's inputs."""
+    saved = [arrays[k] if kind == "input" else outputs[k] for kind, k in backward.saved]
+    checks = [
+        (inputs[k], root_of(inputs[k])._version) for kind, k in backward.saved if kind == "input" and inputs[k] is not None
+    ]
+    results = tuple(t for t in roots if t is not None)
+    targets = tuple(s.tensor(leaves) for s in backward.targets)
+    node = CompiledNode(backward, targets, results, saved, checks)
+    for i, t in enumerate(results):
+        t._node = (node, i)
