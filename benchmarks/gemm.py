@@ -1,7 +1,7 @@
 """Speed of generated contractions: GFLOP/s and percent of the FMA peak measured in the same run.
 
-    taskset -c 0 python benchmarks/gemm.py            # one thread, everything
-    python benchmarks/gemm.py --threads 2 square conv # two threads, some groups: square, layout, small, conv, skinny
+taskset -c 0 python benchmarks/gemm.py            # one thread, everything
+python benchmarks/gemm.py --threads 2 square conv # two threads, some groups: square, layout, small, conv, skinny
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "backends"))
 
-from gemm_harness import axis, buffer, compiled, matmul_kernel, read  # noqa: E402
-
-from tracefuse.backends.llvm.builder import Module, i64, literal, vec  # noqa: E402
-from tracefuse.backends.llvm.engine import compile_object, host_target, link  # noqa: E402
-from tracefuse.ir.dtypes import float32  # noqa: E402
-from tracefuse.ir.kernel import Contraction, Kernel, Stage, Store  # noqa: E402
-from tracefuse.ir.scalar import result  # noqa: E402
+from gemm_harness import axis, buffer, compiled, matmul_kernel, read
+from tracefuse.backends.llvm.builder import Module, i64, literal, vec
+from tracefuse.backends.llvm.engine import compile_object, host_target, link
+from tracefuse.ir.dtypes import float32
+from tracefuse.ir.kernel import Contraction, Kernel, Stage, Store
+from tracefuse.ir.scalar import result
 
 
 def fma_peak() -> float:
@@ -34,7 +33,9 @@ def fma_peak() -> float:
     f = module.function("peak", "void", [("ptr", "out"), ("i64", "rounds")])
     kind = vec("float", target.lanes(float32))
     count = 12
-    x = [f.load(kind, f.gep(kind, f.args[0], i64(j)), 4) for j in range(count)]  # apart, so that none is computed once for all
+    x = [
+        f.load(kind, f.gep(kind, f.args[0], i64(j)), 4) for j in range(count)
+    ]  # apart, so that none is computed once for all
     with f.loop(i64(0), f.args[1], carried=x, at_least_once=True) as loop:
         loop.next = [f.fma(v, literal(0.5, kind), x[0]) for v in loop.next]
     for j, v in enumerate(loop.results):
@@ -95,21 +96,38 @@ def repeated(call: Callable[[], object], once: float) -> Callable[[], object]:
 class Bench:
     def __init__(self, threads: int):
         self.threads = threads
+        if threads > 1:
+            from tracefuse.runtime.threads import set_num_threads
+
+            set_num_threads(threads)
         self.peak = fma_peak() * threads
-        print(f"FMA peak {self.peak:.0f} GFLOP/s, reads {read_bandwidth():.1f} GB/s (one thread); {threads} thread(s), {host_target().isa}")
+        print(
+            f"FMA peak {self.peak:.0f} GFLOP/s, reads {read_bandwidth():.1f} GB/s (one thread); {threads} thread(s), {host_target().isa}"
+        )
 
     def report(self, label: str, kernel: Kernel, arrays: list[np.ndarray], flops: float, nbytes: float = 0) -> None:
         start = time.perf_counter()
         run = compiled(kernel)
         built = (time.perf_counter() - start) * 1e3
-        call = run.prepared(*arrays, threads=self.threads)
+        call = run.pooled(*arrays) if self.threads > 1 else run.prepared(*arrays)
         many = repeated(call, fastest(call, 0.05))
         taken = fastest(many) / many.number  # type: ignore[attr-defined]
         rate = flops / taken / 1e9
         moved = f" {nbytes / taken / 1e9:6.1f} GB/s" if nbytes else ""
-        print(f"{label:34s} {taken * 1e6:10.1f} us {rate:7.1f} GFLOP/s {100 * rate / self.peak:5.1f}%{moved}  (built in {built:.0f} ms)")
+        print(
+            f"{label:34s} {taken * 1e6:10.1f} us {rate:7.1f} GFLOP/s {100 * rate / self.peak:5.1f}%{moved}  (built in {built:.0f} ms)"
+        )
 
-    def matmul(self, m: int, k: int, n: int, x_t: bool = False, y_t: bool = False, batch: tuple[int, ...] = (), dtype=np.float32) -> None:
+    def matmul(
+        self,
+        m: int,
+        k: int,
+        n: int,
+        x_t: bool = False,
+        y_t: bool = False,
+        batch: tuple[int, ...] = (),
+        dtype=np.float32,
+    ) -> None:
         rng = np.random.default_rng(0)
 
         def operand(rows: int, columns: int, transposed: bool) -> np.ndarray:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import heapq
 import weakref
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any, Self
 
 import numpy as np
 
 from ..ir.op import get_op
 from . import dispatch
 from .dispatch import lift, payload_of
-from .state import state
+from .state import state, traced
 from .tape import Edge, Node, edge_of, needs_grad
 from .tensor import Tensor, new_tensor
 
@@ -26,7 +27,7 @@ class _GradMode:
         self.enabled = enabled
         self._before: list[bool] = []
 
-    def __enter__(self) -> "_GradMode":
+    def __enter__(self) -> Self:
         self._before.append(state.grad_enabled)
         state.grad_enabled = self.enabled
         return self
@@ -65,7 +66,7 @@ class set_grad_enabled(_GradMode):
         self._outer = state.grad_enabled
         state.grad_enabled = self.enabled
 
-    def __enter__(self) -> "set_grad_enabled":
+    def __enter__(self) -> Self:
         self._before.append(self._outer)
         state.grad_enabled = self.enabled
         return self
@@ -133,7 +134,7 @@ class _Walk:
         if g is None:
             return None
         for hook in list(hooks):
-            replaced = hook(g if self.create_graph else lift(g))
+            replaced = traced(hook)(g if self.create_graph else lift(g))
             if replaced is not None:
                 g = replaced if self.create_graph else payload_of(replaced)
         return g
@@ -143,7 +144,10 @@ class _Walk:
         reachable = nodes_behind(roots)
         useful: set[Node] = set()
         for node in sorted(reachable, key=lambda n: n.order):
-            if any(e is not None and (edge_key(e) in self.wanted or isinstance(e, tuple) and e[0] in useful) for e in node.edges):  # type: ignore[operator]
+            if any(
+                e is not None and (edge_key(e) in self.wanted or isinstance(e, tuple) and e[0] in useful)
+                for e in node.edges
+            ):  # type: ignore[operator]
                 useful.add(node)
         self.useful = useful
 
@@ -169,7 +173,9 @@ def _seed(t: Tensor, gradient: Any, what: str) -> Tensor:
     """The cotangent that a backward pass starts with."""
     if gradient is None:
         if any(d != 1 for d in t.shape):
-            raise RuntimeError(f"{what}: only a tensor with one element has an implicit gradient, this one has shape {t.shape}; pass gradient=")
+            raise RuntimeError(
+                f"{what}: only a tensor with one element has an implicit gradient, this one has shape {t.shape}; pass gradient="
+            )
         if not t.dtype.is_floating:
             raise RuntimeError(f"{what}: {t.dtype.name} tensors have no gradient")
         return lift(get_op("full")(value=1, shape=t.shape, dtype=t.dtype))
@@ -184,7 +190,9 @@ def _walk(walk: _Walk, outputs: Sequence[Tensor], gradients: Sequence[Any], what
     for t, g in zip(outputs, gradients, strict=True):
         edge = edge_of(t)
         if edge is None:
-            raise RuntimeError(f"{what}: the tensor (shape {t.shape}, {t.dtype.name}) does not depend on anything that requires grad")
+            raise RuntimeError(
+                f"{what}: the tensor (shape {t.shape}, {t.dtype.name}) does not depend on anything that requires grad"
+            )
         seeds.append((edge, _seed(t, g, what)))
     if walk.wanted is not None:
         walk.find_useful(e for e, _ in seeds)
@@ -213,7 +221,9 @@ def backward(
     was freed or overwritten.
     """
     outputs = [tensors] if isinstance(tensors, Tensor) else list(tensors)
-    gradients = [gradient] if isinstance(tensors, Tensor) else [None] * len(outputs) if gradient is None else list(gradient)
+    gradients = (
+        [gradient] if isinstance(tensors, Tensor) else [None] * len(outputs) if gradient is None else list(gradient)
+    )
     walk = _Walk(create_graph, create_graph if retain_graph is None else retain_graph, None)
     _walk(walk, outputs, gradients, "backward")
     given = {id(g._data) for g in gradients if isinstance(g, Tensor)}
@@ -259,18 +269,28 @@ def grad(
     """
     outs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     ins = [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    gradients = [grad_outputs] if isinstance(outputs, Tensor) else [None] * len(outs) if grad_outputs is None else list(grad_outputs)
+    gradients = (
+        [grad_outputs]
+        if isinstance(outputs, Tensor)
+        else [None] * len(outs)
+        if grad_outputs is None
+        else list(grad_outputs)
+    )
     edges = [edge_of(t) for t in ins]
     for t, e in zip(ins, edges):
         if e is None:
             raise RuntimeError(f"grad: an input (shape {tuple(t.shape)}, {t.dtype.name}) does not require grad")
-    walk = _Walk(create_graph, create_graph if retain_graph is None else retain_graph, {edge_key(e): None for e in edges})
+    walk = _Walk(
+        create_graph, create_graph if retain_graph is None else retain_graph, {edge_key(e): None for e in edges}
+    )
     _walk(walk, outs, gradients, "grad")
     found: list[Tensor | None] = []
     for i, edge in enumerate(edges):
         g = walk.wanted[edge] if isinstance(edge, tuple) else walk.leaves.get(id(edge), (None, None))[1]  # type: ignore[index]
         if g is None and not allow_unused:
-            raise RuntimeError(f"grad: input {i} was not used to compute the outputs; pass allow_unused=True to get None for it")
+            raise RuntimeError(
+                f"grad: input {i} was not used to compute the outputs; pass allow_unused=True to get None for it"
+            )
         found.append(g if g is None or isinstance(g, Tensor) else lift(g))
     return tuple(found)
 
@@ -340,7 +360,9 @@ class FunctionContext:
     @property
     def saved_tensors(self) -> tuple[Tensor | None, ...]:
         if self._saved is None:
-            raise RuntimeError("backward a second time: the saved tensors were freed; pass retain_graph=True to the first")
+            raise RuntimeError(
+                "backward a second time: the saved tensors were freed; pass retain_graph=True to the first"
+            )
         for item in self._saved:
             if item is not None and dispatch.root_of(item[0])._version != item[1]:
                 raise RuntimeError(f"a tensor saved for backward (shape {tuple(item[0].shape)}) was written in place")
@@ -350,7 +372,7 @@ class FunctionContext:
 class FunctionNode(Node):
     """An application of a user's `Function`."""
 
-    __slots__ = ("function", "context")
+    __slots__ = ("context", "function")
 
     def __init__(self, function: type, context: Any, tensors: tuple[Tensor, ...], results: tuple[Tensor, ...]):
         super().__init__(tensors, results)
@@ -362,14 +384,20 @@ class FunctionNode(Node):
 
     def pull(self, cotangents: list, needs: tuple[bool, ...], create_graph: bool) -> tuple:
         filled = [
-            dispatch.lift(get_op("full")(value=0, shape=t.shape, dtype=t.dtype)) if g is None else g if isinstance(g, Tensor) else lift(g)
+            dispatch.lift(get_op("full")(value=0, shape=t.shape, dtype=t.dtype))
+            if g is None
+            else g
+            if isinstance(g, Tensor)
+            else lift(g)
             for g, t in zip(cotangents, map(self.result_type, range(len(cotangents))))
         ]
         out = self.function.backward(self.context, *filled)  # type: ignore[attr-defined]
         grads = out if isinstance(out, tuple) else (out,)
         positions = self.context._positions
         if len(grads) != self.context._count:
-            raise RuntimeError(f"{self.name}.backward returned {len(grads)} gradients for {self.context._count} arguments of forward")
+            raise RuntimeError(
+                f"{self.name}.backward returned {len(grads)} gradients for {self.context._count} arguments of forward"
+            )
         picked = [grads[p] for p in positions]
         return tuple(None if g is None else g if create_graph else payload_of(g) for g in picked)
 

@@ -10,14 +10,10 @@ from ..ir.dim import Dim
 from ..ir.dtypes import DType, bool_, dtype_of, int64, promote, promote_scalar
 from ..ir.op import get_op
 from .dispatch import lift, run
-from .state import SymbolicScalar, default_for, state
+from .state import SymbolicScalar, UnsupportedOperand, default_for, state
 from .tensor import Tensor, new_tensor
 
 PYTHON_NUMBERS = (bool, int, float)
-
-
-class UnsupportedOperand(TypeError):
-    """An operand that is neither a tensor nor a number. Operators answer it with NotImplemented."""
 
 
 def is_scalar(x: Any) -> bool:
@@ -29,7 +25,11 @@ def is_scalar(x: Any) -> bool:
 def scalar_dtype(dtype: DType, value: Any) -> DType:
     """The type in which a tensor of `dtype` meets the scalar."""
     if isinstance(value, SymbolicScalar):
-        return promote_scalar(dtype, value.python_type(0)) if value.python_type is not float or dtype.is_floating else state.default_dtype
+        return (
+            promote_scalar(dtype, value.python_type(0))
+            if value.python_type is not float or dtype.is_floating
+            else state.default_dtype
+        )
     if isinstance(value, Dim):
         return int64 if dtype is bool_ else dtype
     if isinstance(value, float) and not dtype.is_floating:
@@ -108,7 +108,10 @@ def result_dtype(*operands: Any) -> DType:
     weak = [x for x in operands if is_scalar(x)]
     if not strong:
         return promote_operands(*weak)[0].dtype
-    dtypes = [x if isinstance(x, DType) else as_tensor(x).dtype if not isinstance(x, (str, type, np.dtype)) else dtype_of(x) for x in strong]
+    dtypes = [
+        x if isinstance(x, DType) else as_tensor(x).dtype if not isinstance(x, (str, type, np.dtype)) else dtype_of(x)
+        for x in strong
+    ]
     dtype = dtypes[0]
     for d in dtypes[1:]:
         dtype = promote(dtype, d)

@@ -57,7 +57,11 @@ def as_array(data: Any, dtype: DType | None, copy: bool | None = None) -> np.nda
         raise TypeError(f"cannot make a tensor of a {type(data).__name__} with elements of type {array.dtype}")
     if dtype is None:
         python = not isinstance(data, (np.ndarray, np.generic)) and not hasattr(data, "__array__")
-        dtype = state.default_dtype if python and array.dtype == np.float64 and _python_floats(data) else dtype_of(array.dtype)
+        dtype = (
+            state.default_dtype
+            if python and array.dtype == np.float64 and _python_floats(data)
+            else dtype_of(array.dtype)
+        )
     out = array.astype(dtype.np, copy=False) if array.dtype is not dtype.np else array
     out = native(out)
     return out.copy() if copy and np.may_share_memory(out, array) else out
@@ -93,7 +97,9 @@ def asarray(data: Any, /, *, dtype: Any = None, copy: bool | None = None, device
 
 
 def _holds_tensors(data: Any) -> bool:
-    return any(isinstance(x, (Tensor, SymbolicScalar)) or isinstance(x, (list, tuple)) and _holds_tensors(x) for x in data)
+    return any(
+        isinstance(x, (Tensor, SymbolicScalar)) or isinstance(x, (list, tuple)) and _holds_tensors(x) for x in data
+    )
 
 
 def tensor(data: Any, dtype: Any = None, requires_grad: bool = False, device: Any = None) -> Tensor:
@@ -120,7 +126,9 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
 # ------------------------------------------------------------------ of one value
 
 
-def full(shape: Shape, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def full(
+    shape: Shape, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """`shape` filled with one number (or 0-d tensor)."""
     sizes = as_shape(shape)
     if is_scalar(fill_value) and not isinstance(fill_value, (SymbolicScalar, Dim)):
@@ -152,7 +160,9 @@ def empty(*shape: Any, dtype: Any = None, device: Any = None, requires_grad: boo
     return _constant(0, shape, dtype, requires_grad)
 
 
-def full_like(x: Any, /, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def full_like(
+    x: Any, /, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """A tensor of the shape and (unless given) element type of `x`, filled with one number."""
     x = as_tensor(x)
     return full(x.shape, fill_value, dtype=x.dtype if dtype is None else dtype, requires_grad=requires_grad)
@@ -201,7 +211,9 @@ def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None,
     return cast_to(out + start if start != 0 else out, wanted)
 
 
-def linspace(start: Any, stop: Any, /, num: int, *, dtype: Any = None, device: Any = None, endpoint: bool = True) -> Tensor:
+def linspace(
+    start: Any, stop: Any, /, num: int, *, dtype: Any = None, device: Any = None, endpoint: bool = True
+) -> Tensor:
     """`num` evenly spaced numbers from `start` to `stop` (left out unless `endpoint`)."""
     if num < 0:
         raise ValueError(f"linspace: num must not be negative, it is {num}")

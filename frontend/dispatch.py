@@ -6,15 +6,16 @@ is kept in the same way for both, so a trace of `loss.backward()` holds the back
 
 from __future__ import annotations
 
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from ..ir.graph import Value
 from ..ir.op import NO_GRADIENT, REQUIRED, Attrs, OpDef, bind, get_op, register_interpreter
-from .tape import OpNode, needs_grad, root_of
 from ..ir.types import TypeRuleError
 from .state import state
+from .tape import OpNode, needs_grad, root_of
 from .tensor import Tensor, new_tensor
 
 # Ops whose NumPy reference returns a view where strides can express the result. Results alias their operand.
@@ -43,7 +44,9 @@ def run(op: OpDef, tensors: tuple[Tensor, ...], attrs: Attrs) -> Any:
         payloads = tuple([t._data for t in tensors])
         for p in payloads:
             if type(p) is not np.ndarray:
-                raise RuntimeError(f"{op.name}: this tensor was made while tracing and has no value outside of the trace")
+                raise RuntimeError(
+                    f"{op.name}: this tensor was made while tracing and has no value outside of the trace"
+                )
     else:
         payloads = tuple([tracer.read(t) for t in tensors])
     try:
@@ -84,7 +87,11 @@ def _wrap(op: OpDef, tensors: tuple[Tensor, ...], attrs: Attrs, payloads: tuple,
             return new_tensor(out)
         t = new_tensor(out)
     else:
-        if out.base is not None and any(np.may_share_memory(out, p) for p in payloads) or any(out is p for p in payloads):
+        if (
+            out.base is not None
+            and any(np.may_share_memory(out, p) for p in payloads)
+            or any(out is p for p in payloads)
+        ):
             out = out.copy()  # only view ops may alias
         return new_tensor(out)
     if t._view is None:
@@ -100,7 +107,9 @@ def link_view(t: Tensor, base: Tensor, op: OpDef, attrs: Attrs) -> None:
         t._requires_grad = False
 
 
-def _record(op: OpDef, tensors: tuple[Tensor, ...], attrs: Attrs, payloads: tuple, outs: tuple, results: Iterable[Tensor]) -> None:
+def _record(
+    op: OpDef, tensors: tuple[Tensor, ...], attrs: Attrs, payloads: tuple, outs: tuple, results: Iterable[Tensor]
+) -> None:
     """Puts a node on the tape for the floating results."""
     results = tuple(results)
     floating = [(r, i) for i, r in enumerate(results) if r.dtype.is_floating]
@@ -140,14 +149,18 @@ def check_writable(t: Tensor, what: str) -> None:
     root = root_of(t)
     if root._requires_grad and root._node is None and t._requires_grad is not False:
         kind = "a leaf" if root is t else "a view of a leaf"
-        raise RuntimeError(f"{what}: {kind} that requires grad is written in place; use tr.no_grad() around it, or detach()")
+        raise RuntimeError(
+            f"{what}: {kind} that requires grad is written in place; use tr.no_grad() around it, or detach()"
+        )
 
 
 def assign(t: Tensor, new: Tensor, what: str = "in-place write") -> Tensor:
     """`t` takes the values of `new` (same shape and dtype), through every view of its storage, with its history."""
     check_writable(t, what)
     if new.shape != t.shape:
-        raise ValueError(f"{what}: the result has shape {new.shape}, which does not fit into the tensor of shape {t.shape}")
+        raise ValueError(
+            f"{what}: the result has shape {new.shape}, which does not fit into the tensor of shape {t.shape}"
+        )
     if new.dtype is not t.dtype:
         raise TypeError(f"{what}: the result is {new.dtype.name}, the tensor {t.dtype.name}; cast explicitly")
     tracer = state.tracer
@@ -172,7 +185,9 @@ def write_result(t: Tensor, new: Tensor, what: str = "in-place operation") -> Te
     """`assign` for t = f(t, ..): a result of a narrower kind is cast back, one of a wider kind is refused, as in PyTorch."""
     if new.dtype is not t.dtype:
         if "biuf".index(_kind(new)) > "biuf".index(_kind(t)):
-            raise TypeError(f"{what}: the result is {new.dtype.name}, which cannot be written into a {t.dtype.name} tensor")
+            raise TypeError(
+                f"{what}: the result is {new.dtype.name}, which cannot be written into a {t.dtype.name} tensor"
+            )
         new = run(get_op("cast"), (new,), {"dtype": t.dtype})
     return assign(t, new, what)
 

@@ -78,7 +78,14 @@ def can_cast(from_: Any, to: Any, /) -> bool:
         return False
 
 
-_KINDS = {"bool": "b", "signed integer": "i", "unsigned integer": "u", "integral": "iu", "real floating": "f", "numeric": "iuf"}
+_KINDS = {
+    "bool": "b",
+    "signed integer": "i",
+    "unsigned integer": "u",
+    "integral": "iu",
+    "real floating": "f",
+    "numeric": "iuf",
+}
 
 
 def isdtype(dtype: Any, kind: Any) -> bool:

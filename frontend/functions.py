@@ -4,7 +4,7 @@ Element-wise functions are in `elementwise`, reductions in `reductions`, shapes 
 norms in `linalg`, creation in `creation`, sorting and searching in `sorting`.
 """
 
-# ruff: noqa: F401, F403
+# ruff: noqa: F401
 from __future__ import annotations
 
 from . import creation, elementwise, in_place, linalg, manipulation, reductions, sorting
@@ -20,20 +20,12 @@ from .sorting import *
 from .tensor import Tensor, detach
 from .tensor_methods import take_over
 
-__all__ = sorted(
-    {
-        *creation.__all__,
-        *elementwise.__all__,
-        *manipulation.__all__,
-        *reductions.__all__,
-        *linalg.__all__,
-        *sorting.__all__,
-        "can_cast",
-        "finfo",
-        "iinfo",
-        "isdtype",
-        "result_type",
-    }
-)
+__all__ = ["can_cast", "finfo", "iinfo", "isdtype", "result_type"]
+__all__ += creation.__all__
+__all__ += elementwise.__all__
+__all__ += linalg.__all__
+__all__ += manipulation.__all__
+__all__ += reductions.__all__
+__all__ += sorting.__all__
 
 take_over(Tensor, globals(), {name: getattr(in_place, name) for name in in_place.__all__})

@@ -6,7 +6,8 @@ assigned.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,6 @@ from . import elementwise as e
 from .convert import as_tensor, cast_to, is_scalar, scalar_tensor
 from .dispatch import assign, check_writable, write_result
 from .manipulation import broadcast_to
-
 from .state import state
 from .tape import needs_grad, root_of
 from .tensor import Tensor
@@ -92,7 +92,9 @@ tanh_ = _of_one(e.tanh, "tanh_")
 def copy_(x: Tensor, source: Any) -> Tensor:
     """x takes the values of `source`, cast and broadcast."""
     value = scalar_tensor(source) if is_scalar(source) else as_tensor(source)
-    if state.tracer is None and not (state.grad_enabled and (needs_grad(value) or needs_grad(x) or needs_grad(root_of(x)))):
+    if state.tracer is None and not (
+        state.grad_enabled and (needs_grad(value) or needs_grad(x) or needs_grad(root_of(x)))
+    ):
         x._data[...] = broadcast_to(value, x.shape)._data
         root = root_of(x)
         root._version = (root._version or 0) + 1

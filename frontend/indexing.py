@@ -8,6 +8,7 @@ which needs their values.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,9 @@ def _expand(x: Tensor, key: Any) -> list[Any]:
         if isinstance(k, Tensor) and k.dtype is bool_:
             sizes = x.shape[axis : axis + k.ndim]
             if k.ndim and k.shape != sizes:
-                raise IndexError(f"a mask of shape {k.shape} does not fit the axes {sizes} of a tensor of shape {x.shape}")
+                raise IndexError(
+                    f"a mask of shape {k.shape} does not fit the axes {sizes} of a tensor of shape {x.shape}"
+                )
             out.extend(_mask_indices(k))
         else:
             out.append(k)
@@ -188,7 +191,7 @@ def _basic_part(x: Tensor, items: list[Any]) -> tuple[Tensor, tuple[int, ...], A
         view = apply(get_op("slice"), x, start=tuple(starts), stop=tuple(stops), step=tuple(steps))
     if view is x or tuple(shape) != view.shape:
         view = apply(get_op("reshape"), view, shape=tuple(shape))
-    together = all(b - a == 1 for a, b in zip(positions, positions[1:]))
+    together = all(b - a == 1 for a, b in pairwise(positions))
     return view, tuple(flips), advanced, advanced[0][0] if advanced and together else 0
 
 
@@ -314,5 +317,3 @@ def _fitted(value: Tensor, shape: tuple) -> Tensor:
     while value.ndim > len(shape) and value.shape[0] == 1:
         value = reshape(value, value.shape[1:])
     return broadcast_to(value, shape)
-
-

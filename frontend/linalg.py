@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from ..ir.dim import numel
 from ..ir.op import get_op
@@ -220,7 +221,9 @@ def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Tenso
     return out if keepdims else squeeze(out, (-2, -1))
 
 
-def norm(x: Any, /, p: Any = 2, axis: Any = None, keepdims: bool = False, *, dim: Any = None, keepdim: bool = False) -> Tensor:
+def norm(
+    x: Any, /, p: Any = 2, axis: Any = None, keepdims: bool = False, *, dim: Any = None, keepdim: bool = False
+) -> Tensor:
     """The p-norm of all elements, or over `axis`. p="fro" means 2."""
     return vector_norm(x, axis=axis if dim is None else dim, keepdims=keepdims or keepdim, ord=2 if p == "fro" else p)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +135,9 @@ def broadcast_to(x: Any, /, shape: Any) -> Tensor:
     x = as_tensor(x)
     wanted = tuple(shape) if hasattr(shape, "__iter__") else (shape,)
     lead = len(wanted) - x.ndim
-    sizes = tuple(x.shape[i - lead] if isinstance(d, int) and d == -1 and i >= lead else d for i, d in enumerate(wanted))
+    sizes = tuple(
+        x.shape[i - lead] if isinstance(d, int) and d == -1 and i >= lead else d for i, d in enumerate(wanted)
+    )
     if sizes == x.shape:
         return x
     if lead < 0 or broadcast_shapes(x.shape, as_shape(sizes)) != sizes:

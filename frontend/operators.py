@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable, Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .state import state
+from .state import UnsupportedOperand, state
 
 if TYPE_CHECKING:
     from .tensor import Tensor
@@ -22,151 +23,151 @@ class TensorOperators:
         shape: tuple
         ndim: int
 
-    def __add__(self, other: Any) -> "Tensor":
+    def __add__(self, other: Any) -> Tensor:
         return _operator(F.add, self, other)
 
-    def __sub__(self, other: Any) -> "Tensor":
+    def __sub__(self, other: Any) -> Tensor:
         return _operator(F.subtract, self, other)
 
-    def __mul__(self, other: Any) -> "Tensor":
+    def __mul__(self, other: Any) -> Tensor:
         return _operator(F.multiply, self, other)
 
-    def __truediv__(self, other: Any) -> "Tensor":
+    def __truediv__(self, other: Any) -> Tensor:
         return _operator(F.divide, self, other)
 
-    def __floordiv__(self, other: Any) -> "Tensor":
+    def __floordiv__(self, other: Any) -> Tensor:
         return _operator(F.floor_divide, self, other)
 
-    def __mod__(self, other: Any) -> "Tensor":
+    def __mod__(self, other: Any) -> Tensor:
         return _operator(F.remainder, self, other)
 
-    def __pow__(self, other: Any) -> "Tensor":
+    def __pow__(self, other: Any) -> Tensor:
         return _operator(F.pow, self, other)
 
-    def __and__(self, other: Any) -> "Tensor":
+    def __and__(self, other: Any) -> Tensor:
         return _operator(F.bitwise_and, self, other)
 
-    def __or__(self, other: Any) -> "Tensor":
+    def __or__(self, other: Any) -> Tensor:
         return _operator(F.bitwise_or, self, other)
 
-    def __xor__(self, other: Any) -> "Tensor":
+    def __xor__(self, other: Any) -> Tensor:
         return _operator(F.bitwise_xor, self, other)
 
-    def __lshift__(self, other: Any) -> "Tensor":
+    def __lshift__(self, other: Any) -> Tensor:
         return _operator(F.bitwise_left_shift, self, other)
 
-    def __rshift__(self, other: Any) -> "Tensor":
+    def __rshift__(self, other: Any) -> Tensor:
         return _operator(F.bitwise_right_shift, self, other)
 
-    def __matmul__(self, other: Any) -> "Tensor":
+    def __matmul__(self, other: Any) -> Tensor:
         return _operator(F.matmul, self, other)
 
-    def __lt__(self, other: Any) -> "Tensor":
+    def __lt__(self, other: Any) -> Tensor:
         return _operator(F.less, self, other)
 
-    def __le__(self, other: Any) -> "Tensor":
+    def __le__(self, other: Any) -> Tensor:
         return _operator(F.less_equal, self, other)
 
-    def __gt__(self, other: Any) -> "Tensor":
+    def __gt__(self, other: Any) -> Tensor:
         return _operator(F.greater, self, other)
 
-    def __ge__(self, other: Any) -> "Tensor":
+    def __ge__(self, other: Any) -> Tensor:
         return _operator(F.greater_equal, self, other)
 
-    def __eq__(self, other: Any) -> "Tensor":  # type: ignore[override]
+    def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
         return _operator(F.equal, self, other)
 
-    def __ne__(self, other: Any) -> "Tensor":  # type: ignore[override]
+    def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
         return _operator(F.not_equal, self, other)
 
-    def __radd__(self, other: Any) -> "Tensor":
+    def __radd__(self, other: Any) -> Tensor:
         return _operator(F.add, other, self)
 
-    def __rsub__(self, other: Any) -> "Tensor":
+    def __rsub__(self, other: Any) -> Tensor:
         return _operator(F.subtract, other, self)
 
-    def __rmul__(self, other: Any) -> "Tensor":
+    def __rmul__(self, other: Any) -> Tensor:
         return _operator(F.multiply, other, self)
 
-    def __rtruediv__(self, other: Any) -> "Tensor":
+    def __rtruediv__(self, other: Any) -> Tensor:
         return _operator(F.divide, other, self)
 
-    def __rfloordiv__(self, other: Any) -> "Tensor":
+    def __rfloordiv__(self, other: Any) -> Tensor:
         return _operator(F.floor_divide, other, self)
 
-    def __rmod__(self, other: Any) -> "Tensor":
+    def __rmod__(self, other: Any) -> Tensor:
         return _operator(F.remainder, other, self)
 
-    def __rpow__(self, other: Any) -> "Tensor":
+    def __rpow__(self, other: Any) -> Tensor:
         return _operator(F.pow, other, self)
 
-    def __rand__(self, other: Any) -> "Tensor":
+    def __rand__(self, other: Any) -> Tensor:
         return _operator(F.bitwise_and, other, self)
 
-    def __ror__(self, other: Any) -> "Tensor":
+    def __ror__(self, other: Any) -> Tensor:
         return _operator(F.bitwise_or, other, self)
 
-    def __rxor__(self, other: Any) -> "Tensor":
+    def __rxor__(self, other: Any) -> Tensor:
         return _operator(F.bitwise_xor, other, self)
 
-    def __rlshift__(self, other: Any) -> "Tensor":
+    def __rlshift__(self, other: Any) -> Tensor:
         return _operator(F.bitwise_left_shift, other, self)
 
-    def __rrshift__(self, other: Any) -> "Tensor":
+    def __rrshift__(self, other: Any) -> Tensor:
         return _operator(F.bitwise_right_shift, other, self)
 
-    def __rmatmul__(self, other: Any) -> "Tensor":
+    def __rmatmul__(self, other: Any) -> Tensor:
         return _operator(F.matmul, other, self)
 
-    def __iadd__(self, other: Any) -> "Tensor":
+    def __iadd__(self, other: Any) -> Tensor:
         return _in_place(self, F.add, other)
 
-    def __isub__(self, other: Any) -> "Tensor":
+    def __isub__(self, other: Any) -> Tensor:
         return _in_place(self, F.subtract, other)
 
-    def __imul__(self, other: Any) -> "Tensor":
+    def __imul__(self, other: Any) -> Tensor:
         return _in_place(self, F.multiply, other)
 
-    def __itruediv__(self, other: Any) -> "Tensor":
+    def __itruediv__(self, other: Any) -> Tensor:
         return _in_place(self, F.divide, other)
 
-    def __ifloordiv__(self, other: Any) -> "Tensor":
+    def __ifloordiv__(self, other: Any) -> Tensor:
         return _in_place(self, F.floor_divide, other)
 
-    def __imod__(self, other: Any) -> "Tensor":
+    def __imod__(self, other: Any) -> Tensor:
         return _in_place(self, F.remainder, other)
 
-    def __ipow__(self, other: Any) -> "Tensor":
+    def __ipow__(self, other: Any) -> Tensor:
         return _in_place(self, F.pow, other)
 
-    def __iand__(self, other: Any) -> "Tensor":
+    def __iand__(self, other: Any) -> Tensor:
         return _in_place(self, F.bitwise_and, other)
 
-    def __ior__(self, other: Any) -> "Tensor":
+    def __ior__(self, other: Any) -> Tensor:
         return _in_place(self, F.bitwise_or, other)
 
-    def __ixor__(self, other: Any) -> "Tensor":
+    def __ixor__(self, other: Any) -> Tensor:
         return _in_place(self, F.bitwise_xor, other)
 
-    def __ilshift__(self, other: Any) -> "Tensor":
+    def __ilshift__(self, other: Any) -> Tensor:
         return _in_place(self, F.bitwise_left_shift, other)
 
-    def __irshift__(self, other: Any) -> "Tensor":
+    def __irshift__(self, other: Any) -> Tensor:
         return _in_place(self, F.bitwise_right_shift, other)
 
-    def __neg__(self) -> "Tensor":
+    def __neg__(self) -> Tensor:
         return F.negative(self)
 
-    def __pos__(self) -> "Tensor":
+    def __pos__(self) -> Tensor:
         return F.positive(self)
 
-    def __abs__(self) -> "Tensor":
+    def __abs__(self) -> Tensor:
         return F.abs(self)
 
-    def __invert__(self) -> "Tensor":
+    def __invert__(self) -> Tensor:
         return F.bitwise_invert(self)
 
-    def __getitem__(self, key: Any) -> "Tensor":
+    def __getitem__(self, key: Any) -> Tensor:
         return F.getitem(self, key)
 
     def __setitem__(self, key: Any, value: Any) -> None:
@@ -196,7 +197,7 @@ class TensorOperators:
             raise TypeError("len() of a 0-d tensor")
         return self.shape[0]
 
-    def __iter__(self) -> "Iterator[Tensor]":
+    def __iter__(self) -> Iterator[Tensor]:
         if self.ndim == 0:
             raise TypeError("iteration over a 0-d tensor")
         return (F.getitem(self, i) for i in range(self.shape[0]))
@@ -227,7 +228,7 @@ def _in_place(t: Any, function: Callable, other: Any) -> Any:
         new = function(t, other)
     except UnsupportedOperand:
         return NotImplemented
-    return write_result(t, new)
+    return dispatch.write_result(t, new)
 
 
 def one_element(t: Any, what: str) -> Any:
@@ -235,10 +236,11 @@ def one_element(t: Any, what: str) -> Any:
     if state.tracer is not None:
         return state.tracer.concretize(t, what)
     if t._data.size != 1:
-        raise ValueError(f"a tensor of shape {t.shape} has no single {'truth value; use any() or all()' if what == 'bool' else 'value'}")
+        raise ValueError(
+            f"a tensor of shape {t.shape} has no single {'truth value; use any() or all()' if what == 'bool' else 'value'}"
+        )
     return t._data.item() if t._data.dtype.kind != "V" else float(t._data.reshape(()))
 
 
-from . import functions as F  # noqa: E402  (functions need the Tensor class, which needs this one)
-from .convert import UnsupportedOperand  # noqa: E402
-from .dispatch import write_result  # noqa: E402
+from . import dispatch
+from . import functions as F

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .tensor import Tensor
 
 
-def format_tensor(t: "Tensor") -> str:
+def format_tensor(t: Tensor) -> str:
     """`tensor([1., 2.], requires_grad=True)`: values (shortened when there are many), and what is not the default."""
     data = t._data
     notes = []

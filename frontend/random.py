@@ -31,7 +31,7 @@ class Generator:
     def __init__(self, seed: int = 0):
         self.state: Tensor = new_tensor(np.array([seed % 2**64, 0], np.uint64))
 
-    def manual_seed(self, seed: int) -> "Generator":
+    def manual_seed(self, seed: int) -> Generator:
         """Starts the stream of `seed` from its beginning."""
         with no_grad():
             assign(self.state, new_tensor(np.array([int(seed) % 2**64, 0], np.uint64)))
@@ -132,20 +132,26 @@ def _finished(x: Tensor, requires_grad: bool) -> Tensor:
     return x.requires_grad_() if requires_grad else x
 
 
-def rand(*size: Any, dtype: Any = None, generator: Generator | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def rand(
+    *size: Any, dtype: Any = None, generator: Generator | None = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """Uniform on [0, 1), of a shape given as one tuple or as sizes."""
     with no_grad():
         out = _unit(_shape(size), _float_dtype(dtype), generator)
     return _finished(out, requires_grad)
 
 
-def uniform(low: float = 0.0, high: float = 1.0, size: Any = (), *, dtype: Any = None, generator: Generator | None = None) -> Tensor:
+def uniform(
+    low: float = 0.0, high: float = 1.0, size: Any = (), *, dtype: Any = None, generator: Generator | None = None
+) -> Tensor:
     """Uniform on [low, high)."""
     with no_grad():
         return add(multiply(_unit(as_shape(size), _float_dtype(dtype), generator), high - low), low)
 
 
-def randn(*size: Any, dtype: Any = None, generator: Generator | None = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def randn(
+    *size: Any, dtype: Any = None, generator: Generator | None = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """Standard normal, of a shape given as one tuple or as sizes."""
     wanted, shape = _float_dtype(dtype), _shape(size)
     work = float64 if wanted is float64 else float32
@@ -156,14 +162,18 @@ def randn(*size: Any, dtype: Any = None, generator: Generator | None = None, dev
     return _finished(out, requires_grad)
 
 
-def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, dtype: Any = None, generator: Generator | None = None) -> Tensor:
+def normal(
+    mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, dtype: Any = None, generator: Generator | None = None
+) -> Tensor:
     """Normal with a mean and standard deviation; of the shape of those if they are tensors and `size` is None."""
     shape = as_shape(size) if size is not None else next((x.shape for x in (mean, std) if isinstance(x, Tensor)), ())
     with no_grad():
         return add(multiply(randn(shape, dtype=dtype, generator=generator), std), mean)
 
 
-def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = None, generator: Generator | None = None) -> Tensor:
+def randint(
+    low: int, high: Any = None, size: Any = None, *, dtype: Any = None, generator: Generator | None = None
+) -> Tensor:
     """Integers in [low, high), or in [0, low) if `high` is None; int64. PyTorch's randint(high, size) works too.
 
     ValueError for an empty range or one longer than 2^32.
@@ -186,7 +196,9 @@ def bernoulli(p: Any, size: Any = None, *, dtype: Any = None, generator: Generat
     """1 with probability p, else 0. `p`: a tensor of probabilities (its shape and type are the result's), or a number."""
     with no_grad():
         if isinstance(p, Tensor) and size is None:
-            return cast_to(_unit(p.shape, float32, generator) < cast_to(p, float32), p.dtype if dtype is None else dtype_of(dtype))
+            return cast_to(
+                _unit(p.shape, float32, generator) < cast_to(p, float32), p.dtype if dtype is None else dtype_of(dtype)
+            )
         drawn = _unit(as_shape(() if size is None else size), float32, generator) < p
         return cast_to(drawn, bool_ if dtype is None else dtype_of(dtype))
 

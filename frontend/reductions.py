@@ -29,7 +29,11 @@ def choose_axis(axis: Any, dim: Any, default: Any = None) -> Any:
 
 def reduce(name: str, x: Tensor, axis: Axis, keepdims: bool) -> Tensor:
     """One of the reduce_* ops over normalised axes. IndexError for an axis out of range."""
-    axes = normalize_axes(tuple(axis) if isinstance(axis, list) else axis, x.ndim) if x.ndim or axis is None else _scalar_axes(axis)
+    axes = (
+        normalize_axes(tuple(axis) if isinstance(axis, list) else axis, x.ndim)
+        if x.ndim or axis is None
+        else _scalar_axes(axis)
+    )
     out = run(get_op(name), (x,), {"axes": axes})
     return restore_axes(out, x.shape, axes) if keepdims else out
 
@@ -56,13 +60,17 @@ def _accumulation_dtype(x: Tensor, dtype: Any) -> DType:
     return uint64 if x.dtype.kind == "u" else int64
 
 
-def sum(x: Any, /, axis: Axis = None, dtype: Any = None, keepdims: bool = False, *, dim: Axis = None, keepdim: bool = False) -> Tensor:
+def sum(
+    x: Any, /, axis: Axis = None, dtype: Any = None, keepdims: bool = False, *, dim: Axis = None, keepdim: bool = False
+) -> Tensor:
     """The sum over `axis`. Bools and small integers give int64 (unsigned ones uint64)."""
     x = as_tensor(x)
     return reduce("reduce_sum", cast_to(x, _accumulation_dtype(x, dtype)), choose_axis(axis, dim), keepdims or keepdim)
 
 
-def prod(x: Any, /, axis: Axis = None, dtype: Any = None, keepdims: bool = False, *, dim: Axis = None, keepdim: bool = False) -> Tensor:
+def prod(
+    x: Any, /, axis: Axis = None, dtype: Any = None, keepdims: bool = False, *, dim: Axis = None, keepdim: bool = False
+) -> Tensor:
     """The product over `axis`; types as for `sum`."""
     x = as_tensor(x)
     return reduce("reduce_prod", cast_to(x, _accumulation_dtype(x, dtype)), choose_axis(axis, dim), keepdims or keepdim)
@@ -102,12 +110,16 @@ def count_nonzero(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Tenso
     return sum(to_bool(x), axis, keepdims=keepdims)
 
 
-def argmax(x: Any, /, axis: int | None = None, keepdims: bool = False, *, dim: int | None = None, keepdim: bool = False) -> Tensor:
+def argmax(
+    x: Any, /, axis: int | None = None, keepdims: bool = False, *, dim: int | None = None, keepdim: bool = False
+) -> Tensor:
     """The index of the first largest element along `axis` (of the flat tensor if None); int64. NaN counts as largest."""
     return _position("argmax", as_tensor(x), choose_axis(axis, dim), keepdims or keepdim)
 
 
-def argmin(x: Any, /, axis: int | None = None, keepdims: bool = False, *, dim: int | None = None, keepdim: bool = False) -> Tensor:
+def argmin(
+    x: Any, /, axis: int | None = None, keepdims: bool = False, *, dim: int | None = None, keepdim: bool = False
+) -> Tensor:
     """The index of the first smallest element along `axis` (of the flat tensor if None); int64. NaN counts as smallest."""
     return _position("argmin", as_tensor(x), choose_axis(axis, dim), keepdims or keepdim)
 
@@ -138,7 +150,9 @@ def _count(x: Tensor, axis: Axis) -> Any:
     return numel(tuple(x.shape[a] for a in axes))
 
 
-def mean(x: Any, /, axis: Axis = None, dtype: Any = None, keepdims: bool = False, *, dim: Axis = None, keepdim: bool = False) -> Tensor:
+def mean(
+    x: Any, /, axis: Axis = None, dtype: Any = None, keepdims: bool = False, *, dim: Axis = None, keepdim: bool = False
+) -> Tensor:
     """The arithmetic mean over `axis`; integers become the default float type. NaN if there is nothing."""
     x, axis = _floating(x, dtype), choose_axis(axis, dim)
     total = reduce("reduce_sum", x, axis, keepdims or keepdim)
@@ -169,7 +183,9 @@ def std(
     return sqrt(var(x, axis, correction, keepdims, dim=dim, keepdim=keepdim, unbiased=unbiased))
 
 
-def logsumexp(x: Any, /, axis: Axis = None, keepdims: bool = False, *, dim: Axis = None, keepdim: bool = False) -> Tensor:
+def logsumexp(
+    x: Any, /, axis: Axis = None, keepdims: bool = False, *, dim: Axis = None, keepdim: bool = False
+) -> Tensor:
     """log(sum(e**x)) over `axis` without overflow."""
     from .elementwise import add, exp, isfinite, log
 

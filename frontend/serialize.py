@@ -10,7 +10,8 @@ import json
 import math
 import os
 import tempfile
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,9 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
     """
     if hasattr(obj, "state_dict"):
         obj = obj.state_dict()
-    if isinstance(obj, Mapping) and all(isinstance(k, str) and isinstance(v, (Tensor, np.ndarray)) for k, v in obj.items()):
+    if isinstance(obj, Mapping) and all(
+        isinstance(k, str) and isinstance(v, (Tensor, np.ndarray)) for k, v in obj.items()
+    ):
         save_tensors(obj, path)
         return
     arrays: dict[str, np.ndarray] = {}
@@ -51,7 +54,9 @@ def save(obj: Any, path: str | os.PathLike[str]) -> None:
     save_tensors(arrays, path, {_TREE: json.dumps(tree)})
 
 
-def save_tensors(tensors: Mapping[str, Any], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
+def save_tensors(
+    tensors: Mapping[str, Any], path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None
+) -> None:
     """Writes named tensors (or arrays) as a safetensors file, by way of a temporary file in the same folder."""
     write_atomically(path, tensors_to_bytes(tensors, metadata))
 
@@ -112,7 +117,9 @@ def _encode(x: Any, path: str, arrays: dict[str, np.ndarray], names: dict[int, s
     if isinstance(x, (list, tuple)):
         kind = "tuple" if isinstance(x, tuple) else "list"
         return {kind: [_encode(v, _join(path, i, arrays), arrays, names, depth + 1) for i, v in enumerate(x)]}
-    raise TypeError(f"cannot save {path or 'this'}: a {type(x).__name__} is no tensor, number, string, dict, list or tuple")
+    raise TypeError(
+        f"cannot save {path or 'this'}: a {type(x).__name__} is no tensor, number, string, dict, list or tuple"
+    )
 
 
 def _join(path: str, key: Any, arrays: dict[str, np.ndarray]) -> str:
@@ -166,7 +173,11 @@ def _array(name: str, entry: Any, data: memoryview) -> np.ndarray:
     dtype = _CODES.get(code) if isinstance(code, str) else None
     if dtype is None:
         raise InvalidTensorFile(f"tensor {name!r} has the element type {code!r}, which tracefuse does not have")
-    if not isinstance(shape, list) or len(shape) > 32 or not all(type(n) is int and 0 <= n < 2**48 for n in (*shape, begin, end)):
+    if (
+        not isinstance(shape, list)
+        or len(shape) > 32
+        or not all(type(n) is int and 0 <= n < 2**48 for n in (*shape, begin, end))
+    ):
         raise InvalidTensorFile(f"tensor {name!r} has an impossible shape or place: {str(entry)[:200]}")
     if not begin <= end <= len(data) or end - begin != math.prod(shape) * dtype.itemsize:
         raise InvalidTensorFile(f"tensor {name!r} does not fit its place in the file (cut short?): {str(entry)[:200]}")

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..ir.types import normalize_axis
 from .convert import as_tensor, cast_to, promote_operands
-from .elementwise import where
+from .elementwise import isnan, where
 from .manipulation import narrow, ravel, take, take_along_axis
 from .state import state
 from .tensor import Tensor, new_tensor
@@ -27,7 +27,9 @@ def _order(x: Tensor, axis: int, descending: bool, what: str) -> np.ndarray:
     return values.shape[axis] - 1 - np.flip(reversed_order, axis) if values.ndim else reversed_order
 
 
-def argsort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True, dim: int | None = None) -> Tensor:
+def argsort(
+    x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True, dim: int | None = None
+) -> Tensor:
     """The indices that sort x along `axis`; int64. NaN comes last. Always stable."""
     x = as_tensor(x)
     if x.ndim == 0:
@@ -44,7 +46,9 @@ def sort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = 
     return take_along_axis(x, new_tensor(_order(x, axis, descending, "sort")), axis=axis)
 
 
-def topk(x: Any, k: int, axis: int = -1, largest: bool = True, sorted: bool = True, *, dim: int | None = None) -> tuple[Tensor, Tensor]:
+def topk(
+    x: Any, k: int, axis: int = -1, largest: bool = True, sorted: bool = True, *, dim: int | None = None
+) -> tuple[Tensor, Tensor]:
     """The k largest (or smallest) elements along `axis` in order, and their indices. ValueError if there are fewer."""
     x = as_tensor(x)
     axis = normalize_axis(axis if dim is None else dim, x.ndim)
@@ -109,7 +113,7 @@ def median(x: Any, /, axis: int | None = None, keepdims: bool = False) -> Tensor
     ordered = sort(x, axis=where_to)
     out = (take(ordered, (n - 1) // 2, axis=where_to) + take(ordered, n // 2, axis=where_to)) * 0.5
     last = take(ordered, n - 1, axis=where_to)
-    out = where(last != last, last, out)
+    out = where(isnan(last), last, out)
     if not keepdims:
         return out
     return out.reshape(tuple(1 if axis is None or i == where_to else d for i, d in enumerate(shape)))

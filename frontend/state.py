@@ -16,30 +16,42 @@ if TYPE_CHECKING:
 class Tracer(Protocol):
     """What the frontend asks of whoever records a graph. `state.tracer` is one while tracing."""
 
-    def read(self, t: "Tensor") -> Value:
+    def read(self, t: Tensor) -> Value:
         """The current value of `t`; a tensor from outside becomes an input of the graph."""
         ...
 
-    def write(self, t: "Tensor", v: Value) -> None:
+    def write(self, t: Tensor, v: Value) -> None:
         """`t` (and everything it shares storage with) takes the value `v`, which has its shape and dtype."""
         ...
 
-    def make_view(self, base: "Tensor", op: OpDef, attrs: Attrs, value: Value) -> "Tensor":
+    def make_view(self, base: Tensor, op: OpDef, attrs: Attrs, value: Value) -> Tensor:
         """A tensor with `value` = op(base) that goes on sharing storage with `base`."""
         ...
 
-    def wrap(self, v: Value) -> "Tensor":
+    def wrap(self, v: Value) -> Tensor:
         """A fresh tensor with its own storage."""
         ...
 
-    def get_grad(self, t: "Tensor") -> "Tensor | None": ...
+    def get_grad(self, t: Tensor) -> Tensor | None: ...
 
-    def set_grad(self, t: "Tensor", g: "Tensor | None") -> None: ...
+    def set_grad(self, t: Tensor, g: Tensor | None) -> None: ...
 
-    def concretize(self, t: "Tensor", what: str) -> Any:
+    def concretize(self, t: Tensor, what: str) -> Any:
         """Called where Python needs the numbers in `t`. `what` names the asker ("bool", "int", "float", "item", "numpy",
         "nonzero", ...). Usually raises, which ends the capture; else returns an ndarray."""
         ...
+
+
+class UnsupportedOperand(TypeError):
+    """An operand that is neither a tensor nor a number. Operators answer it with NotImplemented."""
+
+    def callable(self, f: Any) -> Any:
+        """`f`, a function of the user's that library code is about to call, as the tracer wants it called."""
+
+
+def traced(f: Any) -> Any:
+    """`f` as library code should call it: as it is, or while tracing as the tracer wants it."""
+    return f if state.tracer is None else state.tracer.callable(f)
 
 
 class SymbolicScalar:
@@ -51,7 +63,7 @@ class SymbolicScalar:
     __slots__ = ()
     python_type: type = float
 
-    def to_tensor(self, dtype: DType) -> "Tensor":
+    def to_tensor(self, dtype: DType) -> Tensor:
         """A 0-d tensor of `dtype`."""
         raise TypeError(f"{type(self).__name__} has no value here")
 

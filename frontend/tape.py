@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from typing import TYPE_CHECKING, Any, Callable, Union
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Union
 
 from ..ir.dtypes import DType, from_numpy
 from ..ir.op import Attrs, OpDef, VjpContext, get_op
@@ -23,28 +24,28 @@ Edge = Union["tuple[Node, int]", "Tensor", None]
 _numbers = itertools.count(1)
 
 
-def root_of(t: "Tensor") -> "Tensor":
+def root_of(t: Tensor) -> Tensor:
     """The tensor that owns the storage `t` is a view of (`t` itself if it is none)."""
     while t._base is not None:
         t = t._base
     return t
 
 
-def needs_grad(t: "Tensor") -> bool:
+def needs_grad(t: Tensor) -> bool:
     """Whether results computed from `t` are differentiated: `t.requires_grad`."""
     if t._view is not None and t._requires_grad is None:
         _refresh(t)
     return t._node is not None or bool(t._requires_grad)
 
 
-def edge_of(t: "Tensor") -> Edge:
+def edge_of(t: Tensor) -> Edge:
     """Where the cotangent of `t` goes."""
     if not needs_grad(t):
         return None
     return t if t._node is None else t._node
 
 
-def _refresh(t: "Tensor") -> None:
+def _refresh(t: Tensor) -> None:
     """The history of a view whose storage was written through another tensor: the view op on its base as it is now."""
     base, root = t._base, root_of(t)
     if t._version == root._version or base is None or t._view is None:
@@ -64,9 +65,9 @@ def _refresh(t: "Tensor") -> None:
 class Node:
     """One step of the forward pass. Subclasses say how to pull cotangents back through it."""
 
-    __slots__ = ("order", "edges", "results", "hooks")
+    __slots__ = ("edges", "hooks", "order", "results")
 
-    def __init__(self, tensors: tuple["Tensor", ...], results: tuple["Tensor", ...]):
+    def __init__(self, tensors: tuple[Tensor, ...], results: tuple[Tensor, ...]):
         self.order = next(_numbers)
         self.edges: tuple[Edge, ...] = tuple([edge_of(t) for t in tensors])
         self.results: tuple[tuple[Any, tuple], ...] = tuple([(r._data.dtype, r._data.shape) for r in results])
@@ -93,7 +94,7 @@ class Node:
 class OpNode(Node):
     """An op, with what its vjp rule reads: `op.saves` says which operands and whether the results."""
 
-    __slots__ = ("op", "attrs", "types", "inputs", "outputs", "checks")
+    __slots__ = ("attrs", "checks", "inputs", "op", "outputs", "types")
 
     def __init__(self, op: OpDef, tensors: tuple, attrs: Attrs, payloads: tuple, outs: tuple, results: tuple):
         super().__init__(tensors, results)
@@ -134,7 +135,9 @@ class OpNode(Node):
         context = VjpContext(inputs, outputs, types, self.attrs, needs)
         grads = self.op.vjp(context, *cotangents)  # type: ignore[operator]
         if self.op.kind == "pointwise":
-            return tuple([g if g is None or not n else sum_to(g, t.shape) for g, t, n in zip(grads, types, needs, strict=True)])
+            return tuple(
+                [g if g is None or not n else sum_to(g, t.shape) for g, t, n in zip(grads, types, needs, strict=True)]
+            )
         return tuple(grads)
 
     def _check_versions(self) -> None:
@@ -177,7 +180,7 @@ def _zeros(t: TensorType) -> Any:
     return get_op("full")(value=0, shape=t.shape, dtype=t.dtype)
 
 
-def _tracked(payload: Any, edge: Edge) -> "Tensor | None":
+def _tracked(payload: Any, edge: Edge) -> Tensor | None:
     """A saved payload as a tensor with its history, for gradients of gradients."""
     if payload is None:
         return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any, Self
 
 import numpy as np
 
@@ -28,13 +29,13 @@ class Tensor(TensorMethods):
     `_version`: how often the storage was written in place; on a view, the count at which its `_node` was made.
     """
 
-    __slots__ = ("_data", "_grad", "_node", "_requires_grad", "_base", "_view", "_version", "__weakref__")
+    __slots__ = ("_data", "_grad", "_node", "_requires_grad", "_base", "_view", "_version", "__weakref__")  # noqa: RUF023
 
     _data: Any
-    _grad: "Tensor | None"
+    _grad: Tensor | None
     _node: Any
     _requires_grad: bool | None
-    _base: "Tensor | None"
+    _base: Tensor | None
     _view: Any
     _version: int | None
 
@@ -105,12 +106,12 @@ class Tensor(TensorMethods):
         return edge[0] if isinstance(edge, tuple) else None
 
     @property
-    def grad(self) -> "Tensor | None":
+    def grad(self) -> Tensor | None:
         """The gradient that `backward` has accumulated here: same shape and dtype, or None."""
         return self._grad if state.tracer is None else state.tracer.get_grad(self)
 
     @grad.setter
-    def grad(self, value: "Tensor | None") -> None:
+    def grad(self, value: Tensor | None) -> None:
         if value is not None and (tuple(value.shape) != tuple(self.shape) or value.dtype is not self.dtype):
             raise ValueError(
                 f"a gradient must have the tensor's type {self.dtype.name}{self.shape}, not {value.dtype.name}{value.shape}"
@@ -124,7 +125,7 @@ class Tensor(TensorMethods):
     def grad(self) -> None:
         self.grad = None
 
-    def requires_grad_(self, requires_grad: bool = True) -> "Tensor":
+    def requires_grad_(self, requires_grad: bool = True) -> Tensor:
         """Makes this a leaf whose gradient is wanted. TypeError for integers and bools."""
         if not requires_grad:
             if self._node is not None:
@@ -155,13 +156,19 @@ class Tensor(TensorMethods):
 
         backward(self, gradient, retain_graph, create_graph)
 
+    def _like(self, value: Any, dtype: DType | None = None) -> Tensor:
+        """A 0-d constant of this tensor's dtype (or another): what rules ask of every kind of bound value."""
+        from .convert import scalar_tensor
+
+        return scalar_tensor(value, dtype or self.dtype)
+
     # ---- identity
     __hash__ = object.__hash__
 
     def __reduce__(self) -> Any:
         return (_restore, (self.__class__, self.numpy(), bool(self._requires_grad)))
 
-    def __deepcopy__(self, memo: dict) -> "Tensor":
+    def __deepcopy__(self, memo: dict) -> Tensor:
         if self._node is not None:
             raise RuntimeError("only leaves can be deep-copied; use clone()")
         t = memo[id(self)] = new_tensor(self.numpy().copy(), type(self))
@@ -174,7 +181,7 @@ class Tensor(TensorMethods):
 class _Size(int):
     """A number of elements that can be called as PyTorch's `size()`."""
 
-    def __new__(cls, n: int, shape: tuple) -> "_Size":
+    def __new__(cls, n: int, shape: tuple) -> Self:
         out = super().__new__(cls, n)
         out.shape = shape
         return out

@@ -5,7 +5,8 @@ Methods carry array API names and, where those leave room, PyTorch's. In-place m
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Callable
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -78,26 +79,26 @@ class TensorMethods(TensorOperators):
         return (1, 0)
 
     # ---- storage, history, type
-    def clone(self) -> "Tensor":
+    def clone(self) -> Tensor:
         """A copy that gradients pass through."""
         return F.positive(self)
 
-    def detach(self) -> "Tensor":
+    def detach(self) -> Tensor:
         """The same memory without history."""
         return F.detach(self)
 
-    def detach_(self) -> "Tensor":
+    def detach_(self) -> Tensor:
         """Forgets the history of this tensor."""
         self._node = None
         self._requires_grad = False if self._base is not None else None
         return self  # type: ignore[return-value]
 
     @property
-    def data(self) -> "Tensor":
+    def data(self) -> Tensor:
         """The same memory without history."""
         return F.detach(self)
 
-    def contiguous(self) -> "Tensor":
+    def contiguous(self) -> Tensor:
         """The tensor itself if its elements lie in row-major order, else a copy."""
         return self if self.is_contiguous() else F.positive(self)  # type: ignore[return-value]
 
@@ -105,7 +106,7 @@ class TensorMethods(TensorOperators):
         """Whether the elements lie in row-major order."""
         return not isinstance(self._data, np.ndarray) or self._data.flags.c_contiguous
 
-    def to(self, *args: Any, **kwargs: Any) -> "Tensor":
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
         """The tensor in another dtype (`to(dtype)`, `to(other_tensor)`); a device "cpu" is accepted."""
         for a in (*args, *kwargs.values()):
             if isinstance(a, TensorMethods):
@@ -115,44 +116,44 @@ class TensorMethods(TensorOperators):
             return F.astype(self, a, copy=False)
         return self  # type: ignore[return-value]
 
-    def cpu(self) -> "Tensor":
+    def cpu(self) -> Tensor:
         return self  # type: ignore[return-value]
 
-    def astype(self, dtype: Any, copy: bool = True) -> "Tensor":
+    def astype(self, dtype: Any, copy: bool = True) -> Tensor:
         """A copy in another dtype."""
         return F.astype(self, dtype, copy=copy)
 
-    def type_as(self, other: "Tensor") -> "Tensor":
+    def type_as(self, other: Tensor) -> Tensor:
         return F.astype(self, other.dtype, copy=False)
 
-    def bool(self) -> "Tensor":
+    def bool(self) -> Tensor:
         return F.astype(self, bool_, copy=False)
 
-    def char(self) -> "Tensor":
+    def char(self) -> Tensor:
         return F.astype(self, int8, copy=False)
 
-    def byte(self) -> "Tensor":
+    def byte(self) -> Tensor:
         return F.astype(self, uint8, copy=False)
 
-    def short(self) -> "Tensor":
+    def short(self) -> Tensor:
         return F.astype(self, int16, copy=False)
 
-    def int(self) -> "Tensor":
+    def int(self) -> Tensor:
         return F.astype(self, int32, copy=False)
 
-    def long(self) -> "Tensor":
+    def long(self) -> Tensor:
         return F.astype(self, int64, copy=False)
 
-    def half(self) -> "Tensor":
+    def half(self) -> Tensor:
         return F.astype(self, float16, copy=False)
 
-    def bfloat16(self) -> "Tensor":
+    def bfloat16(self) -> Tensor:
         return F.astype(self, bfloat16_, copy=False)
 
-    def float(self) -> "Tensor":
+    def float(self) -> Tensor:
         return F.astype(self, float32, copy=False)
 
-    def double(self) -> "Tensor":
+    def double(self) -> Tensor:
         return F.astype(self, float64, copy=False)
 
     def dim(self) -> Any:
@@ -176,121 +177,140 @@ class TensorMethods(TensorOperators):
 
     # ---- shapes and axes
     @property
-    def T(self) -> "Tensor":
+    def T(self) -> Tensor:
         """The axes in reverse order."""
         return F.permute_dims(self, range(self.ndim)[::-1])
 
     @property
-    def mT(self) -> "Tensor":
+    def mT(self) -> Tensor:
         """The last two axes exchanged."""
         return F.matrix_transpose(self)
 
-    def t(self) -> "Tensor":
+    def t(self) -> Tensor:
         """The transpose of a matrix."""
         return F.permute_dims(self, range(self.ndim)[::-1])
 
-    def reshape(self, *shape: Any) -> "Tensor":
+    def reshape(self, *shape: Any) -> Tensor:
         return F.reshape(self, _flat(shape))
 
-    def view(self, *shape: Any) -> "Tensor":
+    def view(self, *shape: Any) -> Tensor:
         """Another shape, or another dtype of the same size for the same bits. ValueError if the shape would need a copy."""
         if len(shape) == 1 and not isinstance(shape[0], (int, tuple, list)) and not hasattr(shape[0], "symbols"):
             return F.bitcast(self, dtype_of(shape[0]))
         out = F.reshape(self, _flat(shape))
         if state.tracer is None and out.numel() and not np.may_share_memory(out._data, self._data):
-            raise ValueError(f"a tensor of shape {self.shape} and strides {self.stride()} has no view of shape {out.shape}; use reshape")
+            raise ValueError(
+                f"a tensor of shape {self.shape} and strides {self.stride()} has no view of shape {out.shape}; use reshape"
+            )
         return out
 
-    def view_as(self, other: "Tensor") -> "Tensor":
+    def view_as(self, other: Tensor) -> Tensor:
         return self.view(other.shape)
 
-    def reshape_as(self, other: "Tensor") -> "Tensor":
+    def reshape_as(self, other: Tensor) -> Tensor:
         return F.reshape(self, other.shape)
 
-    def permute(self, *axes: Any) -> "Tensor":
+    def permute(self, *axes: Any) -> Tensor:
         return F.permute_dims(self, _flat(axes))
 
-    def transpose(self, *axes: Any) -> "Tensor":
+    def transpose(self, *axes: Any) -> Tensor:
         """transpose(i, k) exchanges two axes (PyTorch); without arguments or with all axes as NumPy does."""
         axes = _flat(axes)
         if not axes:
             return F.permute_dims(self, range(self.ndim)[::-1])
         return F.swapaxes(self, *axes) if len(axes) == 2 else F.permute_dims(self, axes)
 
-    def unsqueeze(self, dim: Any) -> "Tensor":
+    def unsqueeze(self, dim: Any) -> Tensor:
         return F.expand_dims(self, dim)
 
-    def squeeze(self, axis: Any = None, *, dim: Any = None) -> "Tensor":
+    def squeeze(self, axis: Any = None, *, dim: Any = None) -> Tensor:
         """Without axes of size 1; named ones that are longer stay."""
         return F.squeeze(self, dim=axis if dim is None else dim)
 
-    def expand(self, *shape: Any) -> "Tensor":
+    def expand(self, *shape: Any) -> Tensor:
         return F.broadcast_to(self, _flat(shape))
 
-    def expand_as(self, other: "Tensor") -> "Tensor":
+    def expand_as(self, other: Tensor) -> Tensor:
         return F.broadcast_to(self, other.shape)
 
-    def tile(self, *repetitions: Any) -> "Tensor":
+    def tile(self, *repetitions: Any) -> Tensor:
         return F.tile(self, _flat(repetitions))
 
-    def unbind(self, dim: Any = 0) -> "tuple[Tensor, ...]":
+    def unbind(self, dim: Any = 0) -> tuple[Tensor, ...]:
         return F.unstack(self, axis=dim)
 
-    def narrow(self, dim: Any, start: Any, length: Any) -> "Tensor":
+    def narrow(self, dim: Any, start: Any, length: Any) -> Tensor:
         """x[start : start + length] along an axis. A view."""
         return F.getitem(self, (*(slice(None),) * (dim % self.ndim), slice(start, start + length)))
 
-    def select(self, dim: Any, index: Any) -> "Tensor":
+    def select(self, dim: Any, index: Any) -> Tensor:
         """x[index] along an axis. A view."""
         return F.getitem(self, (*(slice(None),) * (dim % self.ndim), index))
 
-    def index_select(self, dim: Any, index: Any) -> "Tensor":
+    def index_select(self, dim: Any, index: Any) -> Tensor:
         return F.take(self, index, axis=dim)
 
-    def repeat_interleave(self, repeats: Any, dim: Any = None) -> "Tensor":
+    def repeat_interleave(self, repeats: Any, dim: Any = None) -> Tensor:
         return F.repeat(self, repeats, axis=dim)
 
-    def scatter(self, dim: Any, index: Any, src: Any) -> "Tensor":
+    def scatter(self, dim: Any, index: Any, src: Any) -> Tensor:
         """A copy with `src` put at `index` along an axis."""
         return F.scatter_along_axis(self, dim, index, src)
 
-    def scatter_add(self, dim: Any, index: Any, src: Any) -> "Tensor":
+    def scatter_add(self, dim: Any, index: Any, src: Any) -> Tensor:
         """A copy with `src` added at `index` along an axis."""
         return F.scatter_along_axis(self, dim, index, src, "add")
 
-    def masked_select(self, mask: Any) -> "Tensor":
+    def masked_select(self, mask: Any) -> Tensor:
         return F.getitem(self, mask)
 
-    def where(self, condition: Any, other: Any) -> "Tensor":
+    def where(self, condition: Any, other: Any) -> Tensor:
         """self where `condition` holds, else `other`."""
         return F.where(condition, self, other)
 
     if TYPE_CHECKING:  # functions taken over as methods: see FORWARDED
-        _forwarded: Callable[..., Tensor]
-        abs = acos = acosh = add = all = amax = amin = any = argmax = argmin = argsort = asin = asinh = atan = atan2 = _forwarded
-        atanh = bmm = ceil = clamp = clip = copysign = cos = cosh = count_nonzero = cumprod = cumsum = diagonal = _forwarded
-        diff = digamma = div = dot = eq = equal = erf = erfc = erfinv = exp = exp2 = expand_dims = expm1 = flatten = _forwarded
-        flip = floor = gather = ge = gt = isfinite = isinf = isnan = le = lerp = lgamma = log = log10 = log1p = log2 = _forwarded
+        _forwarded = cast("Callable[..., Tensor]", None)
+        abs = acos = acosh = add = all = amax = amin = any = argmax = argmin = argsort = asin = asinh = atan = atan2 = (
+            _forwarded
+        )
+        atanh = bmm = ceil = clamp = clip = copysign = cos = cosh = count_nonzero = cumprod = cumsum = diagonal = (
+            _forwarded
+        )
+        diff = digamma = div = dot = eq = equal = erf = erfc = erfinv = exp = exp2 = expand_dims = expm1 = flatten = (
+            _forwarded
+        )
+        flip = floor = gather = ge = gt = isfinite = isinf = isnan = le = lerp = lgamma = log = log10 = log1p = log2 = (
+            _forwarded
+        )
         logical_and = logical_not = logical_or = logical_xor = logsumexp = lt = masked_fill = matmul = max = _forwarded
-        maximum = mean = median = min = minimum = mm = moveaxis = mul = mv = nan_to_num = ne = neg = norm = outer = _forwarded
-        pow = prod = ravel = reciprocal = relu = remainder = repeat = roll = round = rsqrt = sigmoid = sign = sin = _forwarded
-        sinh = sort = sqrt = square = std = sub = sum = swapaxes = take = take_along_axis = tan = tanh = trace = _forwarded
+        maximum = mean = median = min = minimum = mm = moveaxis = mul = mv = nan_to_num = ne = neg = norm = outer = (
+            _forwarded
+        )
+        pow = prod = ravel = reciprocal = relu = remainder = repeat = roll = round = rsqrt = sigmoid = sign = sin = (
+            _forwarded
+        )
+        sinh = sort = sqrt = square = std = sub = sum = swapaxes = take = take_along_axis = tan = tanh = trace = (
+            _forwarded
+        )
         tril = triu = trunc = var = vecdot = _forwarded
         add_ = sub_ = mul_ = div_ = pow_ = copy_ = fill_ = zero_ = clamp_ = lerp_ = addcmul_ = addcdiv_ = _forwarded
         maximum_ = minimum_ = masked_fill_ = neg_ = exp_ = log_ = sqrt_ = tanh_ = sigmoid_ = relu_ = floor_ = _forwarded
         ceil_ = round_ = abs_ = sign_ = reciprocal_ = rsqrt_ = uniform_ = normal_ = bernoulli_ = _forwarded
-        _forwarded_parts: Callable[..., Any]
+        _forwarded_parts = cast("Callable[..., Any]", None)
         chunk = nonzero = split = topk = unstack = _forwarded_parts
 
 
 FORWARDED = (
-    "abs acos acosh add all amax amin any argmax argmin argsort asin asinh atan atan2 atanh ceil chunk clip copysign cos "
-    "cosh count_nonzero diagonal diff digamma equal erf erfc erfinv exp exp2 expand_dims expm1 flatten flip floor gather "
-    "isfinite isinf isnan lerp lgamma log log10 log1p log2 logical_and logical_not logical_or logical_xor logsumexp "
-    "masked_fill matmul max maximum mean median min minimum moveaxis nan_to_num nonzero norm outer pow prod ravel "
-    "reciprocal relu remainder repeat roll round rsqrt sigmoid sign sin sinh sort split sqrt square std sum swapaxes take "
-    "take_along_axis tan tanh topk trace tril triu trunc unstack var vecdot"
-).split()
+    "abs", "acos", "acosh", "add", "all", "amax", "amin", "any", "argmax", "argmin", "argsort", "asin", "asinh",
+    "atan", "atan2", "atanh", "ceil", "chunk", "clip", "copysign", "cos", "cosh", "count_nonzero", "diagonal", "diff",
+    "digamma", "equal", "erf", "erfc", "erfinv", "exp", "exp2", "expand_dims", "expm1", "flatten", "flip", "floor",
+    "gather", "isfinite", "isinf", "isnan", "lerp", "lgamma", "log", "log10", "log1p", "log2", "logical_and",
+    "logical_not", "logical_or", "logical_xor", "logsumexp", "masked_fill", "matmul", "max", "maximum", "mean",
+    "median", "min", "minimum", "moveaxis", "nan_to_num", "nonzero", "norm", "outer", "pow", "prod", "ravel",
+    "reciprocal", "relu", "remainder", "repeat", "roll", "round", "rsqrt", "sigmoid", "sign", "sin", "sinh", "sort",
+    "split", "sqrt", "square", "std", "sum", "swapaxes", "take", "take_along_axis", "tan", "tanh", "topk", "trace",
+    "tril", "triu", "trunc", "unstack", "var", "vecdot",
+)  # fmt: skip
 RENAMED = {
     "sub": "subtract", "mul": "multiply", "div": "divide", "neg": "negative", "clamp": "clip", "eq": "equal",
     "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "mm": "matmul",
@@ -313,4 +333,4 @@ def _flat(sizes: tuple) -> tuple:
     return tuple(sizes[0]) if len(sizes) == 1 and hasattr(sizes[0], "__iter__") else sizes
 
 
-from . import functions as F  # noqa: E402  (functions need the Tensor class, which needs this one)
+from . import functions as F

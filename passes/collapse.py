@@ -8,32 +8,46 @@ from ..ir import dim
 from ..ir.dim import Dim, DimLike
 from ..ir.kernel import Axis, Kernel, Stage, Store
 from ..ir.scalar import Expr, Load, transform, walk
+from ..ir.target import Target
 
 
-def collapse(kernel: Kernel) -> Kernel:
-    """Needs plain kernels; kernels with an anchor are left alone. Leaves no two adjacent axes that could be one."""
+def collapse(kernel: Kernel, target: Target) -> Kernel:
+    """Needs plain kernels; kernels with an anchor are left alone. Leaves no two adjacent axes that could be one, and last
+    axes that fill a vector register where there is something to fill it with."""
     if kernel.anchor is not None or "scatter" in kernel.ops:
         return kernel
     while True:
-        new = _collapse_outer(kernel) or _collapse_inner(kernel)
+        new = _collapse_outer(kernel, 0) or _collapse_inner(kernel, 0)
+        if new is None:
+            new = _collapse_outer(kernel, target.vector_bytes // 4) or _collapse_inner(kernel, target.vector_bytes // 4)
         if new is None:
             return kernel
         kernel = new
 
 
-def _collapse_outer(kernel: Kernel) -> Kernel | None:
+def _short(a: Axis, b: Axis, lanes: int) -> bool:
+    """Whether `b` alone leaves lanes empty, so that it is worth dividing indices to run through a and b together."""
+    return isinstance(b.extent, int) and b.extent < lanes and isinstance(a.extent, int) and a.extent > 1
+
+
+def _collapse_outer(kernel: Kernel, lanes: int) -> Kernel | None:
     for k in range(len(kernel.axes) - 1, 0, -1):
-        joined = _join(kernel, kernel.axes[k - 1], kernel.axes[k])
+        a, b = kernel.axes[k - 1], kernel.axes[k]
+        if lanes and (k != len(kernel.axes) - 1 or not _short(a, b, lanes)):
+            continue
+        joined = _join(kernel, a, b, bool(lanes))
         if joined is not None:
             axis, stages = joined
             return replace(kernel, axes=(*kernel.axes[: k - 1], axis, *kernel.axes[k + 1 :]), stages=stages)
     return None
 
 
-def _collapse_inner(kernel: Kernel) -> Kernel | None:
+def _collapse_inner(kernel: Kernel, lanes: int) -> Kernel | None:
     axes = next((s.axes for s in kernel.stages if s.axes), ())
     for k in range(len(axes) - 1, 0, -1):
-        joined = _join(kernel, axes[k - 1], axes[k])
+        if lanes and (k != len(axes) - 1 or not _short(axes[k - 1], axes[k], lanes) or _wide(kernel.axes, lanes)):
+            continue
+        joined = _join(kernel, axes[k - 1], axes[k], bool(lanes))
         if joined is not None:
             axis, stages = joined
             inner = (*axes[: k - 1], axis, *axes[k + 1 :])
@@ -41,8 +55,13 @@ def _collapse_inner(kernel: Kernel) -> Kernel | None:
     return None
 
 
-def _join(kernel: Kernel, a: Axis, b: Axis) -> tuple[Axis, tuple[Stage, ...]] | None:
-    """One axis for a and b, and the stages written with it, if no index needs to be split for that."""
+def _wide(axes: tuple[Axis, ...], lanes: int) -> bool:
+    """Whether the last outer axis can fill the lanes instead."""
+    return bool(axes) and (not isinstance(axes[-1].extent, int) or axes[-1].extent >= lanes)
+
+
+def _join(kernel: Kernel, a: Axis, b: Axis, divide: bool) -> tuple[Axis, tuple[Stage, ...]] | None:
+    """One axis for a and b, and the stages written with it; without `divide` only if no index has to be split for it."""
     extent = a.extent * b.extent
     fused = dim.symbol(a.name, 0, extent - 1)
     env: dict[Dim, DimLike] = {a.sym: dim.floordiv(fused, b.extent), b.sym: dim.mod(fused, b.extent)}
@@ -58,7 +77,7 @@ def _join(kernel: Kernel, a: Axis, b: Axis) -> tuple[Axis, tuple[Stage, ...]] | 
                 memo[d] = d
             else:
                 new = dim.substitute(d, env)
-                memo[d] = new if _divisions(new) <= _divisions(d) else None
+                memo[d] = new if divide or _divisions(new) <= _divisions(d) else None
         return memo[d]
 
     for d in _indices(kernel.stages):

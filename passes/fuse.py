@@ -365,16 +365,16 @@ class Fuser:
             repeated = high is None or high > 2 * low
             if any(n.op.name == "random_bits" for n in group.nodes) or indirect:
                 continue
-            if reader.anchor is not None and (cost > RECOMPUTE_COST or len(group.nodes) > 4) or repeated and cost > RECOMPUTE_COST:
-                continue
-            if reader.anchor is not None and not all(self._reads_by_anchor(v, reader) for n in group.nodes for v in n.outputs):
+            if reader.anchor is not None and not self._prologue(group, reader) or repeated and cost > RECOMPUTE_COST:
                 continue
             if not self.fuel.spend("fuse"):
                 continue
             self._dissolve(group, reader)
 
-    def _reads_by_anchor(self, v: Value, reader: Group) -> bool:
-        return reader.anchor is not None and reader.anchor.op.name != "scatter"
+    def _prologue(self, group: Group, reader: Group) -> bool:
+        """Whether a contraction may compute `group` while it packs its operands: conversions only, since elements are
+        read several times."""
+        return all(n.op.name == "cast" for n in group.nodes)
 
     def _dissolve(self, group: Group, reader: Group) -> None:
         for n in group.nodes:
@@ -407,7 +407,8 @@ class Fuser:
                 if not groups or v in stored or node not in self.home:
                     continue
                 cost = self._recompute_cost(v) + spent.get(v, 0)
-                if cost > RECOMPUTE_COST or v in self.pinned or not self.fuel.spend("recompute"):
+                packed = any(g.anchor is not None for g in groups) and node.op.name != "cast"
+                if cost > RECOMPUTE_COST or packed or v in self.pinned or not self.fuel.spend("recompute"):
                     stored.add(v)
                     continue
                 self.inlined.add(node)

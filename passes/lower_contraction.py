@@ -81,10 +81,15 @@ def _conv(low: "GroupLowering", node: Node) -> Contraction:
     if outside and not _zero_outside(rhs):
         rhs = select(in_bounds(outside), rhs, 0)
     lhs = low.element(w, (at[1], c, *(k for _, k in windows)))
+    # Channels innermost if the window is small: its bounds are then the same for a whole run of k. The window of a weight
+    # gradient is a whole image: its rows are the long runs.
+    window_axes = tuple(axis for axis, _ in windows)
+    points = dim.numel(w.shape[2:])
+    k = (*window_axes, c_axis) if isinstance(points, int) and points < 32 else (c_axis, *window_axes)
     n = (_own_axis(low, 0, "img"), *(_own_axis(low, 2 + d, f"o{d}") for d in range(rank)))
     n = tuple(axis for axis in n if axis.extent != 1) or n[-1:]
     return Contraction(
-        "acc", batch, (m,), n, _without_units((c_axis, *(axis for axis, _ in windows))), lhs, rhs, accumulator(x.dtype)
+        "acc", batch, (m,), n, _without_units(k), lhs, rhs, accumulator(x.dtype)
     )  # fmt: skip
 
 

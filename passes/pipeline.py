@@ -37,7 +37,7 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
 )
 REQUIRED = frozenset(("decompose", "check_indices", "prepare"))  # the backends cannot do without these
 KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
-    ("collapse", lambda k, target: collapse(k)),
+    ("collapse", collapse),
     ("cache_rows", cache_rows),
     ("contract", contract),
 )

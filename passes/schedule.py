@@ -43,15 +43,17 @@ def _lanes(kernel: Kernel, target: Target) -> int:
     return max(1, target.vector_bytes // max(4, *sizes, 4))
 
 
-def _accesses(kernel: Kernel) -> list[DimLike]:
-    """The element offset of every plain load and store."""
-    out: list[DimLike] = []
+def _accesses(kernel: Kernel) -> list[tuple[DimLike, float]]:
+    """The element offset of every plain load and store, and how often it happens per outer point."""
+    out: list[tuple[DimLike, float]] = []
     for stage in kernel.stages:
+        n = dim.numel(tuple(a.extent for a in stage.axes))
+        often = float(n) if isinstance(n, int) else 1000.0
         for e in walk(*roots(stage)):
             if e.op == "load":
-                out.append(_offset(kernel, e.attr.buffer, e.attr.index))
+                out.append((_offset(kernel, e.attr.buffer, e.attr.index), often))
         for s in stage.stores:
-            out.append(_offset(kernel, s.buffer, s.index))
+            out.append((_offset(kernel, s.buffer, s.index), often))
     return out
 
 
@@ -81,8 +83,8 @@ def _vector_axis(kernel: Kernel, inner: tuple[Axis, ...], lanes: int, scatter: b
     offsets = _accesses(kernel)
     best: tuple[float, Axis] | None = None
     for axis in candidates:
-        strides = [_stride(o, axis) for o in offsets]
-        contiguous = sum(s == 1 for s in strides) + 0.2 * sum(s == 0 for s in strides)
+        strides = [(_stride(o, axis), often) for o, often in offsets]
+        contiguous = sum(often * (1.0 if s == 1 else 0.2 if s == 0 else 0.0) for s, often in strides)
         extent = axis.extent if isinstance(axis.extent, int) else 1 << 20
         used = extent / (-(-extent // lanes) * lanes)
         score = (0.1 + contiguous) * used

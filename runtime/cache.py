@@ -26,6 +26,13 @@ PRUNE_EVERY = 64  # puts between two looks at the folder's size
 PRUNE_TO = 0.8  # of the limit, so that the next put does not prune again
 
 
+def _is_ours(status: os.stat_result) -> bool:
+    """Whether nobody else can have written the file: its content is run as code."""
+    if not hasattr(os, "geteuid"):
+        return True
+    return status.st_uid == os.geteuid() and not status.st_mode & 0o022
+
+
 class DiskCache:
     """get(key) -> bytes | None and put(key, bytes) under `folder` (None: keeps nothing).
 
@@ -56,7 +63,8 @@ class DiskCache:
         if path is None:
             return None
         try:
-            raw = path.read_bytes()
+            with open(path, "rb") as file:
+                raw = file.read() if _is_ours(os.fstat(file.fileno())) else b""
         except OSError:
             self.misses += 1
             return None
@@ -78,7 +86,8 @@ class DiskCache:
         if path is None:
             return
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.parent.mkdir(mode=0o700, exist_ok=True)
             handle, temporary = tempfile.mkstemp(prefix="tmp-", dir=path.parent)  # mode 0600
             try:
                 with os.fdopen(handle, "wb") as file:

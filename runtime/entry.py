@@ -8,6 +8,7 @@ clear(function)                    # back to the first line; code and memory go 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import struct
 import threading
@@ -84,7 +85,8 @@ class _Settings:
     def box(self, array: np.ndarray) -> Any:
         """A Tensor with `array`, as the native entry makes it."""
         assert self.tensor_type is not None
-        tensor = self.tensor_type.__new__(self.tensor_type)
+        make: Any = self.tensor_type.__new__
+        tensor = make(self.tensor_type)
         tensor._data = array
         for name, value in self.defaults.items():
             setattr(tensor, name, value)
@@ -136,8 +138,7 @@ class _Native:
         target = host_target()
         text = entry_text(layout)
         data = cached_object(text, target.key, lambda: compile_object(text, target, opt=3))
-        from numpy._core import _multiarray_umath as umath  # its table of C functions is NumPy's stable ABI
-
+        umath = importlib.import_module("numpy._core._multiarray_umath")  # has the table of NumPy's C functions
         capsule = ctypes.pythonapi.PyCapsule_GetPointer
         capsule.restype, capsule.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
         table = ctypes.cast(capsule(umath._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
@@ -187,7 +188,7 @@ class _Native:
         return make(ctypes.addressof(spec))
 
     def lease(self, nbytes: int) -> tuple[int, memory.Lease]:
-        """Scratch for one call, when the shared arena is busy or too small; in the latter case it grows for the next."""
+        """Scratch for one call, when the shared arena is busy, or too small: then it grows for the next call."""
         words = self.words
         if not words[at.G_ARENA_BUSY] and nbytes > words[at.G_ARENA_SIZE]:
             self.set_arena(memory.lease(nbytes))
@@ -215,7 +216,7 @@ class _Native:
         function._miss = lambda *args, **kwargs: (args, kwargs)
         ctypes.c_void_p.from_address(id(function) + at.F_VECTORCALL).value = self.entry
         function.note = 1
-        holder = type("Holder", (), {"method": function})()
+        holder: Any = type("Holder", (), {"method": function})()
         ok = function(1, x=2) == ((1,), {"x": 2}) and holder.method(3) == ((holder, 3), {})
         if not ok or function.__dict__ != {"note": 1} or weakref.ref(function)() is not function:
             raise UnknownLayout("heap types")
@@ -303,7 +304,7 @@ def new_function(miss: Callable[..., Any], cls: type | None = None, *, native: b
     native=False makes one that walks its guards in Python.
     """
     settings = _ready()
-    kind = cls or (settings.function_type if native else PythonFunction)
+    kind: Any = cls or (settings.function_type if native else PythonFunction)
     function = kind.__new__(kind)
     function._miss = miss
     function._chain = Chain()

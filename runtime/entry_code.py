@@ -25,7 +25,8 @@ class _Code:
     """A function under construction, with words to read and one place to fail to."""
 
     def __init__(self, m: Module, name: str, ret: str, params: list[tuple[str, str]], linkage: str = "internal"):
-        attrs = "nounwind" if linkage else "nounwind uwtable"
+        # the frame grows with the trace: touch every page of it, so that a stack that is too small is noticed
+        attrs = "nounwind" if linkage else 'nounwind uwtable "probe-stack"="inline-asm"'
         self.f: Function = m.function(name, ret, params, attrs, linkage)
         self.args = self.f.args
         self.no: Block = self.f.block("no")

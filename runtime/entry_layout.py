@@ -57,7 +57,8 @@ def _word(address: int) -> int:
 
 def slot_offset(cls: type, name: str) -> int:
     """Where instances of `cls` keep their slot `name`: a marker is put there and looked for."""
-    instance, marker = cls.__new__(cls), [name]
+    make: Any = cls.__new__
+    instance, marker = make(cls), [name]
     cls.__dict__[name].__set__(instance, marker)
     for offset in range(16, cls.__basicsize__, 8):
         if _word(id(instance) + offset) == id(marker):

@@ -92,7 +92,7 @@ class _Call:
             return have == want.expected
         if isinstance(want, ScalarArg):
             return self._scalar_served(want, have)
-        array = have
+        array: Any = have
         if want.tensor:
             if type(have) is not self.tensor_type:
                 return False

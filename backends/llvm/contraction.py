@@ -33,7 +33,9 @@ TASKS = 8  # tasks wanted before blocks get smaller
 TASK_WORK = 8 << 20  # multiply-adds below which a task is not split further
 
 
-def lower_contraction(kernel: Kernel, schedule: Schedule, target: Target, emit: EmitterFactory = ElementEmitter) -> LoweredKernel:
+def lower_contraction(
+    kernel: Kernel, schedule: Schedule, target: Target, emit: EmitterFactory = ElementEmitter
+) -> LoweredKernel:
     """The code of a kernel whose anchor is a Contraction.
 
     schedule.tile: what `choose_tile` returns; () means its choice. Stages must have no axes of their own.

@@ -241,36 +241,37 @@ class ElementEmitter:
             return i64(c)
         return self.f.mul(out, i64(c))
 
-    def lane_index(self, d: DimLike) -> Val:
-        """An index expression as <lanes x i64>, one value per lane."""
+    def lane_index(self, d: DimLike, type: str = "i64") -> Val:
+        """An index expression as <lanes x type>, one value per lane. The caller knows that it fits into `type`."""
+        f, wide = self.f, vec(type, self.lanes)
         stride = self.lane_stride(d)
         if stride is not None:
-            base = self.f.splat(self.index(d), self.lanes)
-            return base if stride == 0 else self.f.add(base, vector_of([k * stride for k in range(self.lanes)], "i64"))
+            base = f.splat(f.convert("trunc", self.index(d), type), self.lanes)
+            return base if stride == 0 else f.add(base, vector_of([k * stride for k in range(self.lanes)], type))
         assert isinstance(d, Dim)
-        f, total = self.f, None
+        total: Val | None = None
         for monomial, c in d.terms:
-            out: Val = literal(c, vec("i64", self.lanes))
+            out: Val = literal(c, wide)
             for a in monomial:
-                if a.kind == "sym":
-                    v = self.lane_index(dim._of_atom(a))
-                else:
-                    x, y = self.lane_index(a.a), self.lane_index(a.b)
-                    if a.kind in ("floordiv", "mod"):
-                        q = f.binary("sdiv", x, y)
-                        r = f.binary("srem", x, y)
-                        below = f.cmp("slt", r, literal(0, r.type))
-                        v = (
-                            f.add(q, f.convert("sext", below, q.type))
-                            if a.kind == "floordiv"
-                            else f.add(r, f.select(below, y, literal(0, y.type)))
-                        )
-                    else:
-                        v = f.select(f.cmp("sgt" if a.kind == "max" else "slt", x, y), x, y)
-                out = f.mul(out, v)
+                out = f.mul(out, self._lane_atom(a, type)) if out.ref != "splat (i32 1)" else self._lane_atom(a, type)
             total = out if total is None else f.add(total, out)
         assert total is not None
         return total
+
+    def _lane_atom(self, a: dim.Atom, type: str) -> Val:
+        f = self.f
+        if a.kind == "sym":
+            return self.lane_index(dim._of_atom(a), type)
+        x, y = self.lane_index(a.a, type), self.lane_index(a.b, type)
+        if a.kind in ("max", "min"):
+            return f.select(f.cmp("sgt" if a.kind == "max" else "slt", x, y), x, y)
+        if dim.nonnegative(a.a):
+            return f.binary("udiv" if a.kind == "floordiv" else "urem", x, y)
+        q, r = f.binary("sdiv", x, y), f.binary("srem", x, y)
+        below = f.cmp("slt", r, literal(0, r.type))  # floor, where C truncates
+        if a.kind == "floordiv":
+            return f.add(q, f.convert("sext", below, q.type))
+        return f.add(r, f.select(below, y, literal(0, y.type)))
 
     def condition(self, conditions: tuple[DimLike, ...]) -> Val | None:
         """All of `conditions` >= 0: an i1 if the same for all lanes, a vector of them if not, None if always true."""
@@ -284,14 +285,21 @@ class ElementEmitter:
             if self.lane_stride(d) == 0:
                 one = f.cmp("sge", self.index(d), i64(0))
             else:
-                v = self.lane_index(d)
-                one = f.cmp("sge", v, literal(0, v.type))
+                one = self._emit_at(*self._mask_place(d), lambda d=d: self._lane_condition(d))
             if out is None:
                 out = one
             else:
                 n = max(lanes_of(out.type), lanes_of(one.type))
                 out = f.binary("and", self._widen(out, n), self._widen(one, n))
         return out
+
+    def _mask_place(self, d: DimLike) -> tuple[int, tuple]:
+        level = max(self.bound[s][0] for s in dim.symbols(d))
+        return level, (("condition", d), True)
+
+    def _lane_condition(self, d: DimLike) -> Val:
+        v = self.lane_index(d, "i32" if _small(d) else "i64")
+        return self.f.cmp("sge", v, literal(0, v.type))
 
     def _widen(self, v: Val, lanes: int) -> Val:
         return v if lanes_of(v.type) == lanes else self.f.splat(v, lanes)
@@ -509,6 +517,15 @@ class _Overlay(dict):
 
     def __setitem__(self, key, value):
         self.own[key] = value
+
+
+def _small(d: DimLike) -> bool:
+    """Whether an index expression and its parts certainly fit into 31 bits."""
+    low, high = dim.bounds(d)
+    if low is None or high is None or not -(1 << 30) < low <= high < 1 << 30:
+        return False
+    parts = () if isinstance(d, int) else (x for m, _ in d.terms for a in m if a.kind != "sym" for x in (a.a, a.b))
+    return all(map(_small, parts))
 
 
 def _single(term: tuple) -> DimLike:

@@ -69,9 +69,11 @@ def lower_direct(
             k_loop.next = update(frame, tile, k_loop.next, b, lambda r: em.value(a_exprs[r], 1))
         skip = f.sub(row, a_row), f.sub(column, b_column)
         rows = i64(tile.rows)
-        finish(frame, tile, out, k_loop.results, frame.scratch, None, a_row, rows, b_column, i64(min(n, tile.width)), skip)
+        finish(
+            frame, tile, out, k_loop.results, frame.scratch, None, a_row, rows, b_column, i64(min(n, tile.width)), skip
+        )
     f.ret()
     grain = max(1, WORTHWHILE // (tile.rows * tile.width * k))
-    return LoweredKernel(str(module), (Phase(kernel.name, batch.extent * down * across, grain),), thread_scratch=scratch)
-
-
+    return LoweredKernel(
+        str(module), (Phase(kernel.name, batch.extent * down * across, grain),), thread_scratch=scratch
+    )

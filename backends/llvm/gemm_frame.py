@@ -39,7 +39,9 @@ EmitterFactory = Callable[[Function, Kernel, Target, dict[str, Val], dict[Dim, V
 class Frame:
     """`void f(ptr bufs, ptr dims, i64 begin, i64 end, i64 thread)` with its pointers loaded and an emitter on top."""
 
-    def __init__(self, module: Module, symbol: str, kernel: Kernel, target: Target, emit: EmitterFactory, thread_scratch: int):
+    def __init__(
+        self, module: Module, symbol: str, kernel: Kernel, target: Target, emit: EmitterFactory, thread_scratch: int
+    ):
         f = self.f = module.function(symbol, "void", PHASE_PARAMS, "nounwind")
         self.kernel, self.target = kernel, target
         bufs, sizes = f.args[0], f.args[1]
@@ -77,7 +79,13 @@ class Frame:
     # ---- control flow
     @contextmanager
     def loop(
-        self, start: Val, stop: Val, step: int = 1, carried: Iterable[Val] = (), sym: Dim | None = None, once: bool = False
+        self,
+        start: Val,
+        stop: Val,
+        step: int = 1,
+        carried: Iterable[Val] = (),
+        sym: Dim | None = None,
+        once: bool = False,
     ) -> Iterator[Loop]:
         """A loop of the function that the emitter knows of; `sym` is bound to its index."""
         with self.f.loop(start, stop, i64(step), carried, once) as loop:
@@ -132,9 +140,9 @@ class Frame:
         """Makes the innermost axis of the side the vector axis, from a flattened index that starts whole vectors."""
         rest, own = flat, flat
         if len(side.axes) > 1:
-            rest, own = self.divide(flat, side.axes[-1].extent)
+            rest, own = self.divide(flat, side.inner.extent)
             self.bind(Side(side.axes[:-1]), rest)
-        self.em.vector(side.axes[-1].sym, own, lanes)
+        self.em.vector(side.inner.sym, own, lanes)
 
     # ---- memory
     def cell(self, base: Val, index: Val, dtype: DType) -> Val:

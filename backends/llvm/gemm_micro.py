@@ -30,7 +30,9 @@ class Output:
     def inline(self) -> bool:
         """Whether to run the stages on the accumulators in registers rather than from memory."""
         nodes = list(walk(*expressions(self.stages)))
-        return self.n.whole_vectors(self.lanes) and sum(n.op not in ("const", "result") for n in nodes) <= INLINE_EPILOGUE
+        return (
+            self.n.whole_vectors(self.lanes) and sum(n.op not in ("const", "result") for n in nodes) <= INLINE_EPILOGUE
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,19 @@ def store_tile(frame: Frame, tile: Tile, at: Val, acc: Accumulators) -> None:
         frame.f.store(v, frame.f.gep(tile.type, at, i64(j)), tile.dtype.itemsize)
 
 
-def finish(frame: Frame, tile: Tile, out: Output, acc: Accumulators, at: Val, last: Val | None, row: Val, rows: Val, column: Val, columns: Val, skip: tuple[Val, Val] = (i64(0), i64(0))) -> None:
+def finish(
+    frame: Frame,
+    tile: Tile,
+    out: Output,
+    acc: Accumulators,
+    at: Val,
+    last: Val | None,
+    row: Val,
+    rows: Val,
+    column: Val,
+    columns: Val,
+    skip: tuple[Val, Val] = (i64(0), i64(0)),
+) -> None:
     """Runs the epilogue on a tile, from the registers where it is whole and that is cheap, else through memory at `at`.
 
     The tile is at (row, column) of the m and n sides; its live part is rows [skip[0], rows) and columns
@@ -132,7 +146,16 @@ def _from_registers(frame: Frame, tile: Tile, out: Output, acc: Accumulators, ro
     frame.em.scalar()
 
 
-def from_memory(frame: Frame, out: Output, at: Val, pitch: Val, row: Val, column: Val, rows: tuple[Val, Val], columns: tuple[Val, Val]) -> None:
+def from_memory(
+    frame: Frame,
+    out: Output,
+    at: Val,
+    pitch: Val,
+    row: Val,
+    column: Val,
+    rows: tuple[Val, Val],
+    columns: tuple[Val, Val],
+) -> None:
     """Runs the epilogue on accumulators in memory, `pitch` elements from row to row."""
     f = frame.f
     cell = vec(scalar_type(out.dtype), out.lanes)
@@ -151,14 +174,18 @@ def from_memory(frame: Frame, out: Output, at: Val, pitch: Val, row: Val, column
     frame.em.scalar()
 
 
-def _along_vectors(frame: Frame, out: Output, column: Val, columns: tuple[Val, Val], one: Callable[[Val, Val | None], None]) -> None:
+def _along_vectors(
+    frame: Frame, out: Output, column: Val, columns: tuple[Val, Val], one: Callable[[Val, Val | None], None]
+) -> None:
     f, lanes = frame.f, out.lanes
     with frame.loop(columns[0], columns[1], lanes) as loop:
         frame.vector(out.n, f.add(column, loop.index), lanes)
         one(loop.index, frame.below(f.sub(columns[1], loop.index), lanes))
 
 
-def _along_rows(frame: Frame, out: Output, column: Val, columns: tuple[Val, Val], one: Callable[[Val, Val | None], None]) -> None:
+def _along_rows(
+    frame: Frame, out: Output, column: Val, columns: tuple[Val, Val], one: Callable[[Val, Val | None], None]
+) -> None:
     """Vectors stay within rows of the innermost axis: the columns are cut at its ends."""
     f, lanes = frame.f, out.lanes
     size = frame.size(out.n.axes[-1].extent)

@@ -13,7 +13,7 @@ from ...ir import dim
 from ...ir.dim import Dim, DimLike
 from ...ir.dtypes import DType
 from ...ir.scalar import cast
-from .builder import Function, Val, i64, lanes_of
+from .builder import Function, Val, i64, lanes_of, scalar_type, vec
 from .gemm_frame import Frame
 from .gemm_sides import Operand, Side, map_dims, substitution
 
@@ -52,7 +52,9 @@ def pack(frame: Frame, op: Operand, panels: Panels, to: Val, k0: Val, depth: Val
         _pack_rows(frame, op, panels, to, k0, depth, start, count)
 
 
-def _pack_vectors(frame: Frame, op: Operand, panels: Panels, to: Val, k0: Val, depth: Val, start: Val, count: Val) -> None:
+def _pack_vectors(
+    frame: Frame, op: Operand, panels: Panels, to: Val, k0: Val, depth: Val, start: Val, count: Val
+) -> None:
     """Vectors along the panel side; for every k one sweep over the panels, as the operand lies in memory."""
     f, lanes, width = frame.f, panels.lanes, panels.width
     vectors = -(-width // lanes)
@@ -128,12 +130,19 @@ def _spill_over(frame: Frame, value: Val, panels: Panels, to: Val, at: Val, room
         frame.masked_store(value, frame.cell(to, at, panels.dtype), mask, panels.dtype.itemsize)
 
 
-def _pack_transposed(frame: Frame, op: Operand, panels: Panels, to: Val, k0: Val, depth: Val, start: Val, count: Val) -> None:
-    """Vectors along k, one per point, transposed in registers."""
+def _pack_transposed(
+    frame: Frame, op: Operand, panels: Panels, to: Val, k0: Val, depth: Val, start: Val, count: Val
+) -> None:
+    """Vectors along k, one per point, transposed: zips within 128-bit parts, then whole parts by way of the stack.
+
+    All in registers takes a third fewer instructions, but LLVM spends most of a kernel's compile time on those shuffles.
+    """
     f, em, lanes, width = frame.f, frame.em, panels.lanes, panels.width
     stride, align = frame.size(panels.stride), panels.dtype.itemsize
     groups = -(-width // lanes)
+    corner = f.alloca(vec(scalar_type(panels.dtype), lanes), lanes)
     rows = min(width, lanes)
+    part = min(lanes, max(1, 16 // panels.dtype.itemsize))
     last = f.sub(count, i64(1))
     exprs, syms = [], []
     for r in range(rows):
@@ -147,12 +156,25 @@ def _pack_transposed(frame: Frame, op: Operand, panels: Panels, to: Val, k0: Val
         frame.vector(op.k, f.add(k0, k), lanes)
         loaded = [em.value(e, lanes, mask) for e in exprs]
         loaded += [frame.zero(panels.dtype, lanes)] * (lanes - rows)
-        for t, column in enumerate(transpose(f, loaded, panels.dtype.itemsize)):
-            f.store(column, frame.cell(to, f.add(base, f.mul(f.add(k, i64(t)), i64(width))), panels.dtype), align)
+        zipped = [v for g in range(0, lanes, part) for v in _zips(f, loaded[g : g + part])]
+        for j, v in enumerate(zipped):
+            f.store(v, f.gep(v.type, corner, i64(j)), 64)
+        # part q of zipped[g + j] is column q + j of rows [g, g + part)
+        with frame.loop(i64(0), i64(lanes), part) as q_loop:
+            for j in range(part):
+                at = [
+                    frame.cell(corner, f.add(q_loop.index, i64((g + j) * lanes)), panels.dtype)
+                    for g in range(0, lanes, part)
+                ]
+                pieces = [f.load(vec(scalar_type(panels.dtype), part), p, min(16, part * align)) for p in at]
+                point = f.add(base, f.mul(f.add(k, f.add(q_loop.index, i64(j))), i64(width)))
+                f.store(_joined(f, pieces), frame.cell(to, point, panels.dtype), align)
 
     with frame.loop(i64(0), frame.times(every, groups)) as loop:
         panel, before = frame.divide(loop.index, groups)
-        group = f.sub(i64(groups - 1), before)  # from the last one: what it writes behind a row is the start of the next
+        group = f.sub(
+            i64(groups - 1), before
+        )  # from the last one: what it writes behind a row is the start of the next
         first = f.add(frame.times(panel, width), frame.times(group, lanes))
         base = f.add(f.mul(panel, stride), frame.times(group, lanes))
         for r in range(rows):
@@ -170,43 +192,22 @@ def _row_symbol(sym: Dim, r: int) -> Dim:
     return dim.symbol(f"{sym}.{r}", atom.lo, atom.hi)
 
 
-def transpose(f: Function, rows: list[Val], itemsize: int) -> list[Val]:
-    """The transpose of a square block of vectors: zips inside 128-bit parts, then unzips of whole parts."""
-    n = len(rows)
-    part = min(n, max(1, 16 // itemsize))
-    out: list[Val] = []
-    for g in range(0, n, part):  # in-part transposes of `part` rows each, by perfect shuffles
-        out += _zips(f, rows[g : g + part], part)
-    # out[g*part + j] holds, in part q, column q*part + j of the rows of group g
-    result: list[Val | None] = [None] * n
-    for j in range(part):
-        for q, v in enumerate(_unzips(f, [out[g * part + j] for g in range(n // part)], part)):
-            result[q * part + j] = v
-    return [v for v in result if v is not None]
+def _joined(f: Function, pieces: list[Val]) -> Val:
+    """Vectors (a power of two of them) one behind the other."""
+    while len(pieces) > 1:
+        both = range(2 * lanes_of(pieces[0].type))
+        pieces = [f.shuffle(x, y, both) for x, y in zip(pieces[::2], pieces[1::2])]
+    return pieces[0]
 
 
-def _zips(f: Function, x: list[Val], part: int) -> list[Val]:
-    n = lanes_of(x[0].type)
+def _zips(f: Function, rows: list[Val]) -> list[Val]:
+    """Transposes the square blocks that `rows` have in every part of len(rows) lanes, by perfect shuffles."""
+    n, part = lanes_of(rows[0].type), len(rows)
     half = part // 2
-    low = [p + (i // 2) + (n if i % 2 else 0) for p in range(0, n, part) for i in range(part)]
+    low = [p + i // 2 + (n if i % 2 else 0) for p in range(0, n, part) for i in range(part)]
     high = [m + half for m in low]
     size = part
     while size > 1:
-        x = [f.shuffle(x[i // 2], x[i // 2 + half], high if i % 2 else low) for i in range(part)]
+        rows = [f.shuffle(rows[i // 2], rows[i // 2 + half], high if i % 2 else low) for i in range(part)]
         size //= 2
-    return x
-
-
-def _unzips(f: Function, x: list[Val], part: int) -> list[Val]:
-    n, count = lanes_of(x[0].type), len(x)
-    parts = n // part
-    size = count
-    while size > 1:
-        even = [p * part + i for p in range(0, 2 * parts, 2) for i in range(part)]
-        odd = [p * part + i for p in range(1, 2 * parts, 2) for i in range(part)]
-        x = [f.shuffle(x[2 * i], x[2 * i + 1], even) for i in range(count // 2)] + [
-            f.shuffle(x[2 * i], x[2 * i + 1], odd) for i in range(count // 2)
-        ]
-        size //= 2
-    return x
-
+    return rows

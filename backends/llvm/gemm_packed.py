@@ -79,8 +79,16 @@ class _Packed:
         return LoweredKernel(
             str(module),
             (
-                Phase(names[0], self.copies * steps, self._grain(PANELS_PER_PACKING_TASK * self.resident_panels.width * 16)),
-                Phase(names[1], self.batch.extent * self.groups * self.blocks, self._grain(tiles_of(self) * tile_bytes // size)),
+                Phase(
+                    names[0],
+                    self.copies * steps,
+                    self._grain(PANELS_PER_PACKING_TASK * self.resident_panels.width * 16),
+                ),
+                Phase(
+                    names[1],
+                    self.batch.extent * self.groups * self.blocks,
+                    self._grain(tiles_of(self) * tile_bytes // size),
+                ),
             ),
             workspace=self.copies * self.count * self.resident_panels.stride * size,
             thread_scratch=scratch,
@@ -91,8 +99,17 @@ class _Packed:
         return max(1, WORTHWHILE // max(1, work_per_k * depth))
 
     def _prepare(self, frame: Frame) -> None:
-        frame.prepare(self.batch, self.resident.panel, self.resident.k, self.blocked.panel, self.blocked.k, self.out.m, self.out.n)
-        for d in (self.resident_panels.stride, self.block_panels.stride, self.count, self.groups, self.blocks, self.depth):
+        frame.prepare(
+            self.batch, self.resident.panel, self.resident.k, self.blocked.panel, self.blocked.k, self.out.m, self.out.n
+        )
+        for d in (
+            self.resident_panels.stride,
+            self.block_panels.stride,
+            self.count,
+            self.groups,
+            self.blocks,
+            self.depth,
+        ):
             frame.size(d)
 
     def _pack_resident(self, frame: Frame, steps: DimLike) -> None:
@@ -107,7 +124,16 @@ class _Packed:
             at = f.mul(f.add(f.mul(copy, frame.size(self.count)), panel), frame.size(panels.stride))
             start = frame.times(panel, panels.width)
             count = frame.min(i64(PANELS_PER_PACKING_TASK * panels.width), f.sub(frame.size(op.panel.extent), start))
-            pack(frame, op, panels, frame.cell(frame.workspace, at, panels.dtype), i64(0), frame.size(self.depth), start, count)
+            pack(
+                frame,
+                op,
+                panels,
+                frame.cell(frame.workspace, at, panels.dtype),
+                i64(0),
+                frame.size(self.depth),
+                start,
+                count,
+            )
         f.ret()
 
     def _multiply(self, frame: Frame) -> None:
@@ -123,7 +149,9 @@ class _Packed:
             batch, block = frame.divide(rest, self.blocks)
             frame.bind(self.batch, batch)
             start = frame.times(block, b.block * self.block_panels.width)
-            points = frame.min(i64(b.block * self.block_panels.width), f.sub(frame.size(self.blocked.panel.extent), start))
+            points = frame.min(
+                i64(b.block * self.block_panels.width), f.sub(frame.size(self.blocked.panel.extent), start)
+            )
             first_panel = frame.times(group, b.group)
             last_panel = frame.min(f.add(first_panel, i64(b.group)), frame.size(self.count))
             copy = i64(0) if self.shared else f.mul(batch, frame.size(self.count))
@@ -150,7 +178,9 @@ class _Packed:
             at = f.add(f.mul(f.add(copy, outer.index), stride), frame.times(k0, self.resident_panels.width))
             x = frame.cell(frame.workspace, at, dtype)
             x_start = frame.times(outer.index, self.resident_panels.width)
-            x_points = frame.min(i64(self.resident_panels.width), f.sub(frame.size(self.resident.panel.extent), x_start))
+            x_points = frame.min(
+                i64(self.resident_panels.width), f.sub(frame.size(self.resident.panel.extent), x_start)
+            )
             with frame.loop(i64(0), panels) as inner:
                 y = frame.cell(frame.scratch, f.mul(inner.index, block_stride), dtype)
                 y_local = frame.times(inner.index, self.block_panels.width)
@@ -161,7 +191,9 @@ class _Packed:
                     here = frame.cell(tiles, frame.times(number, tile.rows * tile.width), dtype)
                 acc = zeros(frame, tile) if ends is None else load_tile(frame, tile, here, ends[0])
                 x_side, y_side = (x, x_start, x_points), (y, f.add(start, y_local), y_points)
-                (a, row, rows), (b, column, columns) = (x_side, y_side) if self.blocking.resident_lhs else (y_side, x_side)
+                (a, row, rows), (b, column, columns) = (
+                    (x_side, y_side) if self.blocking.resident_lhs else (y_side, x_side)
+                )
                 acc = panel_product(frame, tile, a, b, depth, acc)
                 finish(frame, tile, self.out, acc, here, ends and ends[1], row, rows, column, columns)
 

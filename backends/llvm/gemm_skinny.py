@@ -13,10 +13,17 @@ from .gemm_sides import Operand, Side, map_dims, substitution
 from .lowered import LoweredKernel, Phase
 
 ROWS = 4  # at most this many
-STREAM_COLUMNS = 2048  # columns per task whose partial sums stay near while rows of B stream past: long runs, some tasks
+STREAM_COLUMNS = (
+    2048  # columns per task whose partial sums stay near while rows of B stream past: long runs, some tasks
+)
 STREAM_DEPTH = 8  # rows of B read side by side
 DOT_COLUMNS = 64  # columns per task: one row of B each
-DOT_STREAMS = {1: 8, 2: 8, 3: 6, 4: 6}  # rows of B read side by side, by the rows of A: the accumulators fit the registers
+DOT_STREAMS = {
+    1: 8,
+    2: 8,
+    3: 6,
+    4: 6,
+}  # rows of B read side by side, by the rows of A: the accumulators fit the registers
 WORTHWHILE = 1 << 17  # multiply-adds that pay for waking a thread
 
 
@@ -142,7 +149,9 @@ def _dot(frame: Frame, lhs: Operand, rhs: Operand, tile: Tile, m: int, pitch: in
         a = [em.value(e, lanes, mask) for e in a_rows]
         frame.vector(rhs.k, k, lanes)
         b = [em.value(e, lanes, mask) for e in b_rows]
-        return [frame.multiply_add(a[i], b[s], acc[i * streams + s], tile.fused) for i in range(m) for s in range(streams)]
+        return [
+            frame.multiply_add(a[i], b[s], acc[i * streams + s], tile.fused) for i in range(m) for s in range(streams)
+        ]
 
     with frame.loop(i64(0), count, streams) as loop:
         for s, name in enumerate(names):

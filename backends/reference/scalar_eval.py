@@ -171,8 +171,8 @@ def _halves(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 BASIC: dict[str, Callable[..., Any]] = {
     "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": _div, "rem": np.fmod, "neg": np.negative,
     "abs": np.abs, "fma": _fma, "min": np.minimum, "max": np.maximum, "sqrt": np.sqrt, "floor": np.floor,
-    "ceil": np.ceil, "trunc": np.trunc, "round": np.rint, "copysign": np.copysign, "eq": np.equal, "ne": np.not_equal, "lt": np.less,
-    "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "and": np.bitwise_and, "or": np.bitwise_or,
-    "xor": np.bitwise_xor, "not": np.invert, "shl": np.left_shift, "shr": np.right_shift, "mulhi": _mulhi,
-    "select": np.where,
+    "ceil": np.ceil, "trunc": np.trunc, "round": np.rint, "copysign": np.copysign, "eq": np.equal, "ne": np.not_equal,
+    "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal, "and": np.bitwise_and,
+    "or": np.bitwise_or, "xor": np.bitwise_xor, "not": np.invert, "shl": np.left_shift, "shr": np.right_shift,
+    "mulhi": _mulhi, "select": np.where,
 }  # fmt: skip

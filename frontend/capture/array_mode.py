@@ -80,7 +80,9 @@ _REDUCTIONS |= {"logical_and": "reduce_all", "logical_or": "reduce_any"}
 _LOGICAL = {"logical_and": "and", "logical_or": "or", "logical_xor": "xor", "logical_not": "not"}
 # Attributes of ndarrays that hooks hand out; methods become the functions of that name.
 PLAIN_ATTRIBUTES = frozenset("shape ndim size itemsize nbytes".split())
-METHODS: dict[str, str] = {n: n for n in "sum prod mean var std max min argmax argmin any all reshape ravel transpose".split()}
+METHODS: dict[str, str] = {
+    n: n for n in "sum prod mean var std max min argmax argmin any all reshape ravel transpose".split()
+}
 METHODS |= {n: n for n in "swapaxes squeeze clip dot round".split()}
 
 
@@ -99,7 +101,11 @@ class ArrayTracer(Tensor):
         elif method == "reduce":
             result = _reduce(ufunc, *inputs, **options)
         else:
-            _stop(f"numpy.{ufunc.__name__}.{method}" if method != "__call__" else f"numpy.{ufunc.__name__} with {list(options)}")
+            _stop(
+                f"numpy.{ufunc.__name__}.{method}"
+                if method != "__call__"
+                else f"numpy.{ufunc.__name__} with {list(options)}"
+            )
         return result if out is None else _into(out[0], result)
 
     def __array_function__(self, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
@@ -225,7 +231,11 @@ def _cast(x: Any, dtype: np.dtype) -> Tensor:
     if isinstance(x, SymbolicScalar):
         return x.to_tensor(want)
     array = np.asarray(x, dtype)
-    return state.tracer.wrap(get_op("full")(value=array.item(), shape=(), dtype=want)) if array.ndim == 0 else _constant(array)  # type: ignore[union-attr]
+    return (
+        state.tracer.wrap(get_op("full")(value=array.item(), shape=(), dtype=want))
+        if array.ndim == 0
+        else _constant(array)
+    )  # type: ignore[union-attr]
 
 
 def _constant(array: np.ndarray) -> Tensor:
@@ -245,7 +255,11 @@ def _ufunc(ufunc: np.ufunc, inputs: tuple) -> Any:
         if name == "square":
             return _ufunc(np.multiply, (inputs[0], inputs[0]))
         if name == "reciprocal":
-            return _ufunc(np.true_divide, (1, inputs[0])) if _tensor(inputs[0]).dtype.is_floating else _stop("numpy.reciprocal of integers")
+            return (
+                _ufunc(np.true_divide, (1, inputs[0]))
+                if _tensor(inputs[0]).dtype.is_floating
+                else _stop("numpy.reciprocal of integers")
+            )
         if name == "positive":
             return apply(get_op("cast"), _tensor(inputs[0]), dtype=_tensor(inputs[0]).dtype)
         if name in _LOGICAL:
@@ -286,7 +300,9 @@ def _reduce(ufunc: np.ufunc, x: Any, axis: Any = 0, dtype: Any = None, keepdims:
             t = _truth(t)
         elif dtype is not None:
             t = _cast(t, dtype_of(dtype).np)
-        elif op in ("reduce_sum", "reduce_prod") and not t.dtype.is_floating and t.dtype.bits < 64 or t.dtype.kind == "b":
+        elif (
+            op in ("reduce_sum", "reduce_prod") and not t.dtype.is_floating and t.dtype.bits < 64 or t.dtype.kind == "b"
+        ):
             t = _cast(t, np.dtype(np.uint64 if t.dtype.kind == "u" else np.int64))
         axes = _axes(axis, t.ndim)
         out = apply(get_op(op), t, axes=axes) if axes or op != "reduce_sum" else t
@@ -391,7 +407,11 @@ def _arg(op: str) -> Callable:
             t = _tensor(a)
             if axis is None:
                 flat = apply(get_op("reshape"), t, shape=(int(np.prod(t.shape)),))
-                return apply(get_op(op), flat, axis=0) if keepdims is not True else _stop("keepdims of an index over all axes")
+                return (
+                    apply(get_op(op), flat, axis=0)
+                    if keepdims is not True
+                    else _stop("keepdims of an index over all axes")
+                )
             axes = _axes(axis, t.ndim)
             out = apply(get_op(op), t, axis=axes[0])
             return _keep(out, t, axes) if keepdims is True else out
@@ -414,7 +434,9 @@ def _where(condition: Any, x: Any = None, y: Any = None) -> Any:
 
 def _common(*xs: Any) -> np.dtype:
     """np.result_type, with Python numbers (and their stand-ins) weak."""
-    return np.result_type(*[x.dtype.np if isinstance(x, Tensor) else 0.0 if isinstance(x, SymbolicScalar) else x for x in xs])
+    return np.result_type(
+        *[x.dtype.np if isinstance(x, Tensor) else 0.0 if isinstance(x, SymbolicScalar) else x for x in xs]
+    )
 
 
 @_implements(np.clip)

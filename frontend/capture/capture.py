@@ -21,7 +21,7 @@ from . import joint, pytree
 from .hooks import Hooks
 from .instrument import is_instrumented
 from .overlap import OverlapGuard
-from .replay import Alias, ArgSource, ArraySource, Captured, Fresh, GradEffect, Leaf, Recipe, ScalarSource, Source, Static, View
+from .replay import Alias, ArraySource, Captured, Fresh, GradEffect, Leaf, Recipe, ScalarSource, Source, Static, View
 from .scalars import ScalarArgument
 from .tracer import CaptureStop, Specialize, Tracer
 
@@ -261,14 +261,25 @@ class _Finish:
             out.append(g.ScalarGuard(i, expected, f"float argument {i} {expected}"))
         for slot in tracer.slots.values():
             source = slot.source
-            if source is not None and source.kind in ("state", "rng") and hasattr(source, "held") and isinstance(source.held, Tensor):  # type: ignore[union-attr]
+            if (
+                source is not None
+                and source.kind in ("state", "rng")
+                and hasattr(source, "held")
+                and isinstance(source.held, Tensor)
+            ):  # type: ignore[union-attr]
                 t = slot.tensor
-                out.append(g.TensorGuard(t, slot.array, t._requires_grad, f"{source.path} is {t.dtype.name}{list(t.shape)}"))
+                out.append(
+                    g.TensorGuard(t, slot.array, t._requires_grad, f"{source.path} is {t.dtype.name}{list(t.shape)}")
+                )
             elif isinstance(source, ArraySource):
-                out.append(g.ArrayGuard(slot.array, slot.array.dtype, slot.array.shape, f"{source.path} keeps its shape"))
+                out.append(
+                    g.ArrayGuard(slot.array, slot.array.dtype, slot.array.shape, f"{source.path} keeps its shape")
+                )
         for grad in tracer.grads.values():
             first = grad.first
-            expected_grad = None if first is None else (first._data.dtype, first._data.shape, first._data.flags.c_contiguous)
+            expected_grad = (
+                None if first is None else (first._data.dtype, first._data.shape, first._data.flags.c_contiguous)
+            )
             text = f"{grad.source.path}.grad is {'None' if first is None else 'a tensor'}"
             out.append(g.GradGuard(grad.source, expected_grad, text))
         if written:
@@ -281,11 +292,3 @@ class _Finish:
 
 def _is_made(x: Any) -> bool:
     return hasattr(x, "__code__") and is_instrumented(x.__code__)
-
-
-def source_names(sources: Sequence[Source]) -> list[str]:
-    """The paths of a trace's inputs, for messages."""
-    return [s.path for s in sources]
-
-
-_ = ArgSource

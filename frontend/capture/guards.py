@@ -193,7 +193,9 @@ class BoundMethod(Same):
     __slots__ = ()
 
     def match(self, v: Any) -> bool:
-        return isinstance(v, types.MethodType) and v.__func__ is self.value.__func__ and v.__self__ is self.value.__self__
+        return (
+            isinstance(v, types.MethodType) and v.__func__ is self.value.__func__ and v.__self__ is self.value.__self__
+        )
 
 
 # ------------------------------------------------------------------ guards

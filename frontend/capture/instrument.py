@@ -272,6 +272,15 @@ def _parse(text: str, file: str) -> ast.Module:
     return ast.parse(text, file)
 
 
+@lru_cache(maxsize=64)
+def _compiled(text: str, file: str, flags: int) -> list[types.CodeType]:
+    """Every code object of a file as it is now."""
+    out = [compile(text, file, "exec", flags=flags, dont_inherit=True)]
+    for c in out:
+        out.extend(x for x in c.co_consts if isinstance(x, types.CodeType))
+    return out
+
+
 def _source(code: types.CodeType, module_globals: dict) -> str:
     linecache.checkcache(code.co_filename)
     lines = linecache.getlines(code.co_filename, module_globals)
@@ -349,7 +358,7 @@ def _stripped(node: Function) -> Function:
 
 
 def _same(a: types.CodeType, b: types.CodeType) -> bool:
-    """Whether two code objects do the same thing (positions and names of the enclosing scopes aside)."""
+    """Whether two code objects do the same thing."""
     if a.co_code != b.co_code or a.co_varnames != b.co_varnames or a.co_names != b.co_names:
         return False
     if len(a.co_consts) != len(b.co_consts):
@@ -358,14 +367,9 @@ def _same(a: types.CodeType, b: types.CodeType) -> bool:
         if isinstance(x, types.CodeType) and isinstance(y, types.CodeType):
             if not _same(x, y):
                 return False
-        elif type(x) is not type(y) or (repr(x) != repr(y) and not _qualified(x, y)):
+        elif type(x) is not type(y) or repr(x) != repr(y):
             return False
     return True
-
-
-def _qualified(x: object, y: object) -> bool:
-    """Qualified names differ with the scope around a definition."""
-    return isinstance(x, str) and isinstance(y, str) and x.rpartition(".")[2] == y.rpartition(".")[2]
 
 
 def _rewritten_by_pytest(code: types.CodeType) -> bool:
@@ -401,7 +405,8 @@ def instrumented_code(function: types.FunctionType) -> types.CodeType:
     if code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
         raise NoSource("it is asynchronous")
     try:
-        tree = _parse(_source(code, function.__globals__), code.co_filename)
+        source = _source(code, function.__globals__)
+        tree = _parse(source, code.co_filename)
     except SyntaxError:
         raise NoSource("its source file has changed since it was loaded") from None
     candidates = _candidates(tree, code)
@@ -410,9 +415,7 @@ def instrumented_code(function: types.FunctionType) -> types.CodeType:
     if len(candidates) > 1:
         raise NoSource("several lambdas on its line could be its source")
     node, owner = candidates[0]
-    mangler = _Mangle(owner)
-    plain = _build(mangler.visit(_stripped(node)), code)
-    if not _same(plain, code) and not _rewritten_by_pytest(code):
+    if not _rewritten_by_pytest(code) and not any(_same(c, code) for c in _compiled(source, code.co_filename, code.co_flags & _FUTURE)):
         raise NoSource("its source has changed since it was loaded")
     fresh = _stripped(node)
     rewriter = _Instrument(frozenset(code.co_freevars), owner)
@@ -425,29 +428,6 @@ def instrumented_code(function: types.FunctionType) -> types.CodeType:
     _COPIES[id(code)] = (code, made)
     _remember(made)
     return made
-
-
-class _Mangle(ast.NodeTransformer):
-    """Class-private names, as the compiler writes them inside the class `owner`."""
-
-    def __init__(self, owner: str | None):
-        self.prefix = f"_{owner.lstrip('_')}" if owner else ""
-
-    def _mangled(self, name: str) -> str:
-        return self.prefix + name if self.prefix and name.startswith("__") and not name.endswith("__") else name
-
-    def visit_Name(self, node: ast.Name) -> ast.AST:
-        node.id = self._mangled(node.id)
-        return node
-
-    def visit_arg(self, node: ast.arg) -> ast.AST:
-        node.arg = self._mangled(node.arg)
-        return node
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
-        node.attr = self._mangled(node.attr)
-        self.generic_visit(node)
-        return node
 
 
 def instrument(function: types.FunctionType, hooks: object) -> types.FunctionType:

@@ -16,7 +16,9 @@ from .replay import ArgSource, Backward, GradSource, TensorSource
 from .tracer import Tracer
 
 
-def record(tracer: Tracer, roots: Sequence[tuple[int, Tensor]], outputs: list[Value], written: set[int]) -> Backward | None:
+def record(
+    tracer: Tracer, roots: Sequence[tuple[int, Tensor]], outputs: list[Value], written: set[int]
+) -> Backward | None:
     """The backward pass of `roots`, (graph output, tensor) pairs with a history.
 
     Appends to `outputs` what the backward pass needs of the forward one. None if nothing from outside wants a gradient,
@@ -51,7 +53,11 @@ def _leaves(tensors: Sequence[Tensor], tracer: Tracer) -> list[Tensor]:
     for node in sorted(autograd.nodes_behind(edges), key=lambda n: n.order):
         edges.extend(node.edges)
     for e in edges:
-        if isinstance(e, Tensor) and (type(e._data) is np.ndarray or id(e) in tracer.slots) and id(e) not in tracer.created:
+        if (
+            isinstance(e, Tensor)
+            and (type(e._data) is np.ndarray or id(e) in tracer.slots)
+            and id(e) not in tracer.created
+        ):
             found.setdefault(id(e), e)
     return list(found.values())
 
@@ -65,7 +71,14 @@ def _target(tracer: Tracer, t: Tensor) -> ArgSource | TensorSource | GradSource:
 class _Cut:
     """Copies the backward nodes into a graph whose inputs are the values that cross over, then the cotangents."""
 
-    def __init__(self, forward: GraphBuilder, backward: set[GraphNode], seeds: list[Value], outputs: list[Value], written: set[int]):
+    def __init__(
+        self,
+        forward: GraphBuilder,
+        backward: set[GraphNode],
+        seeds: list[Value],
+        outputs: list[Value],
+        written: set[int],
+    ):
         self.forward, self.backward, self.outputs, self.written = forward, backward, outputs, written
         self.builder = GraphBuilder(f"{forward.name}_backward")
         self.saved: list[tuple[str, int]] = []
@@ -91,7 +104,9 @@ class _Cut:
             for n in order:
                 self._copy(n)
             outputs = [self._value(v) for v in results]
-        specs = tuple(InputSpec(v.name, "state" if i < len(self.saved) else "arg") for i, v in enumerate(self.builder.inputs))
+        specs = tuple(
+            InputSpec(v.name, "state" if i < len(self.saved) else "arg") for i, v in enumerate(self.builder.inputs)
+        )
         return self.builder.finish(outputs, Signature(specs, tuple(OutputSpec() for _ in outputs)))
 
     def _needed(self, results: list[Value]) -> list[GraphNode]:
@@ -108,7 +123,9 @@ class _Cut:
                 continue
             done.add(node)
             stack.append((node, True))
-            stack.extend((v.node, False) for v in reversed(node.inputs) if v.node in self.backward and v.node not in done)
+            stack.extend(
+                (v.node, False) for v in reversed(node.inputs) if v.node in self.backward and v.node not in done
+            )
         return order
 
     def _cross(self, v: Value, copied: set[GraphNode], crossing: dict[Value, None]) -> None:
@@ -151,7 +168,9 @@ class CompiledNode(Node):
 
     __slots__ = ("backward", "saved", "checks")
 
-    def __init__(self, backward: Backward, targets: tuple[Tensor, ...], results: tuple[Tensor, ...], saved: list, checks: list):
+    def __init__(
+        self, backward: Backward, targets: tuple[Tensor, ...], results: tuple[Tensor, ...], saved: list, checks: list
+    ):
         super().__init__(targets, results)
         self.backward, self.checks = backward, checks
         self.saved: list[np.ndarray] | None = saved
@@ -164,7 +183,9 @@ class CompiledNode(Node):
         if self.saved is None:
             raise RuntimeError(f"backward through {self.name} a second time: pass retain_graph=True to the first one")
         if create_graph:
-            raise RuntimeError(f"gradients of gradients through {self.name}: compile the function that takes the gradients")
+            raise RuntimeError(
+                f"gradients of gradients through {self.name}: compile the function that takes the gradients"
+            )
         for t, version in self.checks:
             if root_of(t)._version != version:
                 raise RuntimeError(
@@ -177,7 +198,9 @@ class CompiledNode(Node):
 
     def _cotangent(self, i: int, g: Any) -> Any:
         t = self.result_type(i)
-        return np.zeros(t.shape, t.dtype.np) if g is None else g if type(g) is not np.ndarray else np.ascontiguousarray(g)
+        return (
+            np.zeros(t.shape, t.dtype.np) if g is None else g if type(g) is not np.ndarray else np.ascontiguousarray(g)
+        )
 
     def release(self) -> None:
         self.saved = None
@@ -191,11 +214,20 @@ def _inline(graph: Graph, inputs: list[Any]) -> list[Any]:
     return [env[v] for v in graph.outputs]
 
 
-def connect(backward: Backward, roots: list[Tensor | None], leaves: Sequence[Any], arrays: list[np.ndarray], outputs: list[Any], inputs: list[Any]) -> None:
+def connect(
+    backward: Backward,
+    roots: list[Tensor | None],
+    leaves: Sequence[Any],
+    arrays: list[np.ndarray],
+    outputs: list[Any],
+    inputs: list[Any],
+) -> None:
     """Gives the forward's results their history. `inputs`: the tensors (or None) behind the graph's inputs."""
     saved = [arrays[k] if kind == "input" else outputs[k] for kind, k in backward.saved]
     checks = [
-        (inputs[k], root_of(inputs[k])._version) for kind, k in backward.saved if kind == "input" and inputs[k] is not None
+        (inputs[k], root_of(inputs[k])._version)
+        for kind, k in backward.saved
+        if kind == "input" and inputs[k] is not None
     ]
     results = tuple(t for t in roots if t is not None)
     targets = tuple(s.tensor(leaves) for s in backward.targets)

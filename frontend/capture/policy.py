@@ -65,7 +65,9 @@ NUMPY_IMPURE = frozenset(
     "fill_diagonal put_along_axis seterr seterrcall setbufsize set_printoptions random empty empty_like frombuffer".split()
 )
 CREATION = frozenset("tensor asarray array from_numpy as_tensor from_dlpack Tensor".split())
-TAKES_FUNCTIONS = frozenset("map filter sorted min max reduce accumulate starmap takewhile dropwhile groupby partial".split())
+TAKES_FUNCTIONS = frozenset(
+    "map filter sorted min max reduce accumulate starmap takewhile dropwhile groupby partial".split()
+)
 CONSUMES_ITERATORS = frozenset(
     "list tuple set frozenset dict sum min max any all sorted zip map filter enumerate reversed next iter reduce".split()
 )
@@ -91,16 +93,21 @@ def is_standard(module: str) -> bool:
     return root in sys.stdlib_module_names and root != "__main__"
 
 
+def is_user_module(name: str) -> bool:
+    return not (is_library(name) or is_numpy(name) or is_standard(name))
+
+
 def is_user(x: Any) -> bool:
     """Whether a function or class belongs to the user (or to a package that capture treats as the user's code)."""
-    module = module_of(x)
-    return not (is_library(module) or is_numpy(module) or is_standard(module))
+    return is_user_module(module_of(x))
 
 
 def is_traceable(module: str) -> bool:
     """Whether a function of the library's `module` may be called while tracing."""
     inner = module.removeprefix(_LIBRARY + ".").removeprefix("frontend.")
-    return module.startswith(_LIBRARY + ".ir") or any(inner == t or inner.startswith((t + ".", t + "_")) for t in TRACEABLE)
+    return module.startswith(_LIBRARY + ".ir") or any(
+        inner == t or inner.startswith((t + ".", t + "_")) for t in TRACEABLE
+    )
 
 
 def user_dunder(x: Any, name: str) -> types.FunctionType | None:

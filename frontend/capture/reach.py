@@ -15,7 +15,19 @@ import numpy as np
 from ..tensor import Tensor
 
 _LIMIT = 200_000  # objects that one trace looks at
-_OPAQUE = (type, types.ModuleType, types.BuiltinFunctionType, str, bytes, int, float, complex, type(None), np.generic, np.dtype)
+_OPAQUE = (
+    type,
+    types.ModuleType,
+    types.BuiltinFunctionType,
+    str,
+    bytes,
+    int,
+    float,
+    complex,
+    type(None),
+    np.generic,
+    np.dtype,
+)
 _REGISTRIES = ("_parameters", "_buffers", "_modules")  # of nn.Module: not part of a user's path
 
 

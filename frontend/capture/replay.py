@@ -235,7 +235,9 @@ class Captured:
         made[id(r)] = out
         return out
 
-    def _connect(self, leaves: Sequence[Any], arrays: list[np.ndarray], outputs: list[Any], made: dict[int, Any]) -> None:
+    def _connect(
+        self, leaves: Sequence[Any], arrays: list[np.ndarray], outputs: list[Any], made: dict[int, Any]
+    ) -> None:
         from .joint import connect
 
         assert self.backward is not None

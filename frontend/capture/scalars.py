@@ -21,7 +21,6 @@ class ScalarArgument(SymbolicScalar):
 
     __slots__ = ("value", "leaf", "original")
     python_type = float
-    __array_ufunc__ = None  # NumPy leaves arithmetic to this class
 
     def __init__(self, value: Value, leaf: int, original: bool = False):
         self.value, self.leaf, self.original = value, leaf, original
@@ -68,6 +67,9 @@ class ScalarArgument(SymbolicScalar):
 
     def __pos__(self) -> "ScalarArgument":
         return self
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        return NotImplemented if any(isinstance(x, Tensor) for x in inputs) else self._concrete()
 
     def _concrete(self, *_: Any) -> NoReturn:
         raise Specialize(self.leaf)

@@ -77,10 +77,6 @@ class Slot:
     array: np.ndarray
 
     @property
-    def is_array(self, t: Tensor) -> bool:
-        """Whether the user's code takes `t` for an ndarray."""
-        return self.array_class is not Tensor and isinstance(t, self.array_class)
-
     def written(self) -> bool:
         return self.current is not self.first
 
@@ -138,7 +134,9 @@ class Tracer:
         for t, (node, requires_grad, version, base, view, lifted) in self._before.values():
             leaf_again = lifted and t._node is None and t._requires_grad is True
             if not leaf_again and (t._node is not node or bool(t._requires_grad) != bool(requires_grad)):
-                problem = "it changes the history (requires_grad, or an in-place write with a gradient) of an existing tensor"
+                problem = (
+                    "it changes the history (requires_grad, or an in-place write with a gradient) of an existing tensor"
+                )
             t._node, t._requires_grad, t._version, t._base, t._view = node, requires_grad, version, base, view
         self._before.clear()
         return problem
@@ -314,7 +312,7 @@ class Tracer:
 
     # ---- what the trace has done
 
-    def is_array(self, t: Tensor) -> bool:
+    def is_array(self, t: Any) -> bool:
         """Whether the user's code takes `t` for an ndarray."""
         return self.array_class is not Tensor and isinstance(t, self.array_class)
 

@@ -22,7 +22,9 @@ def default_collate(batch: Sequence[Any]) -> Any:
     if isinstance(first, Tensor):
         shapes = {tuple(t.shape) for t in batch}
         if len(shapes) > 1:
-            raise ValueError(f"samples of different shapes cannot be batched: {sorted(shapes)}; give the loader a collate_fn")
+            raise ValueError(
+                f"samples of different shapes cannot be batched: {sorted(shapes)}; give the loader a collate_fn"
+            )
         return fn.stack(list(batch), axis=0)
     if isinstance(first, (np.ndarray, np.generic)):
         if first.dtype.kind in "SUO":
@@ -41,5 +43,3 @@ def default_collate(batch: Sequence[Any]) -> Any:
             raise ValueError("samples of different lengths cannot be batched; give the loader a collate_fn")
         return [default_collate(list(column)) for column in zip(*batch)]
     raise TypeError(f"samples of type {type(first).__name__} cannot be batched; give the loader a collate_fn")
-
-

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from typing import Any, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ class Dataset:
     def __getitem__(self, index: int) -> Any:
         raise TypeError(f"{type(self).__name__} does not define __getitem__")
 
-    def __add__(self, other: "Dataset") -> "ConcatDataset":
+    def __add__(self, other: Dataset) -> ConcatDataset:
         return ConcatDataset([self, other])
 
 
@@ -35,7 +36,9 @@ class TensorDataset(Dataset):
         self.tensors = tuple(t if isinstance(t, Tensor) else asarray(t) for t in tensors)
         sizes = {t.shape[0] for t in self.tensors}
         if len(sizes) > 1:
-            raise ValueError(f"TensorDataset: the first axes have different sizes: {[tuple(t.shape) for t in self.tensors]}")
+            raise ValueError(
+                f"TensorDataset: the first axes have different sizes: {[tuple(t.shape) for t in self.tensors]}"
+            )
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         return tuple(t[index] for t in self.tensors)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from typing import Any, Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from .collate import default_collate
 from .dataset import IterableDataset
@@ -68,7 +69,9 @@ class DataLoader:
             sampler = RandomSampler(dataset, generator=generator) if shuffle else SequentialSampler(dataset)
         if batch_sampler is None and batch_size is not None and sampler is not None:
             batch_sampler = BatchSampler(sampler, batch_size, drop_last)
-        self.batch_size = None if batch_sampler is not None and not isinstance(batch_sampler, BatchSampler) else batch_size
+        self.batch_size = (
+            None if batch_sampler is not None and not isinstance(batch_sampler, BatchSampler) else batch_size
+        )
         self.sampler, self.batch_sampler = sampler, batch_sampler
         single = batch_size is None and batch_sampler is None
         self.collate_fn = collate_fn or (_as_is if single else default_collate)
@@ -79,10 +82,11 @@ class DataLoader:
             return self._stream()
         order = self.batch_sampler if self.batch_sampler is not None else self.sampler
         assert order is not None
+        seed = draw_seed(self.generator)  # without workers too, so that their number does not change the next order
         if self.num_workers == 0:
             job = Job(self.dataset, self.collate_fn)
             return (job.make(indices) for indices in order)
-        return self._from_workers(order)
+        return self._from_workers(order, seed)
 
     def __len__(self) -> int:
         order = self.batch_sampler if self.batch_sampler is not None else self.sampler
@@ -102,8 +106,7 @@ class DataLoader:
             if len(batch) == self.batch_size or not self.drop_last:
                 yield self.collate_fn(batch)
 
-    def _from_workers(self, order: Iterable[Any]) -> Iterator[Any]:
-        seed = draw_seed(self.generator)
+    def _from_workers(self, order: Iterable[Any], seed: int) -> Iterator[Any]:
         pool = self._pool or self._start(seed)
         self._pool = pool if self.persistent_workers else None
         jobs = enumerate(order)

@@ -6,7 +6,8 @@ or from the `generator` given: an int seeds a sequence of its own, a `tr.random.
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,9 @@ class SequentialSampler(Sampler):
 class RandomSampler(Sampler):
     """A new random order each pass. replacement: `num_samples` independent draws instead."""
 
-    def __init__(self, data_source: Sized, replacement: bool = False, num_samples: int | None = None, generator: Any = None):
+    def __init__(
+        self, data_source: Sized, replacement: bool = False, num_samples: int | None = None, generator: Any = None
+    ):
         self.data_source, self.replacement = data_source, replacement
         self.generator = seeded(generator)
         self._num_samples = num_samples
@@ -97,7 +100,9 @@ class WeightedRandomSampler(Sampler):
     def __init__(self, weights: Sequence[float], num_samples: int, replacement: bool = True, generator: Any = None):
         self.weights = np.asarray(weights, np.float64)
         if self.weights.ndim != 1 or (self.weights < 0).any() or self.weights.sum() <= 0:
-            raise ValueError("WeightedRandomSampler: weights must be a list of non-negative numbers with a positive sum")
+            raise ValueError(
+                "WeightedRandomSampler: weights must be a list of non-negative numbers with a positive sum"
+            )
         self.num_samples, self.replacement, self.generator = num_samples, replacement, seeded(generator)
 
     def __iter__(self) -> Iterator[int]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random as python_random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import numpy as np
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from ...ir.dtypes import bool_
 from .. import creation
@@ -56,7 +57,9 @@ class MultiheadAttention(Module):
         self.register_parameter("k_proj_weight", weight(embed_dim, self.kdim, not one))
         self.register_parameter("v_proj_weight", weight(embed_dim, self.vdim, not one))
         self.register_parameter("in_proj_weight", weight(3 * embed_dim, embed_dim, one))
-        self.register_parameter("in_proj_bias", Parameter(creation.zeros((3 * embed_dim,), dtype=dtype)) if bias else None)
+        self.register_parameter(
+            "in_proj_bias", Parameter(creation.zeros((3 * embed_dim,), dtype=dtype)) if bias else None
+        )
         self.out_proj = Linear(embed_dim, embed_dim, bias=bias, dtype=dtype)
         for name in ("bias_k", "bias_v"):
             extra = Parameter(creation.empty((1, 1, embed_dim), dtype=dtype)) if add_bias_kv else None
@@ -99,7 +102,13 @@ class MultiheadAttention(Module):
             key_padding_mask = None if key_padding_mask is None else fn.expand_dims(key_padding_mask, axis=0)
         elif not self.batch_first:
             query, key, value = (fn.permute_dims(t, (1, 0, 2)) for t in (query, key, value))
-        causal = is_causal and not need_weights and key_padding_mask is None and self.bias_k is None and not self.add_zero_attn
+        causal = (
+            is_causal
+            and not need_weights
+            and key_padding_mask is None
+            and self.bias_k is None
+            and not self.add_zero_attn
+        )
         q, k, v = self._project(query, key, value)
         mask = None if causal else self._mask(attn_mask, key_padding_mask, q)
         k, v, mask = self._extend(k, v, mask)
@@ -207,7 +216,9 @@ class TransformerEncoderLayer(Module):
         self.dropout2 = Dropout(dropout)
         if isinstance(activation, str):
             if activation not in ("relu", "gelu"):
-                raise ValueError(f"TransformerEncoderLayer: activation is 'relu', 'gelu' or a function, not {activation!r}")
+                raise ValueError(
+                    f"TransformerEncoderLayer: activation is 'relu', 'gelu' or a function, not {activation!r}"
+                )
             activation = getattr(F, activation)
         self.activation = activation
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from typing import Any, Iterable, Iterator, Mapping, overload
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, overload
 
 from ..tensor import Tensor
 from .module import Module
@@ -101,10 +102,10 @@ class ModuleList(_Ordered):
     def __init__(self, modules: Iterable[Module] | None = None):
         super().__init__(modules or ())
 
-    def __add__(self, other: Iterable[Module]) -> "ModuleList":
+    def __add__(self, other: Iterable[Module]) -> ModuleList:
         return ModuleList([*self, *other])
 
-    def __iadd__(self, other: Iterable[Module]) -> "ModuleList":
+    def __iadd__(self, other: Iterable[Module]) -> ModuleList:
         return self.extend(other)
 
 
@@ -179,17 +180,19 @@ class ParameterList(Module):
     def __iter__(self) -> Iterator[Any]:
         return iter(self._parameters.values())
 
-    def append(self, value: Any) -> "ParameterList":
+    def append(self, value: Any) -> ParameterList:
         self.register_parameter(str(len(self)), _as_parameter(value))
         return self
 
-    def extend(self, values: Iterable[Any]) -> "ParameterList":
+    def extend(self, values: Iterable[Any]) -> ParameterList:
         for v in values:
             self.append(v)
         return self
 
     def extra_repr(self) -> str:
-        return "\n".join(f"({k}): Parameter of {p.dtype.name} {tuple(p.shape)}" for k, p in self._parameters.items() if p is not None)
+        return "\n".join(
+            f"({k}): Parameter of {p.dtype.name} {tuple(p.shape)}" for k, p in self._parameters.items() if p is not None
+        )
 
 
 class ParameterDict(Module):
@@ -228,4 +231,6 @@ class ParameterDict(Module):
         return self._parameters.items()
 
     def extra_repr(self) -> str:
-        return "\n".join(f"({k}): Parameter of {p.dtype.name} {tuple(p.shape)}" for k, p in self._parameters.items() if p is not None)
+        return "\n".join(
+            f"({k}): Parameter of {p.dtype.name} {tuple(p.shape)}" for k, p in self._parameters.items() if p is not None
+        )

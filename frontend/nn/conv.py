@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from .. import creation
 from ..tensor import Tensor
@@ -36,12 +37,19 @@ class _ConvNd(Module):
     ) -> None:
         k, what = self.dims, type(self).__name__
         if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(f"{what}: groups {groups} must divide in_channels {in_channels} and out_channels {out_channels}")
+            raise ValueError(
+                f"{what}: groups {groups} must divide in_channels {in_channels} and out_channels {out_channels}"
+            )
         if padding_mode not in _PADDING_MODES or (self.transposed and padding_mode != "zeros"):
             raise ValueError(f"{what}: padding_mode {padding_mode!r} is not supported")
         if isinstance(padding, str) and padding not in ("same", "valid"):
             raise ValueError(f"{what}: padding is 'same', 'valid' or integers, not {padding!r}")
-        self.in_channels, self.out_channels, self.groups, self.padding_mode = in_channels, out_channels, groups, padding_mode
+        self.in_channels, self.out_channels, self.groups, self.padding_mode = (
+            in_channels,
+            out_channels,
+            groups,
+            padding_mode,
+        )
         self.kernel_size = spread(kernel_size, k, what + " kernel_size")
         self.stride = spread(stride, k, what + " stride")
         self.dilation = spread(dilation, k, what + " dilation")
@@ -89,7 +97,9 @@ class _Conv(_ConvNd):
         dtype: Any = None,
     ):
         super().__init__()
-        self._setup(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, dtype)
+        self._setup(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, dtype
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         conv = (F.conv1d, F.conv2d, F.conv3d)[self.dims - 1]
@@ -150,7 +160,9 @@ class _ConvTranspose(_ConvNd):
     ):
         super().__init__()
         self.output_padding = spread(output_padding, self.dims, type(self).__name__ + " output_padding")
-        self._setup(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, dtype)
+        self._setup(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, dtype
+        )
 
     def forward(self, input: Tensor) -> Tensor:
         conv = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[self.dims - 1]

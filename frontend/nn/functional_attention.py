@@ -39,10 +39,14 @@ def scaled_dot_product_attention(
     return fn.matmul(weights, value)
 
 
-def attention_weights(query: Tensor, key: Tensor, attn_mask: Tensor | None, is_causal: bool, scale: float | None) -> Tensor:
+def attention_weights(
+    query: Tensor, key: Tensor, attn_mask: Tensor | None, is_causal: bool, scale: float | None
+) -> Tensor:
     """softmax(query key^T * scale + mask): [.., L, S]."""
     if query.ndim < 2 or key.ndim < 2 or query.shape[-1] != key.shape[-1]:
-        raise ValueError(f"attention: query {tuple(query.shape)} and key {tuple(key.shape)} do not fit; last axes must be equal")
+        raise ValueError(
+            f"attention: query {tuple(query.shape)} and key {tuple(key.shape)} do not fit; last axes must be equal"
+        )
     factor = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     swap = (*range(key.ndim - 2), key.ndim - 1, key.ndim - 2)
     scores = fn.matmul(query, fn.permute_dims(key, swap)) * factor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -74,17 +74,23 @@ def _finish_conv(out: Tensor, bias: Tensor | None, k: int, added: bool) -> Tenso
     return fn.squeeze(out, axis=0) if added else out
 
 
-def conv1d(input, weight, bias=None, stride: Size = 1, padding: Size | str = 0, dilation: Size = 1, groups: int = 1) -> Tensor:
+def conv1d(
+    input, weight, bias=None, stride: Size = 1, padding: Size | str = 0, dilation: Size = 1, groups: int = 1
+) -> Tensor:
     """input [N, C, L], weight [O, C/groups, k], bias [O] -> [N, O, L']."""
     return _conv(1, input, weight, bias, stride, padding, dilation, groups)
 
 
-def conv2d(input, weight, bias=None, stride: Size = 1, padding: Size | str = 0, dilation: Size = 1, groups: int = 1) -> Tensor:
+def conv2d(
+    input, weight, bias=None, stride: Size = 1, padding: Size | str = 0, dilation: Size = 1, groups: int = 1
+) -> Tensor:
     """input [N, C, H, W], weight [O, C/groups, kh, kw], bias [O] -> [N, O, H', W']."""
     return _conv(2, input, weight, bias, stride, padding, dilation, groups)
 
 
-def conv3d(input, weight, bias=None, stride: Size = 1, padding: Size | str = 0, dilation: Size = 1, groups: int = 1) -> Tensor:
+def conv3d(
+    input, weight, bias=None, stride: Size = 1, padding: Size | str = 0, dilation: Size = 1, groups: int = 1
+) -> Tensor:
     """input [N, C, D, H, W], weight [O, C/groups, kd, kh, kw], bias [O] -> [N, O, D', H', W']."""
     return _conv(3, input, weight, bias, stride, padding, dilation, groups)
 
@@ -115,21 +121,42 @@ def _conv_transpose(k: int, x, weight, bias, stride, padding, output_padding, gr
 
 
 def conv_transpose1d(
-    input, weight, bias=None, stride: Size = 1, padding: Size = 0, output_padding: Size = 0, groups: int = 1, dilation: Size = 1
+    input,
+    weight,
+    bias=None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
 ) -> Tensor:
     """input [N, C, L], weight [C, O/groups, k] -> [N, O, (L - 1) stride - 2 padding + dilation (k - 1) + output_padding + 1]."""
     return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 def conv_transpose2d(
-    input, weight, bias=None, stride: Size = 1, padding: Size = 0, output_padding: Size = 0, groups: int = 1, dilation: Size = 1
+    input,
+    weight,
+    bias=None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
 ) -> Tensor:
     """`conv_transpose1d` in two dimensions."""
     return _conv_transpose(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 
 def conv_transpose3d(
-    input, weight, bias=None, stride: Size = 1, padding: Size = 0, output_padding: Size = 0, groups: int = 1, dilation: Size = 1
+    input,
+    weight,
+    bias=None,
+    stride: Size = 1,
+    padding: Size = 0,
+    output_padding: Size = 0,
+    groups: int = 1,
+    dilation: Size = 1,
 ) -> Tensor:
     """`conv_transpose1d` in three dimensions."""
     return _conv_transpose(3, input, weight, bias, stride, padding, output_padding, groups, dilation)
@@ -144,7 +171,9 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     mode: "constant" (with `value`, 0 if None; negative sizes crop), "reflect", "replicate" or "circular".
     """
     if len(pad) % 2 or len(pad) // 2 > input.ndim:
-        raise ValueError(f"pad: {tuple(pad)} does not fit a tensor of shape {tuple(input.shape)}: (low, high) per axis, last first")
+        raise ValueError(
+            f"pad: {tuple(pad)} does not fit a tensor of shape {tuple(input.shape)}: (low, high) per axis, last first"
+        )
     axes = [(input.ndim - 1 - i, pad[2 * i], pad[2 * i + 1]) for i in range(len(pad) // 2)]
     if mode == "constant":
         return _pad_constant(input, axes, 0.0 if value is None else value)
@@ -156,7 +185,9 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
             raise ValueError(f"pad: mode {mode!r} takes no negative sizes, got {tuple(pad)}")
         size, reach = input.shape[axis], max(low, high) + (mode == "reflect")
         if mode != "replicate" and isinstance(size, int) and reach > size:
-            raise ValueError(f"pad: {mode} padding of {max(low, high)} is too large for axis {axis} of {tuple(input.shape)}")
+            raise ValueError(
+                f"pad: {mode} padding of {max(low, high)} is too large for axis {axis} of {tuple(input.shape)}"
+            )
         parts = [piece(input, axis, low, True)] if low else []
         parts.append(input)
         if high:

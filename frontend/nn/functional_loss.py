@@ -24,7 +24,9 @@ def _reduce(values: Tensor, reduction: str, what: str) -> Tensor:
 
 def _same_shapes(input: Tensor, target: Tensor, what: str) -> None:
     if tuple(input.shape) != tuple(target.shape):
-        raise ValueError(f"{what}: input has shape {tuple(input.shape)}, target {tuple(target.shape)}; they must be equal")
+        raise ValueError(
+            f"{what}: input has shape {tuple(input.shape)}, target {tuple(target.shape)}; they must be equal"
+        )
 
 
 def _classes_last(x: Tensor, what: str) -> Tensor:
@@ -36,7 +38,9 @@ def _classes_last(x: Tensor, what: str) -> Tensor:
 
 def _check_target(x: Tensor, target: Tensor, what: str) -> None:
     if tuple(target.shape) != tuple(x.shape[:-1]):
-        raise ValueError(f"{what}: target has shape {tuple(target.shape)}; {tuple(x.shape[:-1])} is needed (classes are on axis 1 of input)")
+        raise ValueError(
+            f"{what}: target has shape {tuple(target.shape)}; {tuple(x.shape[:-1])} is needed (classes are on axis 1 of input)"
+        )
 
 
 def cross_entropy(
@@ -95,7 +99,9 @@ def _nll(
         raise ValueError(f"{what}: weight has shape {tuple(weight.shape)}; ({n_classes},) is needed")
     counted = target != ignore_index
     classes = class_index(fn.where(counted, target, 0), n_classes, f"{what}: a target class")
-    share = fn.astype(counted, logp.dtype) if weight is None else fn.where(counted, apply(ops.gather, weight, classes), 0.0)
+    share = (
+        fn.astype(counted, logp.dtype) if weight is None else fn.where(counted, apply(ops.gather, weight, classes), 0.0)
+    )
     losses = fn.where(counted, -pick(logp, classes) * share, 0.0)
     if smoothing:
         spread = -fn.sum(logp if weight is None else logp * weight, axis=-1)
@@ -105,7 +111,9 @@ def _nll(
     return fn.sum(losses) / fn.sum(share)
 
 
-def _soft_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, smoothing: float) -> Tensor:
+def _soft_cross_entropy(
+    input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, smoothing: float
+) -> Tensor:
     _same_shapes(input, target, "cross_entropy with class probabilities")
     logits, shares = _classes_last(input, "cross_entropy"), _classes_last(target, "cross_entropy")
     if smoothing:
@@ -155,7 +163,9 @@ def huber_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", delta:
 # ------------------------------------------------------------------ probabilities
 
 
-def binary_cross_entropy(input: Tensor, target: Tensor, weight: Tensor | None = None, *, reduction: str = "mean") -> Tensor:
+def binary_cross_entropy(
+    input: Tensor, target: Tensor, weight: Tensor | None = None, *, reduction: str = "mean"
+) -> Tensor:
     """-(target log input + (1 - target) log(1 - input)); the logarithms are cut at -100."""
     _same_shapes(input, target, "binary_cross_entropy")
     yes, no = fn.maximum(fn.log(input), -100.0), fn.maximum(fn.log1p(-input), -100.0)

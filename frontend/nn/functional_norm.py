@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Sequence
+from collections.abc import Sequence
 
 from ...ir import ops
 from ...ir.dtypes import DType
@@ -93,7 +93,9 @@ def batch_norm(
     c = input.shape[1]
     if training:
         if isinstance(_count(input), int) and _count(input) <= 1:
-            raise ValueError(f"batch_norm: training needs more than one value per channel, got shape {tuple(input.shape)}")
+            raise ValueError(
+                f"batch_norm: training needs more than one value per channel, got shape {tuple(input.shape)}"
+            )
         mean, var = apply(ops.batch_stats, input)
         with no_grad():
             if running_mean is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from ...ir import ops
 from .. import creation
@@ -14,10 +15,14 @@ from ..tensor import Tensor
 from .functional_conv import Size, spread
 
 
-def _windows(x: Tensor, k: int, kernel, stride, padding, dilation, ceil_mode: bool, fill, what: str) -> tuple[Tensor, dict[str, Any]]:
+def _windows(
+    x: Tensor, k: int, kernel, stride, padding, dilation, ceil_mode: bool, fill, what: str
+) -> tuple[Tensor, dict[str, Any]]:
     """The windows of the last k axes, as a tensor with k more axes, and the attributes they were cut with."""
     if x.ndim not in (k + 1, k + 2):
-        raise ValueError(f"{what}: input of shape {tuple(x.shape)} has {x.ndim} dimensions; {k + 1} or {k + 2} are needed")
+        raise ValueError(
+            f"{what}: input of shape {tuple(x.shape)} has {x.ndim} dimensions; {k + 1} or {k + 2} are needed"
+        )
     window = spread(kernel, k, what + " kernel_size")
     strides = window if stride is None or stride == () else spread(stride, k, what + " stride")
     low, dil = spread(padding, k, what + " padding"), spread(dilation, k, what + " dilation")
@@ -53,21 +58,36 @@ def _max_pool(k: int, x: Tensor, kernel, stride, padding, dilation, ceil_mode: b
 
 
 def max_pool1d(
-    input: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1, ceil_mode: bool = False
+    input: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
 ) -> Tensor:
     """[N, C, L] -> [N, C, L']; stride is kernel_size if None, padding counts as -inf."""
     return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 def max_pool2d(
-    input: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1, ceil_mode: bool = False
+    input: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
 ) -> Tensor:
     """[N, C, H, W] -> [N, C, H', W']; stride is kernel_size if None, padding counts as -inf."""
     return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode)
 
 
 def max_pool3d(
-    input: Tensor, kernel_size: Size, stride: Size | None = None, padding: Size = 0, dilation: Size = 1, ceil_mode: bool = False
+    input: Tensor,
+    kernel_size: Size,
+    stride: Size | None = None,
+    padding: Size = 0,
+    dilation: Size = 1,
+    ceil_mode: bool = False,
 ) -> Tensor:
     """[N, C, D, H, W] -> [N, C, D', H', W']; stride is kernel_size if None, padding counts as -inf."""
     return _max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode)
@@ -145,7 +165,9 @@ def _adaptive(k: int, x: Tensor, size: Adaptive, reduce: Callable[..., Tensor], 
     """Window i of n over an axis of d covers [floor(i d / n), ceil((i + 1) d / n)); axes are reduced one by one, which
     is the same thing for means and maxima of boxes."""
     if x.ndim not in (k + 1, k + 2):
-        raise ValueError(f"{what}: input of shape {tuple(x.shape)} has {x.ndim} dimensions; {k + 1} or {k + 2} are needed")
+        raise ValueError(
+            f"{what}: input of shape {tuple(x.shape)} has {x.ndim} dimensions; {k + 1} or {k + 2} are needed"
+        )
     wanted = (size,) * k if isinstance(size, int) else tuple(size)
     if len(wanted) != k:
         raise ValueError(f"{what}: output_size needs {k} values, got {wanted}")

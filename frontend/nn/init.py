@@ -14,7 +14,12 @@ from ..tensor import Tensor, new_tensor
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     """The recommended gain for a nonlinearity; `param` is the slope of leaky_relu (0.01 if None). ValueError if unknown."""
-    if nonlinearity in ("linear", "sigmoid", "identity", *(f"conv{t}{d}d" for t in ("", "_transpose") for d in (1, 2, 3))):
+    if nonlinearity in (
+        "linear",
+        "sigmoid",
+        "identity",
+        *(f"conv{t}{d}d" for t in ("", "_transpose") for d in (1, 2, 3)),
+    ):
         return 1.0
     if nonlinearity == "tanh":
         return 5.0 / 3

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from .. import creation
 from .. import functions as fn
@@ -48,7 +49,13 @@ class Bilinear(Module):
     """x1 @ weight[k] @ x2 + bias[k] for each k: [.., in1], [.., in2] -> [.., out]. weight [out, in1, in2], bias [out]."""
 
     def __init__(
-        self, in1_features: int, in2_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None
+        self,
+        in1_features: int,
+        in2_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
     ):
         super().__init__()
         self.in1_features, self.in2_features, self.out_features = in1_features, in2_features, out_features
@@ -65,7 +72,9 @@ class Bilinear(Module):
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
         outer = fn.expand_dims(input1, axis=-1) * fn.expand_dims(input2, axis=-2)
         flat = fn.reshape(outer, (*outer.shape[:-2], self.in1_features * self.in2_features))
-        return F.linear(flat, fn.reshape(self.weight, (self.out_features, self.in1_features * self.in2_features)), self.bias)
+        return F.linear(
+            flat, fn.reshape(self.weight, (self.out_features, self.in1_features * self.in2_features)), self.bias
+        )
 
     def extra_repr(self) -> str:
         sizes = f"in1_features={self.in1_features}, in2_features={self.in2_features}, out_features={self.out_features}"

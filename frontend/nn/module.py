@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -38,7 +39,7 @@ class RemovableHandle:
         if self._hooks.pop(self.id, None) is not None:
             epoch.bump()
 
-    def __enter__(self) -> "RemovableHandle":
+    def __enter__(self) -> RemovableHandle:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -60,7 +61,7 @@ class Module:
     forward: Callable[..., Any]
     _parameters: dict[str, Parameter | None]
     _buffers: dict[str, Tensor | None]
-    _modules: dict[str, "Module | None"]
+    _modules: dict[str, Module | None]
 
     def __init__(self) -> None:
         self.__dict__.update(
@@ -93,11 +94,15 @@ class Module:
             self._register("_modules", name, value)
         elif name in d.get("_parameters", ()):
             if value is not None:
-                raise TypeError(f"cannot assign a {type(value).__name__} as parameter '{name}' (nn.Parameter or None needed)")
+                raise TypeError(
+                    f"cannot assign a {type(value).__name__} as parameter '{name}' (nn.Parameter or None needed)"
+                )
             self._register("_parameters", name, None)
         elif name in d.get("_modules", ()):
             if value is not None:
-                raise TypeError(f"cannot assign a {type(value).__name__} as child module '{name}' (Module or None needed)")
+                raise TypeError(
+                    f"cannot assign a {type(value).__name__} as child module '{name}' (Module or None needed)"
+                )
             self._register("_modules", name, None)
         elif name in d.get("_buffers", ()):
             if value is not None and not isinstance(value, Tensor):
@@ -146,7 +151,9 @@ class Module:
 
     def register_parameter(self, name: str, param: Parameter | None) -> None:
         if param is not None and not isinstance(param, Parameter):
-            raise TypeError(f"cannot register a {type(param).__name__} as parameter '{name}' (nn.Parameter or None needed)")
+            raise TypeError(
+                f"cannot register a {type(param).__name__} as parameter '{name}' (nn.Parameter or None needed)"
+            )
         self._check_free(name)
         self._register("_parameters", name, param)
 
@@ -161,7 +168,7 @@ class Module:
         else:
             self.__dict__["_non_persistent"].add(name)
 
-    def register_module(self, name: str, module: "Module | None") -> None:
+    def register_module(self, name: str, module: Module | None) -> None:
         if module is not None and not isinstance(module, Module):
             raise TypeError(f"{type(module).__name__} is not a Module")
         self._check_free(name)
@@ -174,22 +181,24 @@ class Module:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         d = self.__dict__
         if not d["_forward_hooks"] and not d["_forward_pre_hooks"]:
-            return self.forward(*args, **kwargs)
+            return traced(self.forward)(*args, **kwargs)
         return self._call_with_hooks(args, kwargs)
 
     def _call_with_hooks(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         for hook in tuple(self.__dict__["_forward_pre_hooks"].values()):
             if hook.with_kwargs:
-                changed = hook.call(self, args, kwargs)
+                changed = traced(hook.call)(self, args, kwargs)
                 if changed is not None:
                     args, kwargs = changed
             else:
-                changed = hook.call(self, args)
+                changed = traced(hook.call)(self, args)
                 if changed is not None:
                     args = changed if isinstance(changed, tuple) else (changed,)
-        out = self.forward(*args, **kwargs)
+        out = traced(self.forward)(*args, **kwargs)
         for hook in tuple(self.__dict__["_forward_hooks"].values()):
-            changed = hook.call(self, args, kwargs, out) if hook.with_kwargs else hook.call(self, args, out)
+            changed = (
+                traced(hook.call)(self, args, kwargs, out) if hook.with_kwargs else traced(hook.call)(self, args, out)
+            )
             if changed is not None:
                 out = changed
         return out
@@ -208,11 +217,11 @@ class Module:
 
     # ------------------------------------------------------------ walking
 
-    def named_modules(self, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, "Module"]]:
+    def named_modules(self, prefix: str = "", remove_duplicate: bool = True) -> Iterator[tuple[str, Module]]:
         """This module and everything below it, each once, parents first."""
         return self._walk(prefix, set() if remove_duplicate else None)
 
-    def _walk(self, prefix: str, seen: set[int] | None) -> Iterator[tuple[str, "Module"]]:
+    def _walk(self, prefix: str, seen: set[int] | None) -> Iterator[tuple[str, Module]]:
         if seen is not None:
             if id(self) in seen:
                 return
@@ -222,17 +231,17 @@ class Module:
             if child is not None:
                 yield from child._walk(f"{prefix}.{name}" if prefix else name, seen)
 
-    def modules(self) -> Iterator["Module"]:
+    def modules(self) -> Iterator[Module]:
         return (m for _, m in self.named_modules())
 
-    def named_children(self) -> Iterator[tuple[str, "Module"]]:
+    def named_children(self) -> Iterator[tuple[str, Module]]:
         seen: set[int] = set()
         for name, child in self._modules.items():
             if child is not None and id(child) not in seen:
                 seen.add(id(child))
                 yield name, child
 
-    def children(self) -> Iterator["Module"]:
+    def children(self) -> Iterator[Module]:
         return (m for _, m in self.named_children())
 
     def named_parameters(
@@ -252,7 +261,7 @@ class Module:
         return (b for _, b in self.named_buffers(recurse=recurse))
 
     def _members(
-        self, of: Callable[["Module"], Mapping[str, T | None]], prefix: str, recurse: bool, remove_duplicate: bool
+        self, of: Callable[[Module], Mapping[str, T | None]], prefix: str, recurse: bool, remove_duplicate: bool
     ) -> Iterator[tuple[str, T]]:
         seen: set[int] = set()
         owners = self.named_modules(prefix, remove_duplicate) if recurse else ((prefix, self),)
@@ -263,7 +272,7 @@ class Module:
                 seen.add(id(value))
                 yield (f"{path}.{name}" if path else name), value
 
-    def get_submodule(self, target: str) -> "Module":
+    def get_submodule(self, target: str) -> Module:
         """The module at a dotted path. AttributeError if there is none."""
         found: Any = self
         for name in target.split(".") if target else ():
@@ -288,7 +297,7 @@ class Module:
 
     # ------------------------------------------------------------ modes
 
-    def train(self: M, mode: bool = True) -> M:
+    def train(self, mode: bool = True) -> Self:
         """Sets training mode here and in every submodule."""
         if not isinstance(mode, bool):
             raise TypeError(f"train() needs a bool, not a {type(mode).__name__}")
@@ -296,10 +305,10 @@ class Module:
             m.training = mode
         return self
 
-    def eval(self: M) -> M:
+    def eval(self) -> Self:
         return self.train(False)
 
-    def requires_grad_(self: M, requires_grad: bool = True) -> M:
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
         for p in self.parameters():
             if p.requires_grad != requires_grad:
                 p.requires_grad_(requires_grad)
@@ -316,14 +325,14 @@ class Module:
                 with no_grad():
                     p.grad.zero_()
 
-    def apply(self: M, fn: Callable[["Module"], Any]) -> M:
+    def apply(self, fn: Callable[[Module], Any]) -> Self:
         """Calls `fn` on every submodule, then on this one."""
         for child in self.children():
             child.apply(fn)
         fn(self)
         return self
 
-    def to(self: M, *args: Any, dtype: Any = None, device: Any = None, non_blocking: bool = False) -> M:
+    def to(self, *args: Any, dtype: Any = None, device: Any = None, non_blocking: bool = False) -> Self:
         """Converts floating parameters and buffers in place: `to(tr.float64)`, `to("cpu")`, `to(device, dtype)`, `to(tensor)`.
 
         TypeError for an element type that is not floating, ValueError for a device other than the CPU.
@@ -353,16 +362,16 @@ class Module:
                 t.grad = grad.to(dtype)
             epoch.bump()
 
-    def float(self: M) -> M:
+    def float(self) -> Self:
         return self.to(float32)
 
-    def double(self: M) -> M:
+    def double(self) -> Self:
         return self.to(float64)
 
-    def half(self: M) -> M:
+    def half(self) -> Self:
         return self.to(float16)
 
-    def bfloat16(self: M) -> M:
+    def bfloat16(self) -> Self:
         return self.to(bfloat16)
 
     # ------------------------------------------------------------ state
@@ -384,7 +393,9 @@ class Module:
             if b is not None and name not in self.__dict__["_non_persistent"]:
                 yield name, b
 
-    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> IncompatibleKeys:
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> IncompatibleKeys:
         """Copies tensors (or arrays) into the parameters and buffers of the same names, casting to their element types.
 
         `assign`: takes the given tensors themselves instead. RuntimeError names every missing or unexpected key
@@ -408,7 +419,9 @@ class Module:
         for k, given in arrays.items():
             shape = tuple(np.shape(given))
             if shape != own[k][2].shape:
-                problems.append(f"size mismatch for {k}: the state_dict has {shape}, the module {tuple(own[k][2].shape)}")
+                problems.append(
+                    f"size mismatch for {k}: the state_dict has {shape}, the module {tuple(own[k][2].shape)}"
+                )
         if problems:
             raise RuntimeError(f"error(s) in loading state_dict for {type(self).__name__}:\n\t" + "\n\t".join(problems))
         with no_grad():

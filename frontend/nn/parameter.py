@@ -16,7 +16,7 @@ class Parameter(Tensor):
 
     __slots__ = ()
 
-    def __new__(cls, data: Any = (), requires_grad: bool = True) -> "Parameter":
+    def __new__(cls, data: Any = (), requires_grad: bool = True) -> Parameter:
         self = new_tensor(data._data if isinstance(data, Tensor) else np.asarray(data), cls)
         if requires_grad:
             self.requires_grad_()

@@ -40,7 +40,7 @@ class Embedding(Module):
         self.reset_parameters()
 
     @classmethod
-    def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, padding_idx: int | None = None) -> "Embedding":
+    def from_pretrained(cls, embeddings: Tensor, freeze: bool = True, padding_idx: int | None = None) -> Embedding:
         """A table whose weight is `embeddings` [V, D] itself; `freeze`: without gradients."""
         out = cls(0, 0)
         out.num_embeddings, out.embedding_dim = embeddings.shape

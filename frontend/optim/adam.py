@@ -46,7 +46,7 @@ class Adam(Optimizer):
                 found = corrections[dtype] = _Scalars(group, counts, dtype)
             self._update(group, found, i, p, g)
 
-    def _update(self, group: ParamGroup, s: "_Scalars", i: int, p: Tensor, g: Tensor) -> None:
+    def _update(self, group: ParamGroup, s: _Scalars, i: int, p: Tensor, g: Tensor) -> None:
         dtype, state = s.dtype, self.state[p]
         wide, g = fn.astype(p, dtype), fn.astype(g, dtype)
         if group["maximize"]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from .optimizer import Optimizer, ParamGroup
 
@@ -39,7 +40,9 @@ class LRScheduler:
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "optimizer" and not callable(v) and not _has_callables(v)}
+        return {
+            k: v for k, v in self.__dict__.items() if k != "optimizer" and not callable(v) and not _has_callables(v)
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.__dict__.update(state_dict)
@@ -53,12 +56,17 @@ class LambdaLR(LRScheduler):
     """base * lr_lambda(t), with one function for all groups or a list of them."""
 
     def __init__(
-        self, optimizer: Optimizer, lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]], last_epoch: int = -1
+        self,
+        optimizer: Optimizer,
+        lr_lambda: Callable[[int], float] | Sequence[Callable[[int], float]],
+        last_epoch: int = -1,
     ):
         n = len(optimizer.param_groups)
         self.lr_lambdas = [lr_lambda] * n if callable(lr_lambda) else list(lr_lambda)
         if len(self.lr_lambdas) != n:
-            raise ValueError(f"LambdaLR: {n} functions are needed, one for each parameter group, got {len(self.lr_lambdas)}")
+            raise ValueError(
+                f"LambdaLR: {n} functions are needed, one for each parameter group, got {len(self.lr_lambdas)}"
+            )
         super().__init__(optimizer, last_epoch)
 
     def rate(self, t: int, base: float, index: int) -> float:
@@ -158,7 +166,7 @@ class OneCycleLR(LRScheduler):
         self.total_steps, self.anneal_strategy, self.cycle_momentum = total_steps, anneal_strategy, cycle_momentum
         up = float(pct_start * total_steps) - 1
         if three_phase:
-            self.phases = [(up, 0, 1), (2 * up + 1, 1, 0), (total_steps - 1, 0, 2)]
+            self.phases = [(up, 0, 1), (2 * up, 1, 0), (total_steps - 1, 0, 2)]
         else:
             self.phases = [(up, 0, 1), (total_steps - 1, 1, 2)]
         n = len(optimizer.param_groups)

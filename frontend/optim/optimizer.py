@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,9 @@ class ParamGroup(dict):
             value = tuple(self._hold(f"beta{i}", b) for i, b in enumerate(value, 1))
             switched = False
         else:
-            switched = old is not value and not (type(old) is type(value) and isinstance(value, _PLAIN) and old == value)
+            switched = old is not value and not (
+                type(old) is type(value) and isinstance(value, _PLAIN) and old == value
+            )
         super().__setitem__(key, value)
         if switched or old is _MISSING:
             epoch.bump()
@@ -228,7 +231,9 @@ class Optimizer:
                 continue
             t = value if isinstance(value, Tensor) else new_tensor(native(np.asarray(value)))
             if tuple(t.shape) != tuple(own.shape):
-                raise ValueError(f"{name} has shape {tuple(t.shape)} in the state dict, {tuple(own.shape)} in the optimizer")
+                raise ValueError(
+                    f"{name} has shape {tuple(t.shape)} in the state dict, {tuple(own.shape)} in the optimizer"
+                )
             own.copy_(fn.astype(t, own.dtype))
 
     def __repr__(self) -> str:

@@ -102,7 +102,7 @@ def acos(k: Kit, x: Expr) -> Expr:
 # ---- hyperbolic
 def _quarter_exp(k: Kit, x: Expr) -> tuple[Expr, Expr]:
     """(2**(n - 2), e**f - 1) with e**|x| = 2**n e**f, so that nothing overflows before the result does."""
-    f, shifted = reduce_exp(k, k.clamp_above(k.abs(x), k.pick(90.0, 711.0)))
+    f, shifted = reduce_exp(k, k.clamp_above(k.abs(x), k.pick(89.5, 710.6)))
     return k.power_of_two(k.bits(shifted), -2), exp_minus_one_reduced(k, f)
 
 

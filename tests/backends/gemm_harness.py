@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-
 from tracefuse.backends.llvm.contraction import lower_contraction
 from tracefuse.backends.llvm.engine import compile_object, host_target, link
 from tracefuse.backends.llvm.lowered import LoweredKernel
@@ -16,6 +15,8 @@ from tracefuse.ir.dim import Dim, DimLike, symbol
 from tracefuse.ir.dtypes import DType, accumulator, dtype_of
 from tracefuse.ir.kernel import Axis, Buffer, Contraction, Kernel, Schedule, Stage, Store
 from tracefuse.ir.scalar import Expr, Load, cast, result
+
+CHOICE = Schedule()  # without a tile: the generator's choice
 
 
 def axis(name: str, extent: DimLike) -> Axis:
@@ -90,6 +91,27 @@ class Runnable:
         call.memory = (bufs, scratch, arrays)  # type: ignore[attr-defined]
         return call
 
+    def pooled(self, *arrays: np.ndarray) -> Callable[[], None]:
+        """A call through the runtime's thread pool, all its threads."""
+        from tracefuse.runtime.threads import get_num_threads, pool_symbols
+
+        scratch = aligned(self.lowered.thread_scratch * get_num_threads())
+        pointers = [a.ctypes.data for a in arrays] + [self.workspace.ctypes.data, scratch.ctypes.data]
+        bufs = np.array(pointers, np.int64)
+        kind = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_int64)
+        parallel = kind(pool_symbols()["tf_parallel"])
+        starts = [
+            (ctypes.cast(f, ctypes.c_void_p), n, p.grain)
+            for (f, n), p in zip(self.phases, self.lowered.phases, strict=True)
+        ]
+
+        def call() -> None:
+            for address, tasks, grain in starts:
+                parallel(address, bufs.ctypes.data, self.dims.ctypes.data, tasks, grain)
+
+        call.memory = (bufs, scratch, arrays)  # type: ignore[attr-defined]
+        return call
+
 
 def aligned(count: int) -> np.ndarray:
     """`count` bytes at a multiple of 64, full of NaNs, so that reads of what nobody wrote show."""
@@ -98,6 +120,6 @@ def aligned(count: int) -> np.ndarray:
     return raw[skip : skip + count]
 
 
-def compiled(kernel: Kernel, sizes: dict[str, int] | None = None, target=None, schedule: Schedule = Schedule()) -> Runnable:
+def compiled(kernel: Kernel, sizes: dict[str, int] | None = None, target=None, schedule: Schedule = CHOICE) -> Runnable:
     target = target or host_target()
     return Runnable(lower_contraction(kernel, schedule, target), kernel, sizes, target)

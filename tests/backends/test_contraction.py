@@ -10,7 +10,6 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-
 from tracefuse.backends.llvm.contraction import choose_tile, lower_contraction
 from tracefuse.backends.llvm.engine import emit_assembly, host_target
 from tracefuse.ir.dim import symbol
@@ -20,7 +19,7 @@ from tracefuse.ir.scalar import apply, cast, result
 from tracefuse.ir.target import NEON
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves test folders off the path
-from gemm_harness import axis, buffer, compiled, matmul_kernel, read  # noqa: E402
+from gemm_harness import CHOICE, axis, buffer, compiled, matmul_kernel, read
 
 rng = np.random.default_rng(7)
 
@@ -41,7 +40,9 @@ def close(got: np.ndarray, x: np.ndarray, y: np.ndarray, wanted: np.ndarray | No
         np.testing.assert_array_equal(got, np.matmul(x, y, dtype=got.dtype) if wanted is None else wanted)
         return
     x, y = x.astype(np.float64), y.astype(np.float64)
-    eps = max(float(ml_dtypes.finfo(got.dtype).eps), float(ml_dtypes.finfo(np.float32).eps) if got.dtype != np.float64 else 0)
+    eps = max(
+        float(ml_dtypes.finfo(got.dtype).eps), float(ml_dtypes.finfo(np.float32).eps) if got.dtype != np.float64 else 0
+    )
     wanted = np.matmul(x, y) if wanted is None else wanted
     bound = (4 + x.shape[-1]) * eps * (np.matmul(np.abs(x), np.abs(y)) + 1e-30) + eps * np.abs(wanted)
     assert got.shape == wanted.shape
@@ -49,7 +50,7 @@ def close(got: np.ndarray, x: np.ndarray, y: np.ndarray, wanted: np.ndarray | No
     assert (np.abs(got.astype(np.float64) - wanted) <= bound).all()
 
 
-def multiply(x: np.ndarray, y: np.ndarray, target=None, threads: int = 1, schedule: Schedule = Schedule()) -> np.ndarray:
+def multiply(x: np.ndarray, y: np.ndarray, target=None, threads: int = 1, schedule: Schedule = CHOICE) -> np.ndarray:
     out = np.full((*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-2], y.shape[-1]), 77, x.dtype)
     kernel = matmul_kernel(buffer("x", x), buffer("y", y), buffer("out", out, "out"))
     compiled(kernel, target=target, schedule=schedule)(x, y, out, threads=threads)
@@ -69,8 +70,12 @@ def test_shapes_and_layouts(m: int, k: int, n: int, x_t: bool, y_t: bool) -> Non
     close(multiply(x, y), x, y)
 
 
-@pytest.mark.parametrize("dtype", [np.float64, np.float16, ml_dtypes.bfloat16, "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"])
-@pytest.mark.parametrize("m, k, n, y_t", [(33, 70, 45, False), (33, 70, 45, True), (2, 100, 40, False), (2, 100, 40, True)])
+@pytest.mark.parametrize(
+    "dtype", [np.float64, np.float16, ml_dtypes.bfloat16, "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"]
+)
+@pytest.mark.parametrize(
+    "m, k, n, y_t", [(33, 70, 45, False), (33, 70, 45, True), (2, 100, 40, False), (2, 100, 40, True)]
+)
 def test_dtypes(dtype, m: int, k: int, n: int, y_t: bool) -> None:
     x, y = matrix(m, k, False, dtype), matrix(k, n, y_t, dtype)
     close(multiply(x, y), x, y)
@@ -135,7 +140,9 @@ def test_residual_in_place(m: int, n: int) -> None:
     x, y, out = values((m, 25)), values((25, n)), values((m, n))
     exact = x.astype(np.float64) @ y + out
     b = buffer("out", out, "inout")
-    compiled(matmul_kernel(buffer("x", x), buffer("y", y), b, epilogue=lambda v, at: (Store("out", at, v + read(b, *at)),)))(x, y, out)
+    compiled(
+        matmul_kernel(buffer("x", x), buffer("y", y), b, epilogue=lambda v, at: (Store("out", at, v + read(b, *at)),))
+    )(x, y, out)
     close(out, x, y, exact)
 
 
@@ -166,12 +173,16 @@ def test_symbolic_sizes(sizes: tuple[int, int, int], which: str) -> None:
 # ---- convolution
 
 
-def conv_kernel(x: np.ndarray, w: np.ndarray, out: np.ndarray, stride: int, pad: int, groups: int = 1, last: bool = False) -> Kernel:
+def conv_kernel(
+    x: np.ndarray, w: np.ndarray, out: np.ndarray, stride: int, pad: int, groups: int = 1, last: bool = False
+) -> Kernel:
     """NCHW (or NHWC where `last`) convolution of x with w[O, C/groups, kh, kw]; with groups, those are a batch axis."""
     bx, bw, bo = buffer("x", x), buffer("w", w), buffer("out", out, "out")
     images, outputs, height, width = (out.shape[0], out.shape[3], *out.shape[1:3]) if last else out.shape
     sizes = x.shape[1:3] if last else x.shape[2:]
-    g, img, o, oh, ow = (axis(s, e) for s, e in zip(("g", "img", "o", "oh", "ow"), (groups, images, outputs // groups, height, width)))
+    g, img, o, oh, ow = (
+        axis(s, e) for s, e in zip(("g", "img", "o", "oh", "ow"), (groups, images, outputs // groups, height, width))
+    )
     c, kh, kw = (axis(s, e) for s, e in zip(("c", "kh", "kw"), w.shape[1:]))
     row, column = oh.sym * stride + kh.sym - pad, ow.sym * stride + kw.sym - pad
     mask = (row, sizes[0] - 1 - row, column, sizes[1] - 1 - column) if pad else ()
@@ -179,7 +190,9 @@ def conv_kernel(x: np.ndarray, w: np.ndarray, out: np.ndarray, stride: int, pad:
     lhs = read(bw, output, c.sym, kh.sym, kw.sym)
     at = (img.sym, row, column, channel) if last else (img.sym, channel, row, column)
     to = (img.sym, oh.sym, ow.sym, output) if last else (img.sym, output, oh.sym, ow.sym)
-    anchor = Contraction("acc", (g,), (o,), (img, oh, ow), (kh, kw, c) if last else (c, kh, kw), lhs, read(bx, *at, mask=mask), float32)
+    anchor = Contraction(
+        "acc", (g,), (o,), (img, oh, ow), (kh, kw, c) if last else (c, kh, kw), lhs, read(bx, *at, mask=mask), float32
+    )
     stage = Stage((), (), (Store("out", to, result("acc", float32)),))
     return Kernel("conv", (bx, bw, bo), (g, o, img, oh, ow), (stage,), anchor)
 
@@ -189,7 +202,9 @@ def conv_reference(x: np.ndarray, w: np.ndarray, stride: int, pad: int, groups: 
     windows = np.lib.stride_tricks.sliding_window_view(x, w.shape[2:], (2, 3))[:, :, ::stride, ::stride]
     per, each = w.shape[0] // groups, w.shape[1]
     parts = [
-        np.einsum("nchwij,ocij->nohw", windows[:, g * each : (g + 1) * each], w[g * per : (g + 1) * per].astype(np.float64))
+        np.einsum(
+            "nchwij,ocij->nohw", windows[:, g * each : (g + 1) * each], w[g * per : (g + 1) * per].astype(np.float64)
+        )
         for g in range(groups)
     ]
     return np.concatenate(parts, 1)
@@ -216,7 +231,10 @@ def test_convolution(images, channels, size, outputs, window, stride, pad, group
 # ---- threads, targets, code
 
 
-@pytest.mark.parametrize("m, k, n, y_t", [(300, 700, 500, False), (64, 64, 64, False), (1, 500, 3000, False), (2, 500, 700, True), (37, 600, 900, True)])
+@pytest.mark.parametrize(
+    "m, k, n, y_t",
+    [(300, 700, 500, False), (64, 64, 64, False), (1, 500, 3000, False), (2, 500, 700, True), (37, 600, 900, True)],
+)
 def test_thread_count_changes_no_bit(m: int, k: int, n: int, y_t: bool) -> None:
     x, y = matrix(m, k, False), matrix(k, n, y_t)
     one = multiply(x, y)
@@ -226,7 +244,10 @@ def test_thread_count_changes_no_bit(m: int, k: int, n: int, y_t: bool) -> None:
 
 @pytest.mark.skipif(host_target().isa != "avx512", reason="needs a machine that has more than AVX2")
 @pytest.mark.parametrize("isa", ["avx2", "scalar"])
-@pytest.mark.parametrize("m, k, n, y_t", [(300, 500, 210, False), (37, 29, 51, False), (100, 100, 100, True), (1, 90, 200, False), (3, 90, 200, True)])
+@pytest.mark.parametrize(
+    "m, k, n, y_t",
+    [(300, 500, 210, False), (37, 29, 51, False), (100, 100, 100, True), (1, 90, 200, False), (3, 90, 200, True)],
+)
 def test_other_instruction_sets(isa: str, m: int, k: int, n: int, y_t: bool) -> None:
     x, y = matrix(m, k, False), matrix(k, n, y_t)
     close(multiply(x, y, host_target(isa)), x, y)
@@ -236,12 +257,16 @@ def product(m: int, k: int, n: int, y_t: bool = False, dtype=np.float32) -> Kern
     x, y = np.broadcast_to(dtype(0), (m, k)), None
     shape = (n, k) if y_t else (k, n)
     y = np.zeros(shape, dtype)
-    return matmul_kernel(buffer("x", np.zeros(x.shape, dtype)), buffer("y", y.T if y_t else y), buffer("out", np.zeros((m, n), dtype), "out"))
+    return matmul_kernel(
+        buffer("x", np.zeros(x.shape, dtype)),
+        buffer("y", y.T if y_t else y),
+        buffer("out", np.zeros((m, n), dtype), "out"),
+    )
 
 
 def main_loop(assembly: str, pattern: str) -> list[str]:
     """The basic block with the most lines that match: the microkernel's loop."""
-    blocks = re.split(r"^[.\w]+:", assembly, flags=re.M)
+    blocks = re.split(r"^[.\w]+:", assembly, flags=re.MULTILINE)
     return max(blocks, key=lambda b: len(re.findall(pattern, b))).splitlines()
 
 
@@ -266,7 +291,9 @@ def test_no_external_symbols() -> None:
     from tracefuse.backends.llvm.engine import compile_object, undefined_symbols
 
     for shape in ((300, 500, 210), (64, 64, 64), (1, 500, 500)):
-        assert not undefined_symbols(compile_object(lower_contraction(product(*shape), Schedule(), host_target()).text, host_target()))
+        assert not undefined_symbols(
+            compile_object(lower_contraction(product(*shape), Schedule(), host_target()).text, host_target())
+        )
 
 
 def test_the_schedule_chooses_the_tile() -> None:

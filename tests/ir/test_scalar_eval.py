@@ -7,38 +7,38 @@ from tracefuse.ir import scalar as s
 from tracefuse.ir.dim import floordiv, mod, symbol
 from tracefuse.ir.dtypes import bool_, float32, float64, int8, int32, int64, uint32, uint64
 
-I = symbol("i", 0, 6)
+AT = symbol("i", 0, 6)
 X = s.load(float32, "x", ())
 
 
 def test_index_expressions_over_arrays():
     i = np.arange(7)
-    e = s.index(floordiv(I, 2) * 10 + mod(I, 2), int32)
-    got = evaluate(e, {I: i})
+    e = s.index(floordiv(AT, 2) * 10 + mod(AT, 2), int32)
+    got = evaluate(e, {AT: i})
     assert got.dtype == np.int32
     np.testing.assert_array_equal(got, i // 2 * 10 + i % 2)
 
 
 def test_masked_load_gives_zero_outside():
     x = np.arange(1, 6, dtype=np.float32)
-    e = s.load(float32, "x", (I - 1,), mask=(I - 1, 5 - I))
-    np.testing.assert_array_equal(evaluate(e, {"x": x, I: np.arange(7)}), [0, 1, 2, 3, 4, 5, 0])
+    e = s.load(float32, "x", (AT - 1,), mask=(AT - 1, 5 - AT))
+    np.testing.assert_array_equal(evaluate(e, {"x": x, AT: np.arange(7)}), [0, 1, 2, 3, 4, 5, 0])
     with pytest.raises(IndexError, match="outside axis 0 of size 5"):
-        evaluate(s.load(float32, "x", (I,)), {"x": x, I: np.arange(7)})
+        evaluate(s.load(float32, "x", (AT,)), {"x": x, AT: np.arange(7)})
 
 
 def test_indirect_load_and_result():
     table = np.arange(12, dtype=np.float32).reshape(4, 3)
-    row = s.load(int64, "rows", (I,))
-    e = s.load(float32, "t", (row, I)) + s.result("m", float32)
+    row = s.load(int64, "rows", (AT,))
+    e = s.load(float32, "t", (row, AT)) + s.result("m", float32)
     rows = np.array([3, 0, 1])
-    got = evaluate(e, {"t": table, "rows": rows, I: np.arange(3), "m": np.float32(100)})
+    got = evaluate(e, {"t": table, "rows": rows, AT: np.arange(3), "m": np.float32(100)})
     np.testing.assert_array_equal(got, table[rows, np.arange(3)] + 100)
 
 
 def test_in_bounds_and_shared_parts():
-    inside = s.in_bounds((I - 2, 4 - I))
-    a, b = evaluate_all((inside, s.select(inside, X, 0)), {I: np.arange(7), X: np.ones(7, np.float32)})
+    inside = s.in_bounds((AT - 2, 4 - AT))
+    a, b = evaluate_all((inside, s.select(inside, X, 0)), {AT: np.arange(7), X: np.ones(7, np.float32)})
     assert a.dtype == np.bool_ and a.tolist() == [False, False, True, True, True, False, False]
     np.testing.assert_array_equal(b, a)
 

@@ -77,6 +77,12 @@ def test_every_cut_is_a_miss(cache):
         assert cache.get("key") is None
 
 
+def test_what_others_can_write_is_not_run(cache):
+    cache.put("key", b"object")
+    entry(cache, "key").chmod(0o666)
+    assert cache.get("key") is None
+
+
 def test_a_folder_that_cannot_be_written_warns_once(tmp_path):
     (tmp_path / "file").write_text("in the way")
     cache = DiskCache(tmp_path / "file" / "objects")

@@ -1,19 +1,26 @@
-"""CompiledFunction: guards, results, lifetime. Everything holds for the native entry and for the one in Python."""
+"""CompiledFunction: guards and results. Everything holds for the native entry and for the one in Python."""
 
 import functools
 import gc
-import importlib.util
-import os
-import subprocess
 import sys
-import threading
-import time
 import weakref
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from runtime_helpers import (
+    F4,
+    Parameter,
+    Tensor,
+    affine_text,
+    build,
+    function_of,
+    miss,
+    missed,
+    references,
+    spec_of,
+    vector,
+)
 from tracefuse.runtime import entry, memory
 from tracefuse.runtime.trace_spec import (
     ABSENT,
@@ -27,74 +34,15 @@ from tracefuse.runtime.trace_spec import (
     Slot,
     State,
     StaticArg,
-    TraceSpec,
     Word,
-)  # fmt: skip
+)
 
-_spec = importlib.util.spec_from_file_location("runtime_kernels", Path(__file__).with_name("kernels.py"))
-assert _spec and _spec.loader
-kernels = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(kernels)
-
-F4 = np.dtype("f4")
 KINDS = pytest.mark.parametrize("native", [True, False], ids=["native", "python"])
-
-
-class Tensor:
-    __slots__ = ("_data", "_grad", "_node", "_requires_grad", "_base", "_view", "_version", "__weakref__")
-
-    def __init__(self, data, requires_grad=None):
-        self._data, self._requires_grad = data, requires_grad
-
-
-class Parameter(Tensor):
-    __slots__ = ()
 
 
 @pytest.fixture(autouse=True)
 def tensors():
     entry.configure(Tensor)
-
-
-def miss(*args, **kwargs):
-    return ("miss", args, kwargs)
-
-
-def missed(answer):
-    return type(answer) is tuple and len(answer) == 3 and answer[0] == "miss"
-
-
-def references(tensor):
-    """How many there are to the tensor's array, itself included."""
-    return sys.getrefcount(tensor._data) - 1
-
-
-def vector(n=16, start=0.0):
-    return Tensor(np.arange(n, dtype="f4") + np.float32(start))
-
-
-def spec_of(inputs=1, size=16, symbol="plan", **changes):
-    """Sum of the inputs plus one; `changes` replace fields of the spec."""
-    text = {k: changes.pop(k) for k in ("status", "spin", "scratch") if k in changes}
-    code = kernels.build(kernels.affine_text(inputs, size, **text))
-    shape = (size if size is not None else Slot(0),)
-    fields = dict(
-        plan=code.address(symbol),
-        args=tuple(ArrayArg(k, F4, shape) for k in range(inputs)),
-        values=inputs + 1,
-        outputs=(Output(inputs, F4, shape),),
-        results=(Result("tensor"),),
-        dims=1 if size is None else 0,
-        keep=(code,),
-    )
-    return TraceSpec(**(fields | changes))  # type: ignore[arg-type]
-
-
-def function_of(native, *specs, to=miss):
-    f = entry.new_function(to, native=native)
-    for s in specs:
-        entry.add_trace(f, s)
-    return f
 
 
 def test_it_is_native_here():
@@ -127,7 +75,8 @@ def test_a_call_that_a_trace_serves(native):
 @pytest.mark.parametrize(
     "arg",
     [
-        vector()._data, None, 3, Parameter(np.zeros(16, "f4")), Tensor(np.zeros(17, "f4")), Tensor(np.zeros((4, 4), "f4")),
+        vector()._data, None, 3, Parameter(np.zeros(16, "f4")), Tensor(np.zeros(17, "f4")),
+        Tensor(np.zeros((4, 4), "f4")),
         Tensor(np.zeros((), "f4")), Tensor(np.zeros(16, "f8")), Tensor(np.zeros(16, "i4")), Tensor(np.zeros(16, ">f4")),
         Tensor(np.zeros(32, "f4")[::2]), Tensor(np.zeros(16, "f4")[::-1]), Tensor(np.zeros(0, "f4")), Tensor(None),
         Tensor(np.frombuffer(b"\0" * 65, "f4", 16, 1)), Tensor(np.ma.zeros(16, "f4")),
@@ -176,7 +125,7 @@ def test_symbolic_sizes(native):
 
 @KINDS
 def test_derived_sizes(native):
-    code = kernels.build(kernels.affine_text(1, None))
+    code = build(affine_text(1, None))
     out = Output(1, F4, (Slot(1),))
     f = function_of(native, spec_of(size=None, dims=2, derive=code.address("derive"), outputs=(out,)))
     assert f(vector(6))._data.shape == (12,)
@@ -235,8 +184,8 @@ def test_static_and_equal_arguments(native):
 def test_scalars_and_states(native):
     p = vector()
     spec = spec_of(
-        symbol="axpy", args=(ArrayArg(0, F4, (16,)), ScalarArg(2)), values=3, outputs=(), states=(State(p, p._data, 1),),
-        results=(Result("object", object=None),),
+        symbol="axpy", args=(ArrayArg(0, F4, (16,)), ScalarArg(2)), values=3, outputs=(),
+        states=(State(p, p._data, 1),), results=(Result("object", object=None),),
     )  # fmt: skip
     f = function_of(native, spec)
     assert f(vector(), 0.5) is None
@@ -429,188 +378,15 @@ def test_one_made_by_hand_fails_softly():
         f(1)
 
 
-@KINDS
-@pytest.mark.parametrize("release", [False, True])
-def test_nothing_leaks(native, release):
-    x, y = vector(), vector()
-    other = object()
-    results = (Result("tensor"), Result("argument", 1), Result("object", object=other), Result("again", 0))
-    f = function_of(native, spec_of(2, results=results, structure="tuple", release_gil=release, arena=100))
-    watched = (x, y, x._data, y._data, other, Tensor, miss, entry.traces(f)[0], f._chain)
-    f(x, y), f(1), f(x, k=1)
-    before = [sys.getrefcount(w) for w in watched]
-    for _ in range(500):
-        f(x, y), f(1), f(x, k=1)
-    assert [sys.getrefcount(w) for w in watched] == before
-    r = f(x, y)[0]
-    assert gc.is_tracked(r) and references(r) == 1
-
-
-def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_million_calls_hold_no_more_memory():
-    f = function_of(True, spec_of(3, arena=1000))
-    x = vector()
-    for _ in range(10_000):
-        f(x, x, x)
-    before = resident()
-    for _ in range(1_000_000):
-        f(x, x, x)
-    assert resident() - before < 1 << 20
-
-
-@KINDS
-def test_a_function_in_a_cycle_is_collected(native):
-    f = entry.new_function(miss, native=native)
-    f.me = f
-    f._miss = functools.partial(miss, f)
-    entry.add_trace(f, spec_of(results=(Result("object", object=[f]),)))
-    gone = weakref.ref(f)
-    del f
-    gc.collect()
-    assert gone() is None
-
-
-class Kept:
-    """Stands for code: something whose death can be seen."""
-
-
-@KINDS
-def test_what_a_trace_keeps_goes_when_it_is_cleared(native):
-    kept = Kept()
-    gone = weakref.ref(kept)
-    f = function_of(native, replace(spec_of(), keep=(kept, spec_of().keep)))
-    del kept
-    f(vector())
-    gc.collect()
-    assert gone() is not None
-    entry.clear(f)
-    gc.collect()
-    assert gone() is None
-
-
-@KINDS
-def test_what_is_in_use_stays_until_the_call_is_over(native):
-    kept = Kept()
-    gone = weakref.ref(kept)
-    seen = []
-
-    def finish(results):
-        entry.clear(f)
-        gc.collect()
-        seen.append(gone() is not None)
-        return results[0]
-
-    f = function_of(native, replace(spec_of(), keep=(kept, spec_of().keep), structure=finish))
-    del kept
-    assert f(vector())._data[1] == 2 and seen == [True]
-    del finish
-    gc.collect()
-    assert gone() is None
-
-
-def test_other_threads_run_meanwhile():
-    f = function_of(True, spec_of(spin=300_000_000, release_gil=True))
-    ticks, done = [], threading.Event()
-    caller = threading.Thread(target=lambda: (f(vector()), done.set()))
-    caller.start()
-    time.sleep(0.005)
-    while not done.is_set():
-        ticks.append(1)
-        time.sleep(0.001)
-    caller.join()
-    assert len(ticks) > 5
-
-
-def hammer(seconds):
-    """Eight threads call while a ninth adds traces with code of their own and takes them away again."""
-    text = kernels.affine_text(2, 16, scratch=True, spin=50)
-    from tracefuse.backends.llvm import engine
-
-    data = engine.compile_object(text, engine.host_target())
-    f = function_of(True)
-    stop, errors, served = threading.Event(), [], [0] * 8
-
-    def call(k):
-        x, y = vector(start=k), vector()
-        expected = x._data + y._data + 1
-        try:
-            while not stop.is_set():
-                r = f(x, y)
-                if not missed(r):
-                    served[k] += 1
-                    assert (r._data == expected).all()
-        except BaseException as error:
-            errors.append(error)
-
-    callers = [threading.Thread(target=call, args=(k,)) for k in range(8)]
-    for t in callers:
-        t.start()
-    end = time.monotonic() + seconds
-    rounds = 0
-    while time.monotonic() < end and not errors:
-        code = engine.link([data])
-        entry.add_trace(
-            f,
-            spec_of(
-                2, plan=code.address("plan"), keep=(code,), arena=64 + rounds % 7 * 300, release_gil=rounds % 2 == 0
-            ),
-        )
-        del code
-        time.sleep(0.002)
-        entry.clear(f)
-        rounds += 1
-    stop.set()
-    for t in callers:
-        t.join()
-    assert not errors, errors[0]
-    assert rounds > 10 and sum(served) > 100
-
-
-def test_unloading_while_others_call():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        hammer(2)
-    finally:
-        sys.setswitchinterval(before)
-
-
-@pytest.mark.slow
-def test_unloading_while_others_call_for_long():
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        hammer(30)
-    finally:
-        sys.setswitchinterval(before)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_child_goes_on_calling():
-    f = function_of(True, spec_of(2, arena=100, release_gil=True))
-    x = vector()
-    f(x, x)
-    pid = os.fork()
-    if pid == 0:
-        ok = f(x, x)._data[1] == 3 and missed(f(1))
-        entry.clear(f)
-        os._exit(0 if ok and missed(f(x, x)) else 1)
-    assert os.waitpid(pid, 0)[1] == 0
-
-
 @pytest.mark.parametrize(
     "changes",
     [
-        {"plan": 0}, {"values": 3}, {"results": ()}, {"results": (Result("tensor", 1),)}, {"results": (Result("again"),)},
-        {"structure": "list"}, {"dims": -1}, {"disjoint": ((0, 1),)}, {"arena": Slot(0)}, {"results": (Result("nothing"),)},
+        {"plan": 0}, {"values": 3}, {"results": ()}, {"results": (Result("tensor", 1),)}, {"dims": -1},
+        {"results": (Result("again"),)}, {"results": (Result("nothing"),)}, {"structure": "list"},
+        {"disjoint": ((0, 1),)}, {"arena": Slot(0)},
         {"args": (ArrayArg(0, np.dtype(">f4"), (16,)),)}, {"args": (ArrayArg(0, F4, (Slot(3),)),)},
-        {"args": (ArrayArg(0, F4, (16,), strides=(4, 4)),)}, {"args": (ArrayArg(0, F4, (16,), slots=(("_node", ()),)),)},
+        {"args": (ArrayArg(0, F4, (16,), strides=(4, 4)),)},
+        {"args": (ArrayArg(0, F4, (16,), slots=(("_node", ()),)),)},
         {"outputs": (Output(1, F4, (Slot(0),)),)}, {"outputs": (Output(0, F4, (16,)),)},
     ],
     ids=repr,
@@ -637,32 +413,6 @@ def test_without_native_code_it_still_works(monkeypatch):
     assert not entry.is_native() and entry.why_not_native() == "test"
     f = function_of(True, spec_of())
     assert isinstance(f, entry.PythonFunction) and f(vector())._data[1] == 2
-
-
-def test_the_interpreter_ends_cleanly():
-    here = str(Path(__file__).parent)
-    code = f"""
-import sys, threading; sys.path.insert(0, {here!r})
-import kernels, numpy as np
-from tracefuse.runtime import entry
-from tracefuse.runtime.trace_spec import *
-class T:
-    __slots__ = ("_data", "__weakref__")
-entry.configure(T)
-F = np.dtype("f4"); code = kernels.build(kernels.affine_text(1, 16, spin=1000))
-f = entry.new_function(lambda *a: None)
-entry.add_trace(f, TraceSpec(code.address("plan"), (ArrayArg(0, F, (16,)),), 2, (Output(1, F, (16,)),), (Result("tensor"),),
-                             release_gil=True, keep=(code,)))
-x = T(); x._data = np.zeros(16, F)
-def forever():
-    while True: f(x)
-for _ in range(3): threading.Thread(target=forever, daemon=True).start()
-for _ in range(1000): f(x)
-print(f(x)._data[0])
-"""
-    for _ in range(3):
-        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-        assert (ended.returncode, ended.stdout) == (0, "1.0\n"), ended.stderr
 
 
 def test_it_is_fast():

@@ -1,7 +1,6 @@
 """The pool does every task once, whoever calls it, however many threads there are."""
 
 import ctypes
-import importlib.util
 import math
 import os
 import subprocess
@@ -11,12 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import runtime_helpers as kernels
 from tracefuse.runtime import threads
-
-_spec = importlib.util.spec_from_file_location("runtime_kernels", Path(__file__).with_name("kernels.py"))
-assert _spec and _spec.loader
-kernels = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(kernels)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the pool is sequential here")
 
@@ -162,7 +157,8 @@ def python(code, **environment):
 
 
 def test_the_interpreter_ends_cleanly_with_workers_alive():
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import kernels, ctypes, numpy as np\n"
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+    code += "import runtime_helpers as kernels, ctypes, numpy as np\n"
     code += "from tracefuse.runtime import threads\nthreads.set_num_threads(8)\n"
     code += "c = kernels.build(kernels.counting_text(), tuple(threads.pool_symbols().items()))\n"
     code += "p, n = ctypes.c_void_p, ctypes.c_int64; f = ctypes.CFUNCTYPE(None, p, p, n, n, n)(c.address('regions'))\n"

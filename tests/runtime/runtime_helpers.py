@@ -1,10 +1,14 @@
-"""Small hand-written code for the tests of the runtime."""
+"""Small hand-written code for the tests of the runtime, a stand-in for Tensor, and specs of traces."""
 
 import ctypes
+import sys
 from functools import cache
 
+import numpy as np
 from tracefuse.backends.llvm import engine
 from tracefuse.backends.llvm.builder import Module, Val, i32, i64, literal
+from tracefuse.runtime import entry
+from tracefuse.runtime.trace_spec import ArrayArg, Output, Result, Slot, TraceSpec
 
 NULL = Val("null", "ptr")
 
@@ -86,3 +90,60 @@ def affine_text(inputs: int = 1, size: int | None = 16, status: int = 0, spin: i
 
 def prototype(result, *arguments):
     return ctypes.CFUNCTYPE(result, *arguments)
+
+
+# ---- specs and stand-ins
+
+F4 = np.dtype("f4")
+
+
+class Tensor:
+    __slots__ = ("_data", "_grad", "_node", "_requires_grad", "_base", "_view", "_version", "__weakref__")
+
+    def __init__(self, data, requires_grad=None):
+        self._data, self._requires_grad = data, requires_grad
+
+
+class Parameter(Tensor):
+    __slots__ = ()
+
+
+def miss(*args, **kwargs):
+    return ("miss", args, kwargs)
+
+
+def missed(answer):
+    return type(answer) is tuple and len(answer) == 3 and answer[0] == "miss"
+
+
+def references(tensor):
+    """How many there are to the tensor's array, itself included."""
+    return sys.getrefcount(tensor._data) - 1
+
+
+def vector(n=16, start=0.0):
+    return Tensor(np.arange(n, dtype="f4") + np.float32(start))
+
+
+def spec_of(inputs=1, size=16, symbol="plan", **changes):
+    """Sum of the inputs plus one; `changes` replace fields of the spec."""
+    text = {k: changes.pop(k) for k in ("status", "spin", "scratch") if k in changes}
+    code = build(affine_text(inputs, size, **text))
+    shape = (size if size is not None else Slot(0),)
+    fields = dict(
+        plan=code.address(symbol),
+        args=tuple(ArrayArg(k, F4, shape) for k in range(inputs)),
+        values=inputs + 1,
+        outputs=(Output(inputs, F4, shape),),
+        results=(Result("tensor"),),
+        dims=1 if size is None else 0,
+        keep=(code,),
+    )
+    return TraceSpec(**(fields | changes))  # type: ignore[arg-type]
+
+
+def function_of(native, *specs, to=miss):
+    f = entry.new_function(to, native=native)
+    for s in specs:
+        entry.add_trace(f, s)
+    return f

@@ -1,0 +1,189 @@
+"""What a trace reads from outside, and the guards that make sure of it on later calls."""
+
+from __future__ import annotations
+
+import dis
+import types
+from typing import Any
+
+import numpy as np
+
+from ..epoch import epoch
+from ..tensor import Tensor
+from . import guards as g
+from . import policy
+from .tracer import Tracer
+
+
+class Watch:
+    """Guards of one trace: globals, closure cells, attributes, contents of containers, modules and optimizers."""
+
+    def __init__(self, tracer: Tracer):
+        self.tracer = tracer
+        self.guards: list[g.Guard] = []
+        self.epoch_guard = g.EpochGuard()
+        self.seen_objects: dict[int, Any] = {}  # what was read from outside
+        self._guarded: set[tuple] = set()
+        self._entered: dict[int, Any] = {}
+        self._watched: dict[int, Any] = {}
+
+    def expect(self, v: Any, what: str) -> g.Expectation:
+        try:
+            return g.expect(v)
+        except g.TooLarge:
+            self.tracer.stop(f"{what} is too large a container to be compared on every call")
+
+    def once(self, *key: Any) -> bool:
+        if key in self._guarded:
+            return False
+        self._guarded.add(key)
+        return True
+
+    def external(self, v: Any, path: str) -> Any:
+        """Takes note of a value from outside the trace: its contents are watched, its tensors have a path."""
+        if isinstance(v, (types.ModuleType, type)) or g.is_value(v):
+            return v
+        self.seen_objects[id(v)] = v
+        self.tracer.reach.add(path, v)
+        self.note(v)
+        self.watch(v, path)
+        return v
+
+    def note(self, v: Any, depth: int = 0) -> None:
+        if isinstance(v, np.ndarray) or g.is_content(v):
+            if id(v) in self.tracer.external or depth > 20:
+                return
+            self.tracer.external[id(v)] = v
+            if not isinstance(v, np.ndarray):
+                for x in v.values() if isinstance(v, dict) else v:
+                    self.note(x, depth + 1)
+
+    def note_container(self, c: Any) -> None:
+        """A container among the arguments: what is changed in it would be seen outside."""
+        self.tracer.external[id(c)] = c
+
+    def watch(self, v: Any, path: str) -> None:
+        """Guards the attributes of modules and optimizers in `v`, which library code reads without hooks."""
+        from ..nn.module import Module
+
+        if g.is_content(v):
+            for i, x in enumerate(v.values() if isinstance(v, dict) else v):
+                if not g.is_value(x) and not isinstance(x, (Tensor, np.ndarray)):
+                    self.watch(x, f"{path}[{i}]")
+            return
+        if isinstance(v, types.MethodType):
+            self.watch(v.__self__, path)
+            return
+        if id(v) in self._watched or isinstance(v, (Tensor, np.ndarray, type, types.ModuleType, types.FunctionType)):
+            return
+        if isinstance(v, Module):
+            for name, m in v.named_modules():
+                self._watch_members(m, f"{path}.{name}" if name else path)
+        elif policy.is_library(policy.module_of(type(v))) and hasattr(v, "__dict__"):
+            self._watch_members(v, path)
+            for group in getattr(v, "param_groups", ()):
+                self.epoch_guard.entries.append((group, g.Structural(group), f"{path}.param_groups changed"))
+
+    def _watch_members(self, x: Any, path: str) -> None:
+        if id(x) in self._watched:
+            return
+        self._watched[id(x)] = x
+        members = x.__dict__
+        watched = {k: v for k, v in members.items() if k not in ("param_groups", "state", "defaults")}
+        self.epoch_guard.entries.append((members, _Members(watched), f"attributes of {path}"))
+        for v in watched.values():
+            self.note(v)
+
+    def enter(self, function: types.FunctionType) -> None:
+        """Guards the globals, closure cells and defaults that a user function reads."""
+        if id(function) in self._entered:
+            return
+        self._entered[id(function)] = function
+        code = function.__code__
+        for name in sorted(_global_names(code)):
+            self.guard_global(function.__globals__, name)
+        for name, cell in zip(code.co_freevars, function.__closure__ or ()):
+            if name != "__class__":
+                self._cell(cell, name)
+        for v in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            self.external(v, function.__name__)
+            if g.is_content(v) and self.once("content", id(v)):
+                self.guard_content(v, f"a default of {function.__name__}")
+
+    def guard_global(self, namespace: dict, name: str) -> None:
+        if not self.once("global", id(namespace), name):
+            return
+        v = namespace.get(name, g.ABSENT)
+        if v is g.ABSENT:
+            expected: g.Expectation = g.Same(v)  # a builtin, or a NameError to come
+        else:
+            if isinstance(v, types.ModuleType) and not policy.is_user_module(v.__name__):
+                return
+            if isinstance(v, (types.FunctionType, type)) and not policy.is_user(v):
+                return
+            self.external(v, name)
+            expected = self.expect(v, f"the global {name}")
+        self.guards.append(g.ItemGuard(namespace, name, expected, f"global {name} is {expected}"))
+
+    def _cell(self, cell: types.CellType, name: str) -> None:
+        if not self.once("cell", id(cell)):
+            return
+        try:
+            v = cell.cell_contents
+        except ValueError:
+            v = g.ABSENT
+        if v is not g.ABSENT:
+            self.external(v, name)
+        expected = self.expect(v, f"the closure variable {name}")
+        self.guards.append(g.CellGuard(cell, expected, f"closure variable {name} is {expected}"))
+
+    def guard_content(self, v: Any, text: str) -> None:
+        expected = self.expect(v, text)
+        self.guards.append(g.ContentGuard(v, expected, f"{text} is {expected}"))
+
+    def finish(self) -> list[g.Guard]:
+        """All guards of the trace."""
+        if self.epoch_guard.entries:
+            self.epoch_guard.seen = epoch.value
+            return [self.epoch_guard, *self.guards]
+        return self.guards
+
+
+class _Members:
+    """Expects the members of an object to be as they were, names that optimizers keep in tensors aside."""
+
+    def __init__(self, members: dict):
+        self.items = {k: _loose(v) for k, v in members.items()}
+        self.count = len(members)
+
+    def match(self, members: Any) -> bool:
+        skipped = sum(k in members for k in ("param_groups", "state", "defaults"))
+        if len(members) - skipped != self.count:
+            return False
+        return all(e.match(members.get(k, g.ABSENT)) for k, e in self.items.items())
+
+    def __str__(self) -> str:
+        return f"the same {self.count} attributes"
+
+
+def _loose(v: Any) -> g.Expectation:
+    """Contents where they can be compared, else identity."""
+    try:
+        return g.expect(v)
+    except g.TooLarge:
+        return g.Same(v)
+
+
+def optimizers() -> tuple[type, ...]:
+    from ..optim import Optimizer
+
+    return (Optimizer,)
+
+
+def _global_names(code: types.CodeType) -> set[str]:
+    """Names that `code`, and what is nested in it, reads as globals."""
+    names = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    for c in code.co_consts:
+        if isinstance(c, types.CodeType):
+            names |= _global_names(c)
+    return names

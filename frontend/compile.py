@@ -1,0 +1,343 @@
+"""`tr.compile`: functions, methods, modules and whole training steps as compiled traces.
+
+A call looks up the traces of its argument layout, takes the first whose guards hold, and runs it. Without one it
+captures, builds and runs a new trace; what can't be captured runs as plain Python, with one warning that names the line.
+
+Python float arguments that only meet arithmetic are inputs of the trace; every other Python number is a constant of it,
+guarded by value. Tensors need equal dtype, shape and layout to share a trace.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import types
+import warnings
+from typing import Any, Callable, TypeVar
+
+import numpy as np
+
+from ..ir.graph import Graph
+from . import capture as _package  # noqa: F401  (documents where the parts are)
+from .capture.capture import CaptureStop, Segment, Specialize, TraceTree, capture, flatten_call
+from .capture.replay import Captured
+from .state import state
+from .tensor import Tensor
+
+F = TypeVar("F", bound=Callable[..., Any])
+MAX_TRACES = 16  # of one function, before it stays in plain Python for new signatures
+MODES = ("default", "lazy", "max")
+
+
+class CaptureWarning(UserWarning):
+    """A call of a compiled function ran as plain Python; the message names the user's line and the reason."""
+
+
+class CaptureError(RuntimeError):
+    """`fullgraph=True`, and a call can't be captured as one graph."""
+
+
+class CheckError(AssertionError):
+    """`check=n`: a compiled call gave other results than plain Python."""
+
+
+class ReferenceExecutable:
+    """Runs a graph with the ops' NumPy references: `backend="reference"`."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+
+    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray | None]:
+        """All outputs as fresh arrays; those that overwrite inputs are written there, and None here."""
+        from ..ir.interpreter import run
+
+        values = run(self.graph, inputs)
+        specs = self.graph.signature.outputs
+        shared = {id(a) for a in inputs}
+        out: list[np.ndarray | None] = []
+        for v, spec in zip(values, specs, strict=True):
+            fresh = v.base is None and id(v) not in shared and v.flags.c_contiguous
+            v = v if fresh and spec.kind != "write" else v.copy()
+            shared.add(id(v))
+            out.append(v)
+        for k, spec in enumerate(specs):
+            if spec.kind == "write":
+                inputs[spec.target][...] = out[k]
+                out[k] = None
+        return out
+
+
+def _build_llvm(graph: Graph) -> Any:
+    from ..runtime.executable import build
+
+    return _Contiguous(build(graph))
+
+
+class _Contiguous:
+    """Gives native code contiguous copies of inputs that it writes and that are not contiguous themselves."""
+
+    def __init__(self, executable: Any):
+        self.executable = executable
+        self.written = [s.target for s in executable.graph.signature.outputs if s.kind == "write"]
+
+    def run(self, inputs: list[np.ndarray]) -> list[Any]:
+        strided = [k for k in self.written if not inputs[k].flags.c_contiguous or not inputs[k].flags.aligned]
+        if not strided:
+            return self.executable.run(inputs)
+        given = list(inputs)
+        for k in strided:
+            given[k] = np.array(inputs[k], order="C")
+        out = self.executable.run(given)
+        for k in strided:
+            inputs[k][...] = given[k]
+        return out
+
+
+BACKENDS: dict[str, Callable[[Graph], Any]] = {"llvm": _build_llvm, "reference": ReferenceExecutable}
+
+
+class CompiledFunction:
+    """A function whose calls run as compiled traces. Attributes: `traces`, `fallbacks` (reasons), `__wrapped__`."""
+
+    def __init__(
+        self, function: Callable, *, fullgraph: bool, mode: str, backend: str, check: int, options: dict[str, Any]
+    ):
+        if backend not in BACKENDS:
+            raise ValueError(f"backend {backend!r}: it is one of {', '.join(BACKENDS)}")
+        if mode not in MODES:
+            raise ValueError(f"mode {mode!r}: it is one of {', '.join(MODES)}")
+        functools.update_wrapper(self, function, updated=())
+        self.__tracefuse_wrapped__ = function
+        self.fullgraph, self.mode, self.backend, self.check, self.options = fullgraph, mode, backend, check, options
+        self.fallbacks: list[str] = []
+        self._build = BACKENDS[backend]
+        self._lock = threading.RLock()
+        self.unload()
+
+    def unload(self) -> None:
+        """Forgets all traces, their code, and what could not be captured."""
+        with self._lock:
+            self._traces: dict[tuple, list[TraceTree]] = {}
+            self._eager: set[tuple] = set()
+            self._static: dict[tuple, frozenset[int]] = {}
+            self._hits = self._misses = self._python = self._retraces = 0
+            self._warned = False
+            self._failing: dict[str, int] = {}
+            self.fallbacks.clear()
+
+    @property
+    def traces(self) -> list[Captured]:
+        """Every trace that has been made, oldest first for each layout of arguments."""
+        return [t.root.captured for trees in list(self._traces.values()) for t in list(trees)]
+
+    def cache_info(self) -> dict[str, Any]:
+        """traces: how many there are. hits, misses: calls that found one, or made one. eager: calls in plain Python.
+        failing: how often each guard sent a call to another trace."""
+        return {
+            "traces": len(self.traces),
+            "hits": self._hits,
+            "misses": self._misses,
+            "eager": self._python,
+            "failing": dict(self._failing),
+            "fallbacks": list(self.fallbacks),
+        }
+
+    def __get__(self, obj: Any, owner: type | None = None) -> Any:
+        return self if obj is None else types.MethodType(self, obj)
+
+    def __repr__(self) -> str:
+        return f"<compiled {getattr(self, '__qualname__', self.__tracefuse_wrapped__)}: {len(self.traces)} traces>"
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        return self.miss(args, kwargs)
+
+    def miss(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """A call that the native entry has no trace for: the whole way in Python."""
+        function = self.__tracefuse_wrapped__
+        if state.tracer is not None:  # library code of another trace calls this one: it becomes part of it
+            return state.tracer.callable(self)(*args, **kwargs)  # type: ignore[attr-defined]
+        try:
+            call = flatten_call(args, kwargs)
+            key = call.key
+            hash(key)
+        except (TypeError, RecursionError) as e:
+            return self._fall_back(None, f"the arguments can't be flattened: {e}", args, kwargs)
+        found = self._find(key, call.leaves)
+        if found is not None:
+            self._hits += 1
+            return self._run(found, call.leaves, args, kwargs)
+        if key in self._eager:
+            self._python += 1
+            return function(*args, **kwargs)
+        if len(self.traces) >= MAX_TRACES:
+            return self._fall_back(key, self._too_many(), args, kwargs)
+        return self._trace(key, call.leaves, args, kwargs)
+
+    def _find(self, key: tuple, leaves: list[Any]) -> Captured | None:
+        for tree in self._traces.get(key, ()):
+            captured = tree.root.captured
+            failed = captured.matches(leaves)
+            if failed is None:
+                return captured
+            text = getattr(failed, "failed", "") or failed.text
+            if text in self._failing or len(self._failing) < 100:
+                self._failing[text] = self._failing.get(text, 0) + 1
+        return None
+
+    def _trace(self, key: tuple, leaves: list[Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Captures this call and runs it."""
+        with self._lock:
+            try:
+                captured = self._capture(key, args, kwargs)
+            except CaptureStop as e:
+                reason = str(e)
+                captured = None
+            except Exception as e:  # an error of the user's, or of capture: plain Python tells which
+                reason = f"{type(e).__name__} while tracing: {e}"
+                captured = None
+            if captured is None:
+                return self._fall_back(key, reason, args, kwargs)
+            try:
+                self._compile(captured)
+            except Exception as e:
+                return self._fall_back(key, f"the {self.backend} backend failed: {type(e).__name__}: {e}", args, kwargs)
+            self._traces.setdefault(key, []).append(TraceTree(Segment(captured)))
+            self._misses += 1
+        return self._run(captured, leaves, args, kwargs)
+
+    def _capture(self, key: tuple, args: tuple, kwargs: dict[str, Any]) -> Captured:
+        while True:
+            static = self._static.get(key, frozenset())
+            try:
+                return capture(self.__tracefuse_wrapped__, args, kwargs, static)
+            except Specialize as e:
+                if e.leaf in static:
+                    raise CaptureStop("a float argument can't be made a constant of the trace", None) from None
+                self._static[key] = static | {e.leaf}
+
+    def _compile(self, captured: Captured) -> None:
+        captured.executable = self._build(captured.graph)
+        if captured.backward is not None:
+            captured.backward.executable = self._build(captured.backward.graph)
+
+    def _run(self, captured: Captured, leaves: list[Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        if captured.calls < self.check:
+            from .capture.check import checked
+
+            return checked(self.__tracefuse_wrapped__, captured, leaves, args, kwargs, CheckError)
+        arrays = [s.fetch(leaves) for s in captured.sources]
+        try:
+            outputs = captured.executable.run(arrays)
+        except Exception:  # before anything was written: plain Python gives the error, or the result
+            outputs = None
+        if outputs is None:
+            self._python += 1
+            return self.__tracefuse_wrapped__(*args, **kwargs)
+        return captured.commit(leaves, arrays, outputs)
+
+    def _too_many(self) -> str:
+        worst = max(self._failing, key=self._failing.__getitem__, default="the layout of the arguments")
+        return f"it has {MAX_TRACES} traces already; what changes most often: {worst}"
+
+    def _fall_back(self, key: tuple | None, reason: str, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Runs the call as plain Python. If that works, says once why it was not compiled."""
+        name = getattr(self.__tracefuse_wrapped__, "__qualname__", type(self.__tracefuse_wrapped__).__name__)
+        self._python += 1
+        out = None if self.fullgraph else self.__tracefuse_wrapped__(*args, **kwargs)
+        text = f"{name} runs as plain Python: {reason}"
+        if self.fullgraph:
+            raise CaptureError(text)
+        if key is not None:
+            if len(self._eager) > 1000:
+                self._eager.clear()
+            self._eager.add(key)
+        if reason not in self.fallbacks:
+            self.fallbacks.append(reason)
+        if not self._warned:
+            self._warned = True
+            warnings.warn(text, CaptureWarning, stacklevel=4)
+        return out
+
+
+def compile(
+    fn: Any = None,
+    *,
+    fullgraph: bool = False,
+    mode: str = "default",
+    dynamic: bool | None = None,
+    backend: str = "llvm",
+    check: int = 0,
+    options: dict[str, Any] | None = None,
+) -> Any:
+    """Compiles a function, a method, or a Module (its forward). Also a decorator: `@compile`, `@compile(fullgraph=True)`.
+
+    fullgraph: a call that can't be captured raises CaptureError instead of running as plain Python.
+    mode: "default", "lazy", "max". dynamic: None or False: every shape gets its own trace.
+    backend: "llvm", or "reference" (NumPy; slow, for comparison). check: compare the first n calls of each trace with
+    plain Python; CheckError where they differ. options: for the backend.
+    A compiled Module is of the same class and shares parameters, buffers and attributes with the original.
+    """
+    settings: dict[str, Any] = dict(fullgraph=fullgraph, mode=mode, backend=backend, check=check, options=options or {})
+    if fn is None:
+        return functools.partial(compile, dynamic=dynamic, **settings)
+    from .nn.module import Module
+
+    if isinstance(fn, Module):
+        return _compiled_module(fn, settings)
+    if isinstance(fn, CompiledFunction):
+        fn = fn.__tracefuse_wrapped__
+    if not callable(fn):
+        raise TypeError(f"compile() takes a function, a method or a Module, not a {type(fn).__name__}")
+    return CompiledFunction(fn, **settings)
+
+
+def _compiled_module(module: Any, settings: dict[str, Any]) -> Any:
+    """An object of `module`'s class (a subclass, by name the same) with the very same `__dict__`, whose call is compiled."""
+    cls = type(module)
+    if "__tracefuse_compiled__" in cls.__dict__:
+        module, cls = cls.__tracefuse_original__, type(cls.__tracefuse_original__)
+    compiled = CompiledFunction(types.MethodType(cls.__call__, module), **settings)
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return compiled.miss(args, kwargs)
+
+    members = {
+        "__call__": call,
+        "__tracefuse_compiled__": compiled,
+        "__tracefuse_original__": module,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+        "__reduce_ex__": lambda self, protocol: module.__reduce_ex__(protocol),
+    }
+    twin = type(cls)(cls.__name__, (cls,), members)
+    out = object.__new__(twin)
+    object.__setattr__(out, "__dict__", module.__dict__)
+    return out
+
+
+def is_compiled(x: Any) -> bool:
+    """Whether `x` came out of `compile`."""
+    return isinstance(x, CompiledFunction) or "__tracefuse_compiled__" in type(x).__dict__
+
+
+def compiled_function(x: Any) -> CompiledFunction:
+    """The CompiledFunction behind what `compile` gave for a function, a method or a Module. TypeError if there is none."""
+    if isinstance(x, types.MethodType):
+        x = x.__func__
+    found = x if isinstance(x, CompiledFunction) else type(x).__dict__.get("__tracefuse_compiled__")
+    if found is None:
+        raise TypeError(f"{type(x).__name__} is not compiled: pass what tr.compile returned")
+    return found
+
+
+__all__ = [
+    "CaptureError",
+    "CaptureWarning",
+    "CheckError",
+    "CompiledFunction",
+    "Tensor",
+    "compile",
+    "compiled_function",
+    "is_compiled",
+]
