@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from ..ir import ops as _ops  # noqa: F401  (declares every op)
-from ..ir.dtypes import DType, bool_, dtype_of, float32, float64
+from ..ir.dtypes import DType, bool_, dtype_of, float32, float64, int64
 from ..ir.op import OpDef, get_op
 from .convert import as_tensor, cast_to, is_scalar, promote_operands
 from .dispatch import run
 from .state import state
 from .tensor import Tensor
 
-_FLOAT32, _FLOAT64 = float32.np, float64.np
+_FLOAT32, _FLOAT64, _INT64 = float32.np, float64.np, int64.np
+_FLOATS = (_FLOAT32, _FLOAT64)
 _allocate = object.__new__
 
 
@@ -147,13 +148,16 @@ def _binary(op_name: str, doc: str, name: str = "", floats: bool = False) -> Cal
     def function(x, y, /):
         if type(x) is Tensor and state.tracer is None and _untracked(x):
             a = x._data
-            if type(a) is np.ndarray and ((dt := a.dtype) is _FLOAT32 or dt is _FLOAT64):
-                out = None
+            if type(a) is np.ndarray:
+                dt, out = a.dtype, None
                 if type(y) is Tensor:
                     b = y._data
-                    if type(b) is np.ndarray and b.dtype is dt and _untracked(y):
+                    if type(b) is np.ndarray and b.dtype is dt and _untracked(y) and (not floats or dt in _FLOATS):
                         out = reference(a, b)
-                elif type(y) is float or type(y) is int:
+                elif dt is _FLOAT32 or dt is _FLOAT64:
+                    if type(y) is float or type(y) is int:
+                        out = reference(a, y)
+                elif dt is _INT64 and type(y) is int and not floats:
                     out = reference(a, y)
                 if out is not None:
                     t = _allocate(Tensor)

@@ -15,6 +15,7 @@ from .elementwise import *
 from .indexing import getitem, setitem
 from .linalg import *
 from .manipulation import *
+from .operators import install_operators
 from .reductions import *
 from .sorting import *
 from .tensor import Tensor, detach
@@ -28,4 +29,5 @@ __all__ += manipulation.__all__
 __all__ += reductions.__all__
 __all__ += sorting.__all__
 
+install_operators(Tensor, globals())
 take_over(Tensor, globals(), {name: getattr(in_place, name) for name in in_place.__all__})

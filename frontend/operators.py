@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -23,137 +23,18 @@ class TensorOperators:
         shape: tuple
         ndim: int
 
-    def __add__(self, other: Any) -> Tensor:
-        return _operator(F.add, self, other)
+    if TYPE_CHECKING:  # made by `install_operators`
+        _operator = cast("Callable[..., Tensor]", None)
+        __add__ = __sub__ = __mul__ = __truediv__ = __floordiv__ = __mod__ = __pow__ = __matmul__ = _operator
+        __radd__ = __rsub__ = __rmul__ = __rtruediv__ = __rfloordiv__ = __rmod__ = __rpow__ = __rmatmul__ = _operator
+        __iadd__ = __isub__ = __imul__ = __itruediv__ = __ifloordiv__ = __imod__ = __ipow__ = _operator
+        __and__ = __or__ = __xor__ = __lshift__ = __rshift__ = __rand__ = __ror__ = __rxor__ = _operator
+        __rlshift__ = __rrshift__ = __iand__ = __ior__ = __ixor__ = __ilshift__ = __irshift__ = _operator
+        __lt__ = __le__ = __gt__ = __ge__ = _operator
 
-    def __sub__(self, other: Any) -> Tensor:
-        return _operator(F.subtract, self, other)
+        def __eq__(self, other: object) -> Tensor: ...  # type: ignore[override]
 
-    def __mul__(self, other: Any) -> Tensor:
-        return _operator(F.multiply, self, other)
-
-    def __truediv__(self, other: Any) -> Tensor:
-        return _operator(F.divide, self, other)
-
-    def __floordiv__(self, other: Any) -> Tensor:
-        return _operator(F.floor_divide, self, other)
-
-    def __mod__(self, other: Any) -> Tensor:
-        return _operator(F.remainder, self, other)
-
-    def __pow__(self, other: Any) -> Tensor:
-        return _operator(F.pow, self, other)
-
-    def __and__(self, other: Any) -> Tensor:
-        return _operator(F.bitwise_and, self, other)
-
-    def __or__(self, other: Any) -> Tensor:
-        return _operator(F.bitwise_or, self, other)
-
-    def __xor__(self, other: Any) -> Tensor:
-        return _operator(F.bitwise_xor, self, other)
-
-    def __lshift__(self, other: Any) -> Tensor:
-        return _operator(F.bitwise_left_shift, self, other)
-
-    def __rshift__(self, other: Any) -> Tensor:
-        return _operator(F.bitwise_right_shift, self, other)
-
-    def __matmul__(self, other: Any) -> Tensor:
-        return _operator(F.matmul, self, other)
-
-    def __lt__(self, other: Any) -> Tensor:
-        return _operator(F.less, self, other)
-
-    def __le__(self, other: Any) -> Tensor:
-        return _operator(F.less_equal, self, other)
-
-    def __gt__(self, other: Any) -> Tensor:
-        return _operator(F.greater, self, other)
-
-    def __ge__(self, other: Any) -> Tensor:
-        return _operator(F.greater_equal, self, other)
-
-    def __eq__(self, other: object) -> Tensor:  # type: ignore[override]
-        return _operator(F.equal, self, other)
-
-    def __ne__(self, other: object) -> Tensor:  # type: ignore[override]
-        return _operator(F.not_equal, self, other)
-
-    def __radd__(self, other: Any) -> Tensor:
-        return _operator(F.add, other, self)
-
-    def __rsub__(self, other: Any) -> Tensor:
-        return _operator(F.subtract, other, self)
-
-    def __rmul__(self, other: Any) -> Tensor:
-        return _operator(F.multiply, other, self)
-
-    def __rtruediv__(self, other: Any) -> Tensor:
-        return _operator(F.divide, other, self)
-
-    def __rfloordiv__(self, other: Any) -> Tensor:
-        return _operator(F.floor_divide, other, self)
-
-    def __rmod__(self, other: Any) -> Tensor:
-        return _operator(F.remainder, other, self)
-
-    def __rpow__(self, other: Any) -> Tensor:
-        return _operator(F.pow, other, self)
-
-    def __rand__(self, other: Any) -> Tensor:
-        return _operator(F.bitwise_and, other, self)
-
-    def __ror__(self, other: Any) -> Tensor:
-        return _operator(F.bitwise_or, other, self)
-
-    def __rxor__(self, other: Any) -> Tensor:
-        return _operator(F.bitwise_xor, other, self)
-
-    def __rlshift__(self, other: Any) -> Tensor:
-        return _operator(F.bitwise_left_shift, other, self)
-
-    def __rrshift__(self, other: Any) -> Tensor:
-        return _operator(F.bitwise_right_shift, other, self)
-
-    def __rmatmul__(self, other: Any) -> Tensor:
-        return _operator(F.matmul, other, self)
-
-    def __iadd__(self, other: Any) -> Tensor:
-        return _in_place(self, F.add, other)
-
-    def __isub__(self, other: Any) -> Tensor:
-        return _in_place(self, F.subtract, other)
-
-    def __imul__(self, other: Any) -> Tensor:
-        return _in_place(self, F.multiply, other)
-
-    def __itruediv__(self, other: Any) -> Tensor:
-        return _in_place(self, F.divide, other)
-
-    def __ifloordiv__(self, other: Any) -> Tensor:
-        return _in_place(self, F.floor_divide, other)
-
-    def __imod__(self, other: Any) -> Tensor:
-        return _in_place(self, F.remainder, other)
-
-    def __ipow__(self, other: Any) -> Tensor:
-        return _in_place(self, F.pow, other)
-
-    def __iand__(self, other: Any) -> Tensor:
-        return _in_place(self, F.bitwise_and, other)
-
-    def __ior__(self, other: Any) -> Tensor:
-        return _in_place(self, F.bitwise_or, other)
-
-    def __ixor__(self, other: Any) -> Tensor:
-        return _in_place(self, F.bitwise_xor, other)
-
-    def __ilshift__(self, other: Any) -> Tensor:
-        return _in_place(self, F.bitwise_left_shift, other)
-
-    def __irshift__(self, other: Any) -> Tensor:
-        return _in_place(self, F.bitwise_right_shift, other)
+        def __ne__(self, other: object) -> Tensor: ...  # type: ignore[override]
 
     def __neg__(self) -> Tensor:
         return F.negative(self)
@@ -214,21 +95,63 @@ class TensorOperators:
         return format(one_element(self, "item"), spec) if spec else repr(self)
 
 
-def _operator(function: Callable, x: Any, y: Any) -> Any:
-    """The function's result; NotImplemented for operands that are neither tensors nor numbers."""
-    try:
-        return function(x, y)
-    except UnsupportedOperand:
-        return NotImplemented
+ARITHMETIC = {
+    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "floordiv": "floor_divide", "mod": "remainder",
+    "pow": "pow", "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor", "lshift": "bitwise_left_shift",
+    "rshift": "bitwise_right_shift", "matmul": "matmul",
+}  # fmt: skip
+COMPARISONS = {
+    "eq": "equal",
+    "ne": "not_equal",
+    "lt": "less",
+    "le": "less_equal",
+    "gt": "greater",
+    "ge": "greater_equal",
+}
 
 
-def _in_place(t: Any, function: Callable, other: Any) -> Any:
-    """t = function(t, other), written into t's memory."""
-    try:
-        new = function(t, other)
-    except UnsupportedOperand:
-        return NotImplemented
-    return dispatch.write_result(t, new)
+def install_operators(cls: type, functions: dict[str, Any]) -> None:
+    """Gives `cls` the operators: `x + y`, `2 + x`, `x += y`, `x < y`."""
+    for name, function in (ARITHMETIC | COMPARISONS).items():
+        setattr(cls, f"__{name}__", _operator(functions[function]))
+    for name, function in ARITHMETIC.items():
+        setattr(cls, f"__r{name}__", _reflected(functions[function]))
+        setattr(cls, f"__i{name}__", _in_place(functions[function], function))
+
+
+def _operator(function: Callable) -> Callable:
+    """NotImplemented for operands that are neither tensors nor numbers, so that their class may answer."""
+
+    def operator(x: Any, y: Any) -> Any:
+        try:
+            return function(x, y)
+        except UnsupportedOperand:
+            return NotImplemented
+
+    return operator
+
+
+def _reflected(function: Callable) -> Callable:
+    def operator(y: Any, x: Any) -> Any:
+        try:
+            return function(x, y)
+        except UnsupportedOperand:
+            return NotImplemented
+
+    return operator
+
+
+def _in_place(function: Callable, name: str) -> Callable:
+    from .dispatch import write_result
+
+    def operator(x: Any, y: Any) -> Any:
+        try:
+            new = function(x, y)
+        except UnsupportedOperand:
+            return NotImplemented
+        return write_result(x, new, f"in-place {name}")
+
+    return operator
 
 
 def one_element(t: Any, what: str) -> Any:
@@ -242,5 +165,4 @@ def one_element(t: Any, what: str) -> Any:
     return t._data.item() if t._data.dtype.kind != "V" else float(t._data.reshape(()))
 
 
-from . import dispatch
 from . import functions as F

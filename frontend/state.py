@@ -41,12 +41,13 @@ class Tracer(Protocol):
         "nonzero", ...). Usually raises, which ends the capture; else returns an ndarray."""
         ...
 
+    def callable(self, f: Any) -> Any:
+        """`f`, a function of the user's that library code is about to call, as the tracer wants it called."""
+        ...
+
 
 class UnsupportedOperand(TypeError):
     """An operand that is neither a tensor nor a number. Operators answer it with NotImplemented."""
-
-    def callable(self, f: Any) -> Any:
-        """`f`, a function of the user's that library code is about to call, as the tracer wants it called."""
 
 
 def traced(f: Any) -> Any:

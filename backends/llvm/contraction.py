@@ -29,8 +29,8 @@ from .lowered import LoweredKernel
 KC = 384  # steps of k per pass: a panel of the resident operand stays in L1
 BLOCK_COLUMNS = 256  # points of the blocked operand per task, kc of them stay in L2
 GROUP_ROWS = 1024  # points of the resident operand per task
-TASKS = 8  # tasks wanted before blocks get smaller
-TASK_WORK = 8 << 20  # multiply-adds below which a task is not split further
+TASKS = 16  # tasks wanted before blocks get smaller
+TASK_WORK = 4 << 20  # multiply-adds below which a task is not split further
 
 
 def lower_contraction(
@@ -38,10 +38,13 @@ def lower_contraction(
 ) -> LoweredKernel:
     """The code of a kernel whose anchor is a Contraction.
 
-    schedule.tile: what `choose_tile` returns; () means its choice. Stages must have no axes of their own.
+    schedule.tile: what `choose_tile` returns; () means its choice. Raises ValueError where a stage has axes of its own or
+    a store accumulates.
     """
     if kernel.anchor is None or any(s.axes for s in kernel.stages):
         raise ValueError(f"kernel {kernel.name}: a contraction with stages that have no axes of their own is needed")
+    if any(store.accumulate for stage in kernel.stages for store in stage.stores):
+        raise ValueError(f"kernel {kernel.name}: the epilogue of a contraction cannot accumulate into memory")
     kernel = normal_form(kernel)
     anchor = kernel.anchor
     assert anchor is not None

@@ -92,7 +92,7 @@ class DataLoader:
         order = self.batch_sampler if self.batch_sampler is not None else self.sampler
         if order is not None:
             return len(order)  # type: ignore[arg-type]
-        n = len(self.dataset)  # a stream that knows its length
+        n = self.dataset.__len__()  # a stream that knows its length
         if self.batch_size is None:
             return n
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)

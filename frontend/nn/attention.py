@@ -9,6 +9,7 @@ from typing import Any
 from ...ir.dtypes import bool_
 from .. import creation
 from .. import functions as fn
+from ..state import traced
 from ..tensor import Tensor
 from . import functional as F
 from . import init
@@ -219,8 +220,8 @@ class TransformerEncoderLayer(Module):
                 raise ValueError(
                     f"TransformerEncoderLayer: activation is 'relu', 'gelu' or a function, not {activation!r}"
                 )
-            activation = getattr(F, activation)
-        self.activation = activation
+            activation = F.relu if activation == "relu" else F.gelu
+        self.activation: Callable[[Tensor], Tensor] = activation
 
     def forward(
         self,
@@ -244,7 +245,7 @@ class TransformerEncoderLayer(Module):
         return self.dropout1(out)
 
     def _feed(self, x: Tensor) -> Tensor:
-        return self.dropout2(self.linear2(self.dropout(self.activation(self.linear1(x)))))
+        return self.dropout2(self.linear2(self.dropout(traced(self.activation)(self.linear1(x)))))
 
 
 class TransformerEncoder(Module):

@@ -200,7 +200,8 @@ class ParameterDict(Module):
 
     def __init__(self, parameters: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None):
         super().__init__()
-        for key, value in dict(parameters or {}).items():
+        given: dict[str, Any] = dict(parameters or {})
+        for key, value in given.items():
             self[key] = value
 
     def __getitem__(self, key: str) -> Any:

@@ -12,6 +12,7 @@ from .. import functions as fn
 from ..autograd import no_grad
 from ..convert import native
 from ..epoch import epoch
+from ..state import traced
 from ..tensor import Tensor, new_tensor
 from .parameter import Parameter
 

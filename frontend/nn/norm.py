@@ -90,12 +90,13 @@ class _BatchNorm(_ChannelNorm):
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
         momentum: float | Tensor = 0.0 if self.momentum is None else self.momentum
-        update = self.training and self.running_mean is not None
-        if update:
+        running = self.running_mean
+        update = self.training and running is not None
+        if self.training and running is not None:
             with no_grad():
                 self.num_batches_tracked.add_(1)
                 if self.momentum is None:  # the average over all batches so far
-                    momentum = 1.0 / fn.astype(self.num_batches_tracked, self.running_mean.dtype)
+                    momentum = 1.0 / fn.astype(self.num_batches_tracked, running.dtype)
         training = self.training or self.running_mean is None
         mean, var = (self.running_mean, self.running_var) if update or not training else (None, None)
         return F.batch_norm(input, mean, var, self.weight, self.bias, training, momentum, self.eps)

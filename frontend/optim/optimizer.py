@@ -12,6 +12,7 @@ from .. import functions as fn
 from ..autograd import enable_grad, no_grad
 from ..convert import native
 from ..epoch import epoch
+from ..state import traced
 from ..tensor import Tensor, new_tensor
 
 # Hyperparameters that step() reads as tensors. Of those in SWITCHES it also asks whether they are zero.
@@ -103,7 +104,7 @@ class Optimizer:
     def __init__(self, params: Params, defaults: dict[str, Any]):
         if isinstance(params, Tensor):
             raise TypeError("params must be an iterable of tensors or dicts, not one tensor")
-        listed = list(params)
+        listed: list[Any] = list(params)
         if not listed:
             raise ValueError("the optimizer got an empty parameter list")
         self.defaults = defaults
@@ -166,7 +167,7 @@ class Optimizer:
         loss = None
         if closure is not None:
             with enable_grad():
-                loss = closure()
+                loss = traced(closure)()
         with no_grad():
             for index, group in enumerate(self.param_groups):
                 moving = [(i, p, g) for i, p in enumerate(group["params"]) if (g := p.grad) is not None]

@@ -8,13 +8,13 @@ from .exponential import log
 from .kit import INF, NAN, Kit
 from .trigonometric import sin_cos_reduced
 
-# lgamma(2 + z) / z on |z| <= 1/2: 2**-65
+# lgamma(2 + z) / z on -3/4 <= z <= 1/4: 2**-61
 LGAMMA = (
-    0.42278433509846713, 0.3224670334241132, -0.067352301053198088, 0.020580808427784626, -0.0073855510286745243,
-    0.0028905103307346794, -0.0011927539116742502, 0.00050966952501539826, -0.00022315475925401666,
-    9.9457506840318582e-05, -4.4926223875448348e-05, 2.0507290444831331e-05, -9.4396166292928916e-06,
-    4.3742330285376969e-06, -2.0383989223286839e-06, 9.5838579327822749e-07, -4.525471980180479e-07,
-    2.0200816926341099e-07, -9.2324180986807311e-08, 6.4666912224073677e-08, -3.3466239438781599e-08,
+    0.42278433509846713, 0.3224670334241132, -0.067352301053198282, 0.020580808427786347, -0.0073855510286355147,
+    0.0028905103306244616, -0.0011927539147468206, 0.0005096695238117027, -0.00022315464795533065,
+    9.9457796174540745e-05, -4.4927935560209671e-05, 2.0498439498969308e-05, -9.4381308594464242e-06,
+    4.4695422832781168e-06, -1.8213471797386392e-06, 8.6824623706961882e-07, -1.7678131887656473e-06,
+    -2.6684941208305952e-06, -3.3172093841693705e-06, -1.9075038164772745e-06, -5.6223620457501989e-07,
 )  # fmt: skip
 # (lgamma(x) - (x - 1/2) log(x) + x - log(2 pi)/2) x in 1/x**2 for x >= 8: 2**-66.9 over 10 x
 STIRLING = (
@@ -54,14 +54,14 @@ def _lgamma(k: Kit, x: Expr) -> Expr:
 
 
 def _lgamma_right(k: Kit, x: Expr) -> Expr:
-    """For x >= 1/2: lgamma(z) + log((x - 1) (x - 2) ... z) with z in [3/2, 5/2], or - log(x); from 8 on Stirling's series."""
+    """For x >= 1/2: lgamma(z) + log((x - 1) (x - 2) ... z) with z in [5/4, 9/4], or - log(x); from 8 on Stirling's series."""
     product: Expr = k.const(1.0)
     z = x
     for i in range(1, 7):
-        step = apply("ge", x, i + 1.5)
+        step = apply("ge", x, i + 1.25)
         product = select(step, product * (x - float(i)), product)
         z = select(step, x - float(i), z)
-    low, far = apply("lt", x, 1.5), apply("ge", x, 8.0)
+    low, far = apply("lt", x, 1.25), apply("ge", x, 8.0)
     z = select(low, x - 1.0, z - 2.0)
     logarithm = log(k, select(far | low, x, product))
     near = k.mad(z, k.poly(z, LGAMMA), select(low, -logarithm, logarithm))

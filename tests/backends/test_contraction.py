@@ -15,7 +15,7 @@ from tracefuse.backends.llvm.engine import emit_assembly, host_target
 from tracefuse.ir.dim import symbol
 from tracefuse.ir.dtypes import dtype_of, float32
 from tracefuse.ir.kernel import Contraction, Kernel, Schedule, Stage, Store
-from tracefuse.ir.scalar import apply, cast, result
+from tracefuse.ir.scalar import Expr, Load, apply, cast, result
 from tracefuse.ir.target import NEON
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves test folders off the path
@@ -155,6 +155,20 @@ def test_prologues() -> None:
     compiled(replace(kernel, anchor=anchor))(x, y, out)
     x, y = np.maximum(x, 0), y * 2 + 1
     close(out, x, y)
+
+
+@pytest.mark.parametrize("m, n", [(3, 40), (33, 70), (300, 300)])
+def test_gathered_rows(m: int, n: int) -> None:
+    table, y, rows = values((50, 64)), values((64, n)), rng.integers(0, 50, m)
+    out = np.zeros((m, n), np.float32)
+    kernel = matmul_kernel(buffer("x", table[rows]), buffer("y", y), buffer("out", out, "out"))
+    assert kernel.anchor is not None
+    bt, br = buffer("table", table), buffer("rows", rows)
+    row = read(br, kernel.anchor.m[0].sym)
+    lhs = Expr("load", float32, (row,), Load("table", (row, kernel.anchor.k[0].sym)))
+    kernel = replace(kernel, params=(bt, br, *kernel.params[1:]), anchor=replace(kernel.anchor, lhs=lhs))
+    compiled(kernel)(table, rows, y, out)
+    close(out, table[rows], y)
 
 
 @pytest.mark.parametrize("sizes", [(5, 7, 9), (1, 300, 40), (0, 3, 4), (3, 0, 4), (200, 900, 300)])
@@ -307,3 +321,10 @@ def test_stages_with_axes_are_refused() -> None:
     kernel = product(4, 4, 4)
     with pytest.raises(ValueError, match="axes of their own"):
         lower_contraction(replace(kernel, stages=(Stage((axis("j", 3),)),)), Schedule(), host_target())
+
+
+def test_accumulating_stores_are_refused() -> None:
+    kernel = product(4, 4, 4)
+    store = replace(kernel.stages[0].stores[0], accumulate="add")
+    with pytest.raises(ValueError, match="accumulate"):
+        lower_contraction(replace(kernel, stages=(Stage((), (), (store,)),)), Schedule(), host_target())

@@ -137,10 +137,10 @@ def expected(op: str, dtype: DType, arrays):
     if op == "div":
         if dtype.kind == "f":
             return arrays[0] / arrays[1]
-        exact = [
-            int(x) // int(y) if x * y >= 0 else -(-int(x) // int(y))
-            for x, y in zip(*map(lambda a: a.astype(object), arrays))
-        ]
+        exact = []
+        for x, y in zip(*(a.astype(object) for a in arrays)):
+            quotient = abs(x) // abs(y)
+            exact.append(quotient if (x < 0) == (y < 0) else -quotient)
         return _wrapped(exact, dtype)
     if op == "mulhi":
         return np.array([int(x) * int(y) >> dtype.bits for x, y in zip(*arrays)], object).astype(dtype.np)
