@@ -391,7 +391,7 @@ class FunctionNode(Node):
             else lift(g)
             for g, t in zip(cotangents, map(self.result_type, range(len(cotangents))))
         ]
-        out = self.function.backward(self.context, *filled)  # type: ignore[attr-defined]
+        out = traced(self.function.backward)(self.context, *filled)  # type: ignore[attr-defined]
         grads = out if isinstance(out, tuple) else (out,)
         positions = self.context._positions
         if len(grads) != self.context._count:
@@ -426,7 +426,7 @@ class Function:
         ctx._positions, ctx._count = positions, len(args)  # type: ignore[attr-defined]
         record = state.grad_enabled and any(ctx.needs_input_grad)
         with no_grad():
-            out = cls.forward(ctx, *args, **kwargs)
+            out = traced(cls.forward)(ctx, *args, **kwargs)
         if not record:
             return out
         results = out if isinstance(out, tuple) else (out,)

@@ -28,6 +28,14 @@ def _untracked(x: Tensor) -> bool:
     return x._node is None and x._requires_grad is None and x._base is None or not state.grad_enabled
 
 
+def _fresh(out: np.ndarray) -> Tensor:
+    """`new_tensor` for results of references, which may be NumPy scalars."""
+    t = _allocate(Tensor)
+    t._data = out if type(out) is np.ndarray else np.asarray(out)
+    t._grad = t._node = t._requires_grad = t._base = t._view = t._version = None
+    return t
+
+
 # ------------------------------------------------------------------ functions of one operand
 
 
@@ -40,11 +48,10 @@ def _unary(op_name: str, doc: str, name: str = "", floats: bool = True) -> Calla
         if type(x) is Tensor and state.tracer is None and _untracked(x):
             a = x._data
             if type(a) is np.ndarray and ((dt := a.dtype) is _FLOAT32 or dt is _FLOAT64):
-                out = reference(a)
-                t = _allocate(Tensor)
-                t._data = out if type(out) is np.ndarray else np.asarray(out)
-                t._grad = t._node = t._requires_grad = t._base = t._view = t._version = None
-                return t
+                try:
+                    return _fresh(reference(a))
+                except (TypeError, ValueError):
+                    pass  # the full way says what is wrong with the operands
         x = as_tensor(x)
         if floats and not x.dtype.is_floating:
             x = cast_to(x, state.default_dtype)
@@ -149,21 +156,19 @@ def _binary(op_name: str, doc: str, name: str = "", floats: bool = False) -> Cal
         if type(x) is Tensor and state.tracer is None and _untracked(x):
             a = x._data
             if type(a) is np.ndarray:
-                dt, out = a.dtype, None
-                if type(y) is Tensor:
-                    b = y._data
-                    if type(b) is np.ndarray and b.dtype is dt and _untracked(y) and (not floats or dt in _FLOATS):
-                        out = reference(a, b)
-                elif dt is _FLOAT32 or dt is _FLOAT64:
-                    if type(y) is float or type(y) is int:
-                        out = reference(a, y)
-                elif dt is _INT64 and type(y) is int and not floats:
-                    out = reference(a, y)
-                if out is not None:
-                    t = _allocate(Tensor)
-                    t._data = out if type(out) is np.ndarray else np.asarray(out)
-                    t._grad = t._node = t._requires_grad = t._base = t._view = t._version = None
-                    return t
+                dt = a.dtype
+                try:
+                    if type(y) is Tensor:
+                        b = y._data
+                        if type(b) is np.ndarray and b.dtype is dt and _untracked(y) and (not floats or dt in _FLOATS):
+                            return _fresh(reference(a, b))
+                    elif dt is _FLOAT32 or dt is _FLOAT64:
+                        if type(y) is float or type(y) is int:
+                            return _fresh(reference(a, y))
+                    elif dt is _INT64 and type(y) is int and not floats:
+                        return _fresh(reference(a, y))
+                except (TypeError, ValueError):
+                    pass  # the full way says what is wrong with the operands
         return binary(op, x, y, floats)
 
     return _named(function, name or op_name, doc)

@@ -37,8 +37,8 @@ class InvalidTensorFile(ValueError):
 
 
 def save(obj: Any, path: str | os.PathLike[str]) -> None:
-    """Writes a state dict (any nesting of dicts, lists and tuples around tensors, arrays, numbers and strings) to `path`;
-    for a module or an optimizer, its `state_dict()`. The file appears whole or not at all.
+    """Writes a state dict (dicts, lists and tuples around tensors, arrays, numbers and strings) to `path`; for a module
+    or an optimizer, its `state_dict()`. The file appears whole or not at all.
 
     TypeError names what cannot be saved.
     """

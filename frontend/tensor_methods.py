@@ -100,7 +100,12 @@ class TensorMethods(TensorOperators):
 
     def contiguous(self) -> Tensor:
         """The tensor itself if its elements lie in row-major order, else a copy."""
-        return self if self.is_contiguous() else F.positive(self)  # type: ignore[return-value]
+        if self.is_contiguous():
+            return self  # type: ignore[return-value]
+        out = F.positive(self)
+        if type(out._data) is np.ndarray:
+            out._data = np.ascontiguousarray(out._data)  # copies keep the order of their source
+        return out
 
     def is_contiguous(self) -> bool:
         """Whether the elements lie in row-major order."""

@@ -10,7 +10,7 @@ from ..ir.op import get_op
 from . import autograd
 from .convert import as_tensor
 from .dispatch import run
-from .state import state
+from .state import state, traced
 from .tape import edge_of, needs_grad
 from .tensor import Tensor, detach
 
@@ -35,7 +35,7 @@ def value_and_grad(fn: Callable, argnums: int | Sequence[int] = 0, has_aux: bool
                 outer = outer or any(needs_grad(t) for t in found)
                 leaves += tracked
                 new_args[i] = rebuild(tracked)
-            out = fn(*new_args, **kwargs)
+            out = traced(fn)(*new_args, **kwargs)
             value, aux = out if has_aux else (out, None)
             if not isinstance(value, Tensor) or any(d != 1 for d in value.shape):
                 kind = f"a tensor of shape {value.shape}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
@@ -71,7 +71,7 @@ def vjp(fn: Callable, *primals: Any) -> tuple[Any, Callable]:
     structures = [flatten(p) for p in primals]
     with autograd.enable_grad():
         tracked = [[_tracked(t) for t in found] for found, _ in structures]
-        out = fn(*(rebuild(t) for t, (_, rebuild) in zip(tracked, structures)))
+        out = traced(fn)(*(rebuild(t) for t, (_, rebuild) in zip(tracked, structures)))
     outputs, rebuild_out = flatten(out)
     leaves = [t for group in tracked for t in group]
     outer = any(needs_grad(t) for found, _ in structures for t in found)

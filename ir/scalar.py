@@ -3,7 +3,7 @@
 An `Expr` is a typed DAG node. Leaves read memory (`load`), an index (`index`), a constant, a bounds predicate
 (`in_bounds`) or the result of an earlier reduction or anchor (`result`). Inner nodes apply one of `BASIC`, the
 operations that every backend must have, or one of `MATH`, the transcendental functions, which a backend either
-has natively or expands with `ir/math_expansions.py` into basic operations.
+has natively or expands with `ir/math` into basic operations.
 """
 
 from __future__ import annotations

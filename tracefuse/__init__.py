@@ -11,7 +11,7 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING
 from typing import Any as _Any
 
-from .frontend import autograd, linalg, random
+from .frontend import aliases, autograd, linalg, random
 from .frontend import functions as _functions
 from .frontend.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from .frontend.functions import *
@@ -58,6 +58,8 @@ if TYPE_CHECKING:
     from .frontend import optim as optim
     from .frontend.compile import compile as compile
     from .frontend.nn.parameter import Parameter as Parameter
+
+aliases.install(__name__, f"{__name__}.frontend")
 
 __version__ = "0.1.0"
 __array_api_version__ = "2024.12"

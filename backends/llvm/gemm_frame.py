@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from ...ir import dim
 from ...ir.dim import Dim, DimLike
 from ...ir.dtypes import DType
 from ...ir.kernel import Kernel, Store
 from ...ir.scalar import Expr
 from ...ir.target import Target
-from .builder import Function, Loop, Module, Val, i64, literal, scalar_type, vec, vector_of
+from .builder import Function, Loop, Module, Val, i64, literal, scalar_type, suffix, vec, vector_of
 from .gemm_sides import Side
 
 PHASE_PARAMS = [("ptr noalias", "bufs"), ("ptr noalias", "dims"), ("i64", "begin"), ("i64", "end"), ("i64", "thread")]
@@ -153,8 +152,6 @@ class Frame:
         if mask is None:
             f.store(value, pointer, align)
             return
-        from .builder import suffix
-
         name = f"llvm.masked.store.{suffix(value.type)}.p0"
         f.module.declare(name, "void", [value.type, "ptr", mask.type])
         f.do(f"call void @{name}({value}, ptr align {align} {pointer.ref}, {mask})")
@@ -163,8 +160,6 @@ class Frame:
         f = self.f
         if mask is None:
             return f.load(type, pointer, align)
-        from .builder import suffix
-
         name = f"llvm.masked.load.{suffix(type)}.p0"
         f.module.declare(name, type, ["ptr", mask.type, type])
         return f.emit(type, f"call {type} @{name}(ptr align {align} {pointer.ref}, {mask}, {literal(0, type)})")
@@ -176,8 +171,3 @@ class Frame:
 
     def zero(self, dtype: DType, lanes: int) -> Val:
         return literal(0, vec(scalar_type(dtype), lanes))
-
-
-def tasks_of(*counts: DimLike) -> DimLike:
-    """How many tasks a phase has: the product of the counts."""
-    return dim.numel(counts)

@@ -42,12 +42,19 @@ def lower_packed(
 
 
 class _Packed:
-    def __init__(self, kernel, batch, lhs, rhs, out, tile, blocking, target, emit):
-        self.kernel: Kernel = kernel
-        self.batch: Side = batch
-        self.out: Output = out
-        self.tile: Tile = tile
-        self.blocking: Blocking = blocking
+    def __init__(
+        self,
+        kernel: Kernel,
+        batch: Side,
+        lhs: Operand,
+        rhs: Operand,
+        out: Output,
+        tile: Tile,
+        blocking: Blocking,
+        target: Target,
+        emit: EmitterFactory,
+    ):
+        self.kernel, self.batch, self.out, self.tile, self.blocking = kernel, batch, out, tile, blocking
         self.target, self.emit = target, emit
         lanes, dtype, depth = tile.lanes, tile.dtype, lhs.k.extent
         self.depth: DimLike = depth
@@ -87,7 +94,7 @@ class _Packed:
                 Phase(
                     names[1],
                     self.batch.extent * self.groups * self.blocks,
-                    self._grain(tiles_of(self) * tile_bytes // size),
+                    self._grain(self.blocking.group * self.blocking.block * tile_bytes // size),
                 ),
             ),
             workspace=self.copies * self.count * self.resident_panels.stride * size,
@@ -196,11 +203,6 @@ class _Packed:
                 )
                 acc = panel_product(frame, tile, a, b, depth, acc)
                 finish(frame, tile, self.out, acc, here, ends and ends[1], row, rows, column, columns)
-
-
-def tiles_of(p: _Packed) -> int:
-    """Register tiles of one task."""
-    return p.blocking.group * p.blocking.block
 
 
 def _round(n: int) -> int:

@@ -72,16 +72,26 @@ def _divisor(f: Function, r: Val, divisor: Val, bits: int, single: bool) -> Val:
 
     excess = f.binary("sub", f.binary("sub", exponent(r), exponent(divisor)), literal(bits, integer))
     n = f.intrinsic("smax", integer, excess, literal(0, integer))
-    half = f.binary("lshr", n, literal(1, integer))  # n itself can exceed the largest exponent
-    return f.binary("fmul", f.binary("fmul", divisor, power(half)), power(f.binary("sub", n, half)))
+    quarter = f.binary("lshr", n, literal(2, integer))  # n itself can be twice the largest exponent
+    scaled, factor = divisor, power(quarter)
+    for _ in range(3):
+        scaled, n = f.binary("fmul", scaled, factor), f.binary("sub", n, quarter)
+    return f.binary("fmul", scaled, power(n))
 
 
 def _subtract_product(f: Function, r: Val, q: Val, y: Val, has_fma: bool) -> Val:
     """r - q * y, exactly representable."""
     if has_fma:
         return f.fma(f.emit(q.type, f"fneg {q}"), y, r)
-    integer = vec("i64", lanes_of(r.type))
+    type = r.type
+    integer = vec("i64", lanes_of(type))
+    # q, rounded up, times y may overflow although r does not: halve all three there, which loses nothing.
+    huge = f.cmp("ogt", r, literal(2.0**1000, type))
+    scale = f.select(huge, literal(0.5, type), literal(1.0, type))
+    back = f.select(huge, literal(2.0, type), literal(1.0, type))
+    r, y = f.binary("fmul", r, scale), f.binary("fmul", y, scale)
     high = f.binary("and", f.convert("bitcast", y, integer), literal(~((1 << 27) - 1), integer))
-    upper = f.convert("bitcast", high, y.type)
+    upper = f.convert("bitcast", high, type)
     lower = f.binary("fsub", y, upper)
-    return f.binary("fsub", f.binary("fsub", r, f.binary("fmul", q, upper)), f.binary("fmul", q, lower))
+    least = f.binary("fsub", f.binary("fsub", r, f.binary("fmul", q, upper)), f.binary("fmul", q, lower))
+    return f.binary("fmul", least, back)

@@ -129,9 +129,13 @@ class ScalarEmitter:
     def _narrow(self, f: Function, op: str, args: list[Val], dtype: DType) -> Val:
         lanes = lanes_of(args[0].type)
         bits = vec("i16", lanes)
-        if op in ("neg", "abs"):  # but not copysign: LLVM 22 recognises its bits and fails to select bfloat copysign
-            x = f.convert("bitcast", args[0], bits)
-            y = f.binary("xor", x, literal(0x8000, bits)) if op == "neg" else f.binary("and", x, literal(0x7FFF, bits))
+        if op in ("neg", "abs", "copysign"):
+            x, sign = f.convert("bitcast", args[0], bits), literal(0x8000, bits)
+            y = f.binary("xor", x, sign) if op == "neg" else f.binary("and", x, literal(0x7FFF, bits))
+            if op == "copysign":
+                # A select: masks and "or" would be recognised as a bfloat copysign, which LLVM 22 then fails to select.
+                negative = f.cmp("slt", f.convert("bitcast", args[1], bits), literal(0, bits))
+                y = f.select(negative, f.binary("or", y, sign), y)
             return f.convert("bitcast", y, args[0].type)
         wide = self._float(f, op, [self.cast(f, a, dtype, float32) for a in args])
         return wide if op in COMPARISONS else self.cast(f, wide, float32, dtype)

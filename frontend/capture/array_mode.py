@@ -92,14 +92,19 @@ class ArrayTracer(Tensor):
     __slots__ = ()
     __hash__ = None  # type: ignore[assignment]
 
+    @property
+    def stands_for(self) -> type:
+        """The class of what eager code would have here."""
+        return np.ndarray
+
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
         if any(isinstance(x, Tensor) and not isinstance(x, ArrayTracer) for x in inputs):
             return Tensor.__array_ufunc__(self, ufunc, method, *inputs, **options)
         out = options.pop("out", None)
         if method == "__call__" and not options:
-            result = _ufunc(ufunc, inputs)
+            result = _number(_ufunc(ufunc, inputs))
         elif method == "reduce":
-            result = _reduce(ufunc, *inputs, **options)
+            result = _number(_reduce(ufunc, *inputs, **options))
         else:
             _stop(
                 f"numpy.{ufunc.__name__}.{method}"
@@ -116,11 +121,14 @@ class ArrayTracer(Tensor):
             _stop(f"numpy.{getattr(func, '__name__', func)}")
         out = kwargs.pop("out", None)
         result = found(*args, **kwargs)
+        if func in _GIVE_NUMBERS:
+            result = _number(result)
         return result if out is None else _into(out, result)
 
     def __getitem__(self, key: Any) -> Any:
         with _Arrays():
-            return Tensor.__getitem__(self, key)
+            out = Tensor.__getitem__(self, key)
+            return out if _has_ellipsis(key) else _number(out)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         if isinstance(value, Tensor) and value.dtype is not self.dtype:
@@ -140,6 +148,47 @@ class ArrayTracer(Tensor):
         return _transpose(self)
 
 
+class NumberTracer(ArrayTracer):
+    """What NumPy gives as a scalar (np.float64, ...): an element, a full reduction. It can't be changed in place."""
+
+    __slots__ = ()
+
+    @property
+    def stands_for(self) -> type:
+        return self.dtype.np.type
+
+
+class WeakNumber(SymbolicScalar):
+    """An np.float64 that meets a Tensor: a Python float, and as weak as one."""
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: Tensor):
+        self.number = number
+
+    def to_tensor(self, dtype: Any) -> Tensor:
+        return apply(get_op("cast"), _plain(self.number), dtype=dtype)
+
+
+def weak(x: Any) -> Any:
+    """An operand as functions on tensors take it."""
+    return WeakNumber(x) if isinstance(x, NumberTracer) and x.dtype.name == "float64" else x
+
+
+def meet(a: Any, b: Any) -> tuple[Any, Any]:
+    """The operands of an operator, of which at least one is a tensor."""
+    plain = [isinstance(x, Tensor) and not isinstance(x, ArrayTracer) for x in (a, b)]
+    return (weak(a) if plain[1] else a, weak(b) if plain[0] else b)
+
+
+def _number(t: Tensor) -> Tensor:
+    return new_tensor(state.tracer.read(t), NumberTracer) if t.ndim == 0 else t  # type: ignore[union-attr]
+
+
+def _has_ellipsis(key: Any) -> bool:
+    return key is ... or isinstance(key, tuple) and any(k is ... for k in key)
+
+
 def _operator(name: str, ufunc: np.ufunc) -> None:
     def forward(self: ArrayTracer, other: Any) -> Any:
         return ufunc(self, other) if _numpy_operand(other) else NotImplemented
@@ -153,6 +202,7 @@ def _operator(name: str, ufunc: np.ufunc) -> None:
     setattr(ArrayTracer, f"__{name}__", forward)
     setattr(ArrayTracer, f"__r{name}__", reflected)
     setattr(ArrayTracer, f"__i{name}__", inplace)
+    setattr(NumberTracer, f"__i{name}__", forward)
 
 
 def _numpy_operand(x: Any) -> bool:
@@ -341,6 +391,8 @@ def _into(target: Any, result: Any) -> Any:
 # ------------------------------------------------------------------ functions
 
 FUNCTIONS: dict[Any, Callable] = {}
+_GIVE_NUMBERS = {np.sum, np.prod, np.max, np.amax, np.min, np.amin, np.all, np.any, np.mean, np.var, np.std, np.argmax}
+_GIVE_NUMBERS |= {np.argmin, np.dot, np.clip}
 
 
 def _implements(*functions: Any) -> Callable:

@@ -1,8 +1,9 @@
-"""Captures one call: runs the user's function with hooks and a tracer, and puts down what came of it as a `Captured`."""
+"""Captures one call: runs the function with hooks and a tracer, and puts down what came of it as a `Captured`."""
 
 from __future__ import annotations
 
 import inspect
+import types
 from dataclasses import dataclass
 from typing import Any, Callable, Sequence
 
@@ -13,15 +14,16 @@ from ...ir.graph import InputSpec, OutputSpec, Signature, Value
 from ...ir.types import TensorType
 from .. import random
 from ..epoch import epoch
-from ..state import SymbolicScalar, state
+from ..state import state
 from ..tape import needs_grad, root_of
 from ..tensor import Tensor
 from . import guards as g
 from . import joint, pytree
+from .array_mode import ArrayTracer, NumberTracer
 from .hooks import Hooks
 from .instrument import is_instrumented
 from .overlap import OverlapGuard
-from .replay import Alias, ArraySource, Captured, Fresh, GradEffect, Leaf, Recipe, ScalarSource, Source, Static, View
+from .replay import Alias, ArraySource, Captured, Fresh, GradEffect, Leaf, Recipe, ScalarSource, Static, View
 from .scalars import ScalarArgument
 from .tracer import CaptureStop, Specialize, Tracer
 
@@ -80,8 +82,8 @@ def argument_paths(function: Callable, call: Call) -> list[str]:
 def capture(function: Callable, args: tuple, kwargs: dict[str, Any], static: frozenset[int] = frozenset()) -> Captured:
     """One trace of `function(*args, **kwargs)`. Nothing real is changed.
 
-    static: leaves whose floats are constants of the trace. Raises CaptureStop with the user's line where the call can't be
-    part of a graph, Specialize if a float argument must be static, and whatever the function itself raises.
+    static: leaves whose floats are constants of the trace. Raises CaptureStop with the user's line where the call can't
+    be part of a graph, Specialize if a float argument must be static, and whatever the function itself raises.
     """
     call = flatten_call(args, kwargs)
     tracer = Tracer(getattr(function, "__name__", type(function).__name__))
@@ -106,6 +108,9 @@ def capture(function: Callable, args: tuple, kwargs: dict[str, Any], static: fro
 
 def _arguments(tracer: Tracer, hooks: Hooks, function: Callable, call: Call, static: frozenset[int]) -> Any:
     """(args, kwargs) as the instrumented function gets them."""
+    owner = function.__self__ if isinstance(function, types.MethodType) else function
+    if not isinstance(owner, types.FunctionType):
+        hooks.external(owner, "" if hasattr(owner, "_modules") else "self")
     paths = argument_paths(function, call)
     leaves: list[Any] = []
     for i, (x, path) in enumerate(zip(call.leaves, paths)):
@@ -155,12 +160,12 @@ class _Finish:
         writes: list[tuple[int, int]] = []
         for k, slot in written:
             writes.append((self._output(slot.current, OutputSpec("write", target=k)), k))
-        problem = tracer.restore()
-        if problem is not None:
-            tracer.stop(problem)
         backward = None
         if self.histories and state.grad_enabled:
             backward = self._backward({k for k, _ in writes})
+        problem = tracer.restore()
+        if problem is not None:
+            tracer.stop(problem)
         signature = Signature(tuple(InputSpec(s.path, s.kind) for s in tracer.sources), tuple(self.specs))
         graph = tracer.builder.finish(self.outputs, signature)
         guards = self._guards(written)
@@ -200,11 +205,11 @@ class _Finish:
         if isinstance(x, np.ndarray):
             if not self.hooks.made_here(x):
                 return Alias(ArraySource(x, "array"))
-            return Fresh(self._output(tracer.builder.constant(x.copy()), OutputSpec()), array=True)
-        if isinstance(x, SymbolicScalar):
-            if getattr(x, "original", False):
-                return Leaf(x.leaf)  # type: ignore[attr-defined]
-            raise Specialize(x.leaf)  # type: ignore[attr-defined]
+            return Fresh(self._output(tracer.builder.constant(x.copy()), OutputSpec()), kind="array")
+        if isinstance(x, ScalarArgument):
+            if x.original:
+                return Leaf(x.leaf)
+            raise Specialize(x.leaf)
         if g.is_value(x):
             return Static(x)
         for i, leaf in enumerate(self.call.leaves):
@@ -232,12 +237,12 @@ class _Finish:
                 base = self._recipe(x._base)
                 op, attrs = x._view
                 return View(base, op, attrs, detached=x._requires_grad is False)
-        array = tracer.is_array(x)
+        kind = "number" if isinstance(x, NumberTracer) else "array" if isinstance(x, ArrayTracer) else "tensor"
         k = self._output(value, OutputSpec("attr" if attribute else "result", path=attribute))
-        history = not attribute and state.grad_enabled and not array and needs_grad(x) and x._node is not None
+        history = not attribute and state.grad_enabled and kind == "tensor" and needs_grad(x) and x._node is not None
         if history:
             self.histories.append((k, x))
-        return Fresh(k, array=array, requires_grad=history)
+        return Fresh(k, kind, requires_grad=history)
 
     def _gradients(self) -> list[GradEffect]:
         effects: list[GradEffect] = []

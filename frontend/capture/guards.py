@@ -1,7 +1,7 @@
 """What a trace took for granted. A guard checks one assumption at call time and says it in words for `explain`.
 
-Checks by value compare exactly (`1` is not `True`, `0.0` is not `-0.0`, a nan equals itself); everything mutable that is
-not a container is compared by identity.
+Checks by value compare exactly (`1` is not `True`, `0.0` is not `-0.0`, a nan equals itself); everything mutable that
+is not a container is compared by identity.
 """
 
 from __future__ import annotations
@@ -270,7 +270,7 @@ class ScalarGuard:
 class EpochGuard:
     """Attributes of modules and optimizers. One compare while nothing in the process has changed; else each of them."""
 
-    entries: list[tuple[dict, Expectation, str]] = field(default_factory=list)
+    entries: list[tuple[dict, Any, str]] = field(default_factory=list)
     seen: int = -1
     text: str = "modules and optimizers are as they were"
     failed: str = ""

@@ -18,11 +18,11 @@ import numpy as np
 from .. import autograd
 from ..state import SymbolicScalar
 from ..tensor import Tensor
-from . import array_mode
+from . import array_mode, policy
 from . import guards as g
-from . import policy
 from .instrument import NoSource, instrument, is_instrumented
 from .objects import ObjectHooks
+from .scalars import ScalarArgument
 from .tracer import Specialize, Tracer
 from .watch import optimizers
 
@@ -90,11 +90,11 @@ class Hooks(ObjectHooks):
             out = self._numpy(f, args, kwargs)
         elif policy.is_standard(module):
             inner = getattr(f, "__wrapped__", None)
-            if f.__code__.co_filename == "<string>" or module in policy.PURE_MODULES and inner is None:
+            if policy.is_generated(f) or module in policy.PURE_MODULES and inner is None:
                 out = f(*[self._passed(a) for a in args], **{k: self._passed(v) for k, v in kwargs.items()})
             else:
                 self.tracer.stop(f"it calls {module}.{f.__name__}, which is not known to be pure")
-        elif f.__code__.co_filename == "<string>":  # what dataclasses and namedtuples generate
+        elif policy.is_generated(f):  # what dataclasses and namedtuples generate
             if bound is not None and id(bound) not in self.tracer.created and f.__name__ in ("__init__", "__setattr__"):
                 self.tracer.stop(f"it calls {f.__qualname__} on an object from outside")
             out = f(*args, **kwargs)
@@ -133,8 +133,8 @@ class Hooks(ObjectHooks):
         """An argument of library code: functions get their hooks, arrays from outside become inputs."""
         if type(v) is np.ndarray:
             return self.adopt(self.array(v))
-        if isinstance(v, SymbolicScalar):
-            raise Specialize(v.leaf)  # type: ignore[attr-defined]
+        if isinstance(v, ScalarArgument):
+            raise Specialize(v.leaf)
         if type(v) in (list, tuple) and any(type(x) is np.ndarray or isinstance(x, SymbolicScalar) for x in v):
             return type(v)([self._passed(x) for x in v])
         return self.callable(v) if isinstance(v, (types.FunctionType, types.MethodType, functools.partial)) else v
@@ -154,7 +154,7 @@ class Hooks(ObjectHooks):
         if not allowed:
             self.tracer.stop(f"it calls {f.__qualname__}, which can't be part of a trace")
         f = self._with_callbacks(f)
-        passed = [a if a is bound else self._passed(a) for a in args]
+        passed = [a if a is bound else array_mode.weak(self._passed(a)) for a in args]
         out = f(*passed, **{k: self._passed(v) for k, v in kwargs.items()})
         if name in policy.CREATION and isinstance(out, Tensor) and type(out._data) is np.ndarray:
             if (
@@ -284,8 +284,8 @@ class Hooks(ObjectHooks):
     def _isinstance(self, x: Any, classes: Any) -> bool:
         if isinstance(x, SymbolicScalar):
             return issubclass(x.python_type, classes)
-        if self.tracer.is_array(x):
-            return issubclass(np.ndarray, classes)
+        if isinstance(x, array_mode.ArrayTracer):
+            return issubclass(x.stands_for, classes)
         return isinstance(x, classes)
 
     def _class(self, cls: type, args: tuple, kwargs: dict) -> Any:
@@ -296,7 +296,7 @@ class Hooks(ObjectHooks):
             x = args[0]
             if isinstance(x, SymbolicScalar):
                 return x.python_type
-            return np.ndarray if self.tracer.is_array(x) else type(x)
+            return x.stands_for if isinstance(x, array_mode.ArrayTracer) else type(x)
         if issubclass(cls, Module):
             self.tracer.stop(f"it makes a new {cls.__name__}")
         if policy.is_user(cls):
@@ -309,8 +309,8 @@ class Hooks(ObjectHooks):
             if cls.__name__ not in policy.PURE_BUILTINS:
                 self.tracer.stop(f"it makes a {cls.__name__}")
             self._iterators(cls.__name__, args)
-            if cls in (int, float, bool, complex) and args and isinstance(args[0], SymbolicScalar):
-                raise Specialize(args[0].leaf)  # type: ignore[attr-defined]
+            if cls in (int, float, bool, complex) and args and isinstance(args[0], ScalarArgument):
+                raise Specialize(args[0].leaf)
             if args and policy.user_dunder(args[0], f"__{cls.__name__}__"):
                 self.tracer.stop(f"it converts a {type(args[0]).__name__} to {cls.__name__}")
             return self.own(cls(*[self._passed(a) for a in args], **kwargs))
@@ -334,7 +334,7 @@ class Hooks(ObjectHooks):
                 return cls(*args, **kwargs)
             self.tracer.stop(f"it makes a {cls.__name__}, whose metaclass is {type(cls).__name__}")
         new = cls.__new__
-        if isinstance(new, types.FunctionType) and new.__code__.co_filename != "<string>" and policy.is_user(new):
+        if isinstance(new, types.FunctionType) and not policy.is_generated(new) and policy.is_user(new):
             if not hasattr(cls, "_fields"):
                 self.tracer.stop(f"it makes a {cls.__name__}, which defines __new__")
         obj = new(cls) if new is object.__new__ else new(cls, *args, **kwargs)
@@ -342,7 +342,7 @@ class Hooks(ObjectHooks):
         init = cls.__init__
         if isinstance(init, types.FunctionType):
             post = getattr(cls, "__post_init__", None)
-            if post is not None and init.__code__.co_filename == "<string>":
+            if post is not None and policy.is_generated(init):
                 self.tracer.stop(f"it makes a {cls.__name__}, which defines __post_init__")
             self._function(init, obj, args, kwargs)
         return obj

@@ -21,7 +21,6 @@ Reads of globals and closure cells need no hook: `hooks.enter` guards those that
 """
 
 from __future__ import annotations
-
 import __future__
 
 import ast
@@ -30,6 +29,7 @@ import inspect
 import linecache
 import types
 from functools import lru_cache
+from typing import Any
 
 HOOKS = "__tf__"
 _FUTURE = 0
@@ -59,13 +59,13 @@ class NoSource(Exception):
     """A function that can't be instrumented; the message says why."""
 
 
-def _hook(method: str, *args: ast.expr) -> ast.Call:
+def _hook(method: str, *args: ast.expr) -> Any:
     target = ast.Attribute(ast.Name(HOOKS, ast.Load()), method, ast.Load())
     return ast.Call(target, list(args), [])
 
 
 class _Instrument(ast.NodeTransformer):
-    """Rewrites one function body. `outer`: names that belong to functions around it; `owner`: its class, for mangling."""
+    """Rewrites one function body. `outer`: names of functions around it; `owner`: its class, for private names."""
 
     def __init__(self, outer: frozenset[str], owner: str | None):
         self.outer, self.owner = outer, owner
@@ -75,7 +75,7 @@ class _Instrument(ast.NodeTransformer):
             return f"_{self.owner.lstrip('_')}{name}"
         return name
 
-    def visit(self, node: ast.AST) -> ast.AST:
+    def visit(self, node: ast.AST) -> Any:
         new = super().visit(node)
         if isinstance(new, ast.expr) and isinstance(node, ast.expr):
             ast.copy_location(new, node)
@@ -184,7 +184,7 @@ class _Instrument(ast.NodeTransformer):
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
         node.annotation = ast.Constant(None)
-        node.target = self.visit(node.target)  # type: ignore[assignment]
+        node.target = self.visit(node.target)
         node.value = self.visit(node.value) if node.value else None
         return node
 
@@ -240,7 +240,7 @@ class _Instrument(ast.NodeTransformer):
             if isinstance(n, (ast.MatchClass, ast.MatchMapping, ast.MatchSequence)):
                 raise NoSource(f"line {node.lineno} has a match statement that takes objects apart")
         node.subject = _hook("operand", self.visit(node.subject))
-        node.cases = [self.visit(c) for c in node.cases]  # type: ignore[misc]
+        node.cases = [self.visit(c) for c in node.cases]
         return node
 
     def _asynchronous(self, node: ast.AST) -> ast.AST:
@@ -254,13 +254,13 @@ class _Instrument(ast.NodeTransformer):
         node.name, node.returns = self.mangle(node.name), None
         node.decorator_list = [_hook("callable", self.visit(d)) for d in node.decorator_list]
         node.args = self.visit(node.args)
-        node.body = [self.visit(s) for s in node.body]  # type: ignore[misc]
+        node.body = [self.visit(s) for s in node.body]
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         node.decorator_list = [_hook("callable", self.visit(d)) for d in node.decorator_list]
         inner = _Instrument(self.outer, node.name)
-        node.body = [inner.visit(s) for s in node.body]  # type: ignore[misc]
+        node.body = [inner.visit(s) for s in node.body]
         return node
 
 
@@ -415,15 +415,16 @@ def instrumented_code(function: types.FunctionType) -> types.CodeType:
     if len(candidates) > 1:
         raise NoSource("several lambdas on its line could be its source")
     node, owner = candidates[0]
-    if not _rewritten_by_pytest(code) and not any(_same(c, code) for c in _compiled(source, code.co_filename, code.co_flags & _FUTURE)):
+    now = _compiled(source, code.co_filename, code.co_flags & _FUTURE)
+    if not _rewritten_by_pytest(code) and not any(_same(c, code) for c in now):
         raise NoSource("its source has changed since it was loaded")
     fresh = _stripped(node)
     rewriter = _Instrument(frozenset(code.co_freevars), owner)
     fresh.args = rewriter.visit(fresh.args)
     if isinstance(fresh, ast.FunctionDef):
-        fresh.body = [rewriter.visit(s) for s in fresh.body]  # type: ignore[misc]
+        fresh.body = [rewriter.visit(s) for s in fresh.body]
     else:
-        fresh.body = rewriter.visit(fresh.body)  # type: ignore[assignment]
+        fresh.body = rewriter.visit(fresh.body)
     made = _build(fresh, code)
     _COPIES[id(code)] = (code, made)
     _remember(made)

@@ -8,7 +8,8 @@ from typing import Any, Sequence
 
 import numpy as np
 
-from ...ir.graph import Graph, GraphBuilder, InputSpec, Node as GraphNode, OutputSpec, Signature, Value
+from ...ir.graph import Graph, GraphBuilder, InputSpec, OutputSpec, Signature, Value
+from ...ir.graph import Node as GraphNode
 from .. import autograd
 from ..tape import Node, edge_of, root_of
 from ..tensor import Tensor
@@ -199,7 +200,7 @@ class CompiledNode(Node):
     def _cotangent(self, i: int, g: Any) -> Any:
         t = self.result_type(i)
         return (
-            np.zeros(t.shape, t.dtype.np) if g is None else g if type(g) is not np.ndarray else np.ascontiguousarray(g)
+            np.zeros(tuple(map(int, t.shape)), t.dtype.np) if g is None else g if type(g) is not np.ndarray else np.asarray(g, order="C")
         )
 
     def release(self) -> None:

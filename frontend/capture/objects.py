@@ -1,4 +1,4 @@
-"""Hooks around operators, attributes, items and iteration in instrumented code. `instrument.py` says where each stands."""
+"""Hooks around operators, attributes, items and iteration in instrumented code; `instrument.py` says where."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ import numpy as np
 
 from ..state import SymbolicScalar
 from ..tensor import Tensor
-from . import array_mode
+from . import array_mode, policy
 from . import guards as g
-from . import policy
 from .watch import Watch, optimizers
 
 _BINARY: dict[str, Callable[[Any, Any], Any]] = {
@@ -133,7 +132,9 @@ class ObjectHooks(Watch):
     def binary(self, symbol: str, a: Any, b: Any) -> Any:
         a, b = self.operand(a), self.operand(b)
         if isinstance(a, Tensor) or isinstance(b, Tensor):
-            self.adopt(a), self.adopt(b)
+            self.adopt(a)
+            self.adopt(b)
+            a, b = array_mode.meet(a, b)
         if symbol == "%" and isinstance(a, (str, bytes)):
             self.formatted(b)
         return self.result(_BINARY[symbol](a, b))
@@ -147,6 +148,7 @@ class ObjectHooks(Watch):
             self.adopt(b)
             if type(a) is np.ndarray:
                 self.tracer.stop("it adds a tensor into a NumPy array in place")
+            a, b = array_mode.meet(a, b)
         return _INPLACE[symbol](a, b)
 
     def augment_attribute(self, symbol: str, obj: Any, name: str, b: Any) -> None:

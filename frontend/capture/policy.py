@@ -23,6 +23,11 @@ PURE_MODULES = frozenset(
 TRACEABLE = (
     "tensor",
     "tensor_methods",
+    "operators",
+    "in_place",
+    "sorting",
+    "dtype_info",
+    "numpy_protocol",
     "functions",
     "elementwise",
     "reductions",
@@ -44,6 +49,7 @@ TRACEABLE = (
     "state",
     "control",
     "checkpoint",
+    "capture.array_mode",
 )
 READ_ONLY_METHODS = frozenset(
     "__call__ forward parameters named_parameters buffers named_buffers children named_children modules named_modules "
@@ -114,3 +120,8 @@ def user_dunder(x: Any, name: str) -> types.FunctionType | None:
     """The user's own Python implementation of a special method of `x`, if that is what would be called."""
     found = getattr(type(x), name, None)
     return found if isinstance(found, types.FunctionType) and is_user(found) else None
+
+
+def is_generated(f: types.FunctionType) -> bool:
+    """Whether `f` is a special method that dataclasses, namedtuples and the like have generated."""
+    return f.__code__.co_filename.startswith("<") and f.__name__.startswith("__") and f.__name__.endswith("__")

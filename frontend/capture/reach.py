@@ -43,7 +43,14 @@ class Reach:
     def add(self, path: str, root: Any) -> None:
         """A place to start from."""
         if not isinstance(root, _OPAQUE):
-            self._queue.append((path, root))
+            self._add((path, root))
+
+    def _add(self, item: tuple[str, Any]) -> None:
+        """Modules go first: their names are the ones that users know parameters by."""
+        if "_modules" in getattr(item[1], "__dict__", ()):
+            self._queue.appendleft(item)
+        else:
+            self._queue.append(item)
 
     def find(self, x: Any) -> str | None:
         """The path to a tensor or array, or None."""
@@ -65,7 +72,7 @@ class Reach:
             self._expand(path, x)
 
     def _expand(self, path: str, x: Any) -> None:
-        add = self._queue.append
+        add = self._add
         if isinstance(x, dict):
             for k, v in x.items():
                 add((f"{path}[{self._key(k)}]", v))
@@ -97,9 +104,9 @@ class Reach:
                 if name in _REGISTRIES and isinstance(v, dict):
                     self._visited.add(id(v))
                     for k, inner in v.items():
-                        self._queue.append((f"{path}.{k}" if path else k, inner))
+                        self._queue.appendleft((f"{path}.{k}" if path else k, inner))
                 else:
-                    self._queue.append((f"{path}.{name}" if path else name, v))
+                    self._add((f"{path}.{name}" if path else name, v))
         for kind in type(x).__mro__:
             slots = kind.__dict__.get("__slots__", ())
             for name in (slots,) if isinstance(slots, str) else slots:

@@ -105,10 +105,11 @@ TensorLike = ArgSource | TensorSource | GradSource
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fresh:
-    """Graph output `output` as a new Tensor, or (`array`) as what NumPy returns. `requires_grad`: it has a history."""
+    """Graph output `output` as a new Tensor, an ndarray or (kind "number") a NumPy scalar. `requires_grad`: it has a
+    history."""
 
     output: int
-    array: bool = False
+    kind: str = "tensor"
     requires_grad: bool = False
 
 
@@ -207,12 +208,12 @@ class Captured:
                 if isinstance(t, Tensor):
                     t._version = (t._version or 0) + 1
         made: dict[int, Any] = {}
+        if self.backward is not None:  # before views of the results are made: they take part in the history
+            self._connect(leaves, arrays, outputs, made)
         results = [self._make(r, leaves, outputs, made) for r in self.recipes]
         for effect in self.effects:
             grad = None if effect.recipe is None else self._make(effect.recipe, leaves, outputs, made)
             effect.target.tensor(leaves)._grad = grad
-        if self.backward is not None:
-            self._connect(leaves, arrays, outputs, made)
         self.calls += 1
         return pytree.unflatten(self.spec, results)
 
@@ -222,7 +223,7 @@ class Captured:
             return found
         if isinstance(r, Fresh):
             array = outputs[r.output]
-            out = (array if array.ndim else array[()]) if r.array else new_tensor(array)
+            out = new_tensor(array) if r.kind == "tensor" else array if r.kind == "array" else array[()]
         elif isinstance(r, Static):
             return r.value
         elif isinstance(r, Leaf):
@@ -246,7 +247,7 @@ class Captured:
             while isinstance(r, View):
                 r = r.base
             if isinstance(r, Fresh) and r.requires_grad:
-                roots[self.backward.roots.index(r.output)] = made[id(r)]
+                roots[self.backward.roots.index(r.output)] = self._make(r, leaves, outputs, made)
         inputs = [s.tensor(leaves) if not isinstance(s, (ScalarSource, ArraySource)) else None for s in self.sources]
         tensors = [t if isinstance(t, Tensor) else None for t in inputs]
         connect(self.backward, roots, leaves, arrays, outputs, tensors)

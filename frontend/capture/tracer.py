@@ -312,10 +312,6 @@ class Tracer:
 
     # ---- what the trace has done
 
-    def is_array(self, t: Any) -> bool:
-        """Whether the user's code takes `t` for an ndarray."""
-        return self.array_class is not Tensor and isinstance(t, self.array_class)
-
     def written(self) -> Iterator[tuple[int, Slot]]:
         """(input index, slot) of the inputs that were written."""
         index = {v: i for i, v in enumerate(self.builder.inputs)}

@@ -27,7 +27,7 @@ class DataLoader:
     `tr.manual_seed`). batch_size None: single samples. num_workers > 0: that many spawned processes make batches ahead
     of use (`prefetch_factor` a worker), in order; dataset, collate_fn and samples must be picklable, and scripts need
     `if __name__ == "__main__":`. In workers, the random generators of Python, NumPy and tracefuse are seeded for each
-    batch, so that augmentation does not depend on the number of workers. timeout: seconds to wait for a batch, 0: no limit.
+    batch, so that augmentation does not depend on the number of workers. timeout: seconds to wait for a batch (0: any).
     """
 
     def __init__(
@@ -61,7 +61,8 @@ class DataLoader:
             raise ValueError("drop_last needs a batch_size")
         if prefetch_factor is not None and (num_workers == 0 or prefetch_factor < 1):
             raise ValueError("prefetch_factor needs num_workers > 0, and must be positive")
-        self.dataset, self.num_workers, self.timeout = dataset, num_workers, timeout
+        self.dataset: Any = dataset
+        self.num_workers, self.timeout = num_workers, timeout
         self.drop_last, self.worker_init_fn, self.persistent_workers = drop_last, worker_init_fn, persistent_workers
         self.prefetch_factor = prefetch_factor or 2
         self.generator = generator = seeded(generator)
@@ -92,7 +93,7 @@ class DataLoader:
         order = self.batch_sampler if self.batch_sampler is not None else self.sampler
         if order is not None:
             return len(order)  # type: ignore[arg-type]
-        n = self.dataset.__len__()  # a stream that knows its length
+        n = len(self.dataset)  # a stream that knows its length
         if self.batch_size is None:
             return n
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
@@ -122,7 +123,7 @@ class DataLoader:
         except BrokenProcessPool as e:
             self._pool = None
             raise RuntimeError(
-                "a DataLoader worker process ended unexpectedly. If it could not start: scripts that use num_workers > 0 "
+                "a DataLoader worker process ended unexpectedly. If it could not start: scripts with num_workers > 0 "
                 'need `if __name__ == "__main__":`, and dataset and collate_fn must be importable'
             ) from e
         finally:

@@ -1,7 +1,7 @@
 """Samplers: in which order a loader visits a dataset.
 
 Random orders come from one 64-bit seed per pass. It is drawn from tracefuse's generator (so `tr.manual_seed` fixes it)
-or from the `generator` given: an int seeds a sequence of its own, a `tr.random.Generator` or NumPy generator is drawn from.
+or from the `generator` given: an int seeds a sequence of its own, a tracefuse or NumPy generator is drawn from.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ class MultiheadAttention(Module):
         return fn.permute_dims(fn.reshape(x, (n, length, self.num_heads, self.head_dim)), (0, 2, 1, 3))
 
     def _mask(self, attn_mask: Tensor | None, key_padding_mask: Tensor | None, q: Tensor) -> Tensor | None:
-        """The masks as one for `scaled_dot_product_attention`: bool with True for what takes part, or added to scores."""
+        """The masks as one for `scaled_dot_product_attention`: bool (True: takes part), or added to scores."""
         parts: list[Tensor] = []
         if attn_mask is not None:
             if attn_mask.ndim == 3:
@@ -189,7 +189,7 @@ def _minus_inf(like: Tensor) -> Tensor:
 
 
 class TransformerEncoderLayer(Module):
-    """Self-attention, then two linear layers, each with a residual connection and a LayerNorm (before it if norm_first)."""
+    """Self-attention, then two linear layers, each with a residual connection and a LayerNorm (norm_first: before it)."""
 
     def __init__(
         self,

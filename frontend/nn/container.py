@@ -200,7 +200,7 @@ class ParameterDict(Module):
 
     def __init__(self, parameters: Mapping[str, Any] | Iterable[tuple[str, Any]] | None = None):
         super().__init__()
-        given: dict[str, Any] = dict(parameters or {})
+        given: dict[Any, Any] = dict(parameters or {})
         for key, value in given.items():
             self[key] = value
 

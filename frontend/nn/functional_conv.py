@@ -130,7 +130,10 @@ def conv_transpose1d(
     groups: int = 1,
     dilation: Size = 1,
 ) -> Tensor:
-    """input [N, C, L], weight [C, O/groups, k] -> [N, O, (L - 1) stride - 2 padding + dilation (k - 1) + output_padding + 1]."""
+    """input [N, C, L], weight [C, O/groups, k] -> [N, O, L'],
+
+    L' = (L - 1) stride - 2 padding + dilation (k - 1) + output_padding + 1.
+    """
     return _conv_transpose(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
 
 

@@ -71,7 +71,7 @@ def _renormalize(weight: Tensor, ids: Tensor, max_norm: float, norm_type: float)
 
 
 def one_hot(tensor: Any, num_classes: int = -1) -> Tensor:
-    """[..] integers -> [.., num_classes] int64, 1 at each integer. -1: one more than the largest (read from the values)."""
+    """[..] integers -> [.., num_classes] int64, 1 at each integer. -1: the largest one + 1 (read from the values)."""
     ids = as_index(tensor, "one_hot: the classes")
     if num_classes == -1:
         num_classes = int(fn.max(ids)) + 1

@@ -39,7 +39,7 @@ def _classes_last(x: Tensor, what: str) -> Tensor:
 def _check_target(x: Tensor, target: Tensor, what: str) -> None:
     if tuple(target.shape) != tuple(x.shape[:-1]):
         raise ValueError(
-            f"{what}: target has shape {tuple(target.shape)}; {tuple(x.shape[:-1])} is needed (classes are on axis 1 of input)"
+            f"{what}: target has shape {tuple(target.shape)}; {tuple(x.shape[:-1])} is needed (axis 1 of input: classes)"
         )
 
 
@@ -192,7 +192,7 @@ def binary_cross_entropy_with_logits(
 
 
 def kl_div(input: Tensor, target: Tensor, *, reduction: str = "mean", log_target: bool = False) -> Tensor:
-    """target (log target - input) for log-probabilities `input`; reduction "batchmean" divides the sum by axis 0's size."""
+    """target (log target - input) for log-probabilities `input`; reduction "batchmean": the sum over axis 0's size."""
     _same_shapes(input, target, "kl_div")
     if log_target:
         terms = fn.exp(target) * (target - input)

@@ -29,7 +29,7 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Tensor:
-    """(x - mean) / sqrt(var + eps) * weight + bias over the last axes; weight and bias have shape `normalized_shape`."""
+    """(x - mean) / sqrt(var + eps) * weight + bias over the last axes, whose shape is `normalized_shape`."""
     n = _trailing(input, normalized_shape, "layer_norm")
     shape = tuple(input.shape[input.ndim - n :])
     weight = creation.ones(shape, dtype=input.dtype) if weight is None else weight
@@ -137,7 +137,7 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalises each channel of each sample of [N, C, ..]; running statistics as in `batch_norm`, averaged over samples."""
+    """Normalises each channel of each sample of [N, C, ..]; running statistics (averaged over samples) as in `batch_norm`."""
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     axes = tuple(range(2, input.ndim))

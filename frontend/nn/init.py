@@ -1,4 +1,4 @@
-"""Filling tensors in place with starting values: PyTorch's names and distributions, drawn from tracefuse's generator."""
+"""Starting values, filled in place: PyTorch's names and distributions, drawn from tracefuse's generator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..tensor import Tensor, new_tensor
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """The recommended gain for a nonlinearity; `param` is the slope of leaky_relu (0.01 if None). ValueError if unknown."""
+    """The recommended gain for a nonlinearity (ValueError if unknown); `param`: the slope of leaky_relu, 0.01 if None."""
     if nonlinearity in (
         "linear",
         "sigmoid",

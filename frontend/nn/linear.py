@@ -46,7 +46,7 @@ class Linear(Module):
 
 
 class Bilinear(Module):
-    """x1 @ weight[k] @ x2 + bias[k] for each k: [.., in1], [.., in2] -> [.., out]. weight [out, in1, in2], bias [out]."""
+    """x1 @ weight[k] @ x2 + bias[k] for each k: [.., in1], [.., in2] -> [.., out]. weight [out, in1, in2]."""
 
     def __init__(
         self,

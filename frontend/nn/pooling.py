@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..tensor import Tensor
 from . import functional as F
@@ -163,7 +164,11 @@ class Upsample(Module):
         self, size: Size | None = None, scale_factor: float | Sequence[float] | None = None, mode: str = "nearest"
     ):
         super().__init__()
-        self.size, self.scale_factor, self.mode = size, scale_factor, mode
+        if scale_factor is not None and not isinstance(scale_factor, (int, float)):
+            self.scale_factor: Any = tuple(float(f) for f in scale_factor)
+        else:
+            self.scale_factor = None if scale_factor is None else float(scale_factor)
+        self.size, self.mode = size, mode
 
     def forward(self, input: Tensor) -> Tensor:
         return F.interpolate(input, self.size, self.scale_factor, self.mode)

@@ -34,7 +34,7 @@ def _total(parts: list[Tensor]) -> Tensor:
 
 
 def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float, norm_type: float = 2.0) -> Tensor:
-    """Scales all gradients in place so that their total norm is at most `max_norm`. Returns the norm from before, 0-d."""
+    """Scales all gradients in place so that their total norm is at most `max_norm`. Returns the norm before that."""
     with no_grad():
         grads = _grads(parameters)
         norm = get_total_norm(grads, float(norm_type))

@@ -13,8 +13,8 @@ from .optimizer import Optimizer, ParamGroup, Params, count_steps
 
 
 class SGD(Optimizer):
-    """p -= lr d, with d = g + weight_decay p, smoothed by momentum: b = momentum b + (1 - dampening) d (the first b is d),
-    then d = b, or d + momentum b if nesterov. maximize: g counts negative. foreach and fused have no effect."""
+    """p -= lr d, with d = g + weight_decay p, smoothed by momentum: b = momentum b + (1 - dampening) d (at first
+    b = d), then d = b, or d + momentum b if nesterov. maximize: g counts negative. foreach and fused have no effect."""
 
     counts_steps = True
 

@@ -164,7 +164,7 @@ def log1p(k: Kit, x: Expr) -> Expr:
     return select(apply("lt", k.abs(x), k.pick(2.0**-25, 2.0**-54)), x, y)
 
 
-def _log_of_base(k: Kit, x: Expr, factor: Pair | tuple[float, float], of_two: tuple[float, float]) -> Expr:
+def _log_of_base(k: Kit, x: Expr, factor: tuple[float, float], of_two: tuple[float, float]) -> Expr:
     """log(x) * factor with the products carried in two parts."""
     f, e = split_exponent(k, x)
     v, rest = k.fast_two_sum(f, log_tail(k, f))

@@ -268,14 +268,8 @@ def test_other_instruction_sets(isa: str, m: int, k: int, n: int, y_t: bool) -> 
 
 
 def product(m: int, k: int, n: int, y_t: bool = False, dtype=np.float32) -> Kernel:
-    x, y = np.broadcast_to(dtype(0), (m, k)), None
-    shape = (n, k) if y_t else (k, n)
-    y = np.zeros(shape, dtype)
-    return matmul_kernel(
-        buffer("x", np.zeros(x.shape, dtype)),
-        buffer("y", y.T if y_t else y),
-        buffer("out", np.zeros((m, n), dtype), "out"),
-    )
+    x, y, out = np.zeros((m, k), dtype), np.zeros((n, k) if y_t else (k, n), dtype), np.zeros((m, n), dtype)
+    return matmul_kernel(buffer("x", x), buffer("y", y.T if y_t else y), buffer("out", out, "out"))
 
 
 def main_loop(assembly: str, pattern: str) -> list[str]:

@@ -1,0 +1,632 @@
+"""What a capture sees, guards and refuses. Everything runs on the reference backend, next to plain Python."""
+
+import functools
+import math
+import time
+import warnings
+from collections import namedtuple
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from tracefuse.frontend.capture import guards, pytree
+from tracefuse.frontend.capture.instrument import instrument
+from tracefuse.frontend.compile import CaptureError, CaptureWarning, compile
+
+import tracefuse as tr
+
+reference = functools.partial(compile, backend="reference")
+strict = functools.partial(compile, backend="reference", fullgraph=True)
+
+SCALE = 2.0
+TABLE = {"a": 1.0, "b": [2.0, 3.0]}
+WEIGHTS = tr.tensor([1.0, 2.0, 3.0])
+ARRAY = np.array([1.0, 2.0, 3.0])
+FLAG = True
+
+
+class Box:
+    limit = 3
+
+    def __init__(self, n):
+        self.n = n
+        self.__hidden = n + 1
+        self.items = [1.0, 2.0]
+
+    def scaled(self, x):
+        return x * self.n + self.__hidden
+
+    @property
+    def double(self):
+        return 2 * self.n
+
+
+BOX = Box(4)
+Pair = namedtuple("Pair", "first second")
+
+
+@dataclass
+class Point:
+    x: object
+    y: object
+
+
+def vector(*values):
+    return tr.tensor(list(values))
+
+
+def same(a, b):
+    """Equal results: structure, types, dtypes, shapes, values."""
+    left, ls = pytree.flatten(a)
+    right, rs = pytree.flatten(b)
+    assert ls == rs
+    for x, y in zip(left, right):
+        assert type(x) is type(y)
+        if isinstance(x, tr.Tensor):
+            x, y = x.numpy(), y.numpy()
+        if isinstance(x, (np.ndarray, np.generic)):
+            assert x.dtype == y.dtype and x.shape == y.shape
+            np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-7)
+        else:
+            assert x == y
+    return True
+
+
+# ------------------------------------------------------------------ pytrees
+
+
+def test_pytrees_come_back_as_they_were():
+    tree = {"a": [1, (2, 3)], "b": Pair(4, {"c": 5}), "d": Point(6, [7])}
+    leaves, spec = pytree.flatten(tree)
+    assert leaves == [1, 2, 3, 4, 5, 6, 7]
+    assert pytree.unflatten(spec, leaves) == tree
+    assert pytree.flatten(tree)[1] == spec and hash(spec) == hash(pytree.flatten(tree)[1])
+    assert pytree.paths(spec, "t")[3:6] == ["t['b'].first", "t['b'].second['c']", "t['d'].x"]
+
+
+def test_values_are_compared_exactly():
+    for a, b in ((1, True), (0.0, -0.0), (1, 1.0), ("1", 1)):
+        assert not guards.expect(a).match(b)
+    assert guards.expect(float("nan")).match(float("nan"))
+    assert guards.expect([1, {"k": (2.0,)}]).match([1, {"k": (2.0,)}])
+    assert not guards.expect([1, 2]).match([1, 2, 3])
+
+
+# ------------------------------------------------------------------ instrumentation
+
+
+def test_python_features_survive_instrumentation():
+    def everything(x, n=3, *, k=2):
+        total = x * 0
+        for i, c in enumerate(range(n)):
+            if i == 1:
+                continue
+            total = total + x * (c + k)
+        squares = [j * j for j in range(n) if j != 1]
+        table = {name: len(name) for name in ("a", "bb")}
+        try:
+            table["missing"]
+        except KeyError:
+            total = total + sum(squares)
+        finally:
+            total += table["bb"]
+
+        def inner(v, w=n):
+            nonlocal total
+            total = total + v * w
+            return lambda u: u + total
+
+        def count():
+            yield from (1, 2)
+
+        first, *rest = [inner(x)(x), *count()]
+        assert n == 3, "never"
+        label = f"{n:>3}|{k!r}"
+        while n > 1:
+            n -= 1
+        return first + rest[0] - rest[1] if len(label) == 5 and not n > 1 else None
+
+    x = vector(1.0, 2.0)
+    assert same(strict(everything)(x), everything(x))
+
+
+def test_methods_super_and_private_names():
+    class Child(Box):
+        def scaled(self, x):
+            return super().scaled(x) * 2 + self.double + self.limit
+
+    obj, x = Child(5), vector(1.0, 2.0)
+    fn = strict(lambda v: obj.scaled(v))
+    assert same(fn(x), obj.scaled(x))
+    obj.n = 7
+    assert same(fn(x), obj.scaled(x))
+    assert fn.cache_info()["misses"] == 2
+
+
+def test_two_lambdas_on_a_line_are_told_apart():
+    f, g = (lambda x: x + 1, lambda x: x * 5)
+    x = vector(2.0)
+    assert same((strict(f)(x), strict(g)(x)), (f(x), g(x)))
+
+
+def test_the_instrumented_copy_shares_cells_and_defaults():
+    n = 1
+
+    def f(a, b=[3]):  # noqa: B006
+        return n, b
+
+    class Hooks:
+        def operand(self, v):
+            return v
+
+    copy = instrument(f, Hooks())
+    assert copy(0)[1] is f(0)[1]
+    n = 2
+    assert copy(0)[0] == 2
+
+
+def test_source_that_is_missing_is_said():
+    space = {}
+    exec("def f(x):\n    return x + 1", space)
+    with pytest.raises(CaptureError, match="source"):
+        strict(space["f"])(vector(1.0))
+
+
+def test_decorators_closures_and_partials():
+    def twice(f):
+        @functools.wraps(f)
+        def inside(*args):
+            return f(*args) * 2
+
+        return inside
+
+    @twice
+    def g(x):
+        return x + SCALE
+
+    h = functools.partial(lambda x, y: x * y, y=3.0)
+    x = vector(1.0, 4.0)
+    assert same(strict(lambda v: h(g(v)))(x), h(g(x)))
+
+
+# ------------------------------------------------------------------ guards
+
+
+def test_globals_are_guarded(monkeypatch):
+    fn = strict(lambda x: x * SCALE + TABLE["b"][1])
+    x = vector(1.0, 2.0)
+    assert same(fn(x), x * 2.0 + 3.0)
+    monkeypatch.setitem(globals(), "SCALE", 5.0)
+    assert same(fn(x), x * 5.0 + 3.0)
+    monkeypatch.setitem(globals(), "TABLE", {"a": 1.0, "b": [2.0, 8.0]})
+    assert same(fn(x), x * 5.0 + 8.0)
+    monkeypatch.undo()
+    assert same(fn(x), x * 2.0 + 3.0)
+    assert fn.cache_info()["misses"] == 3
+
+
+def test_containers_changed_in_place_are_noticed():
+    config = {"k": [1.0]}
+    fn = strict(lambda x: x * config["k"][0])
+    x = vector(1.0)
+    assert same(fn(x), x)
+    config["k"][0] = 4.0
+    assert same(fn(x), x * 4.0)
+
+
+def test_closures_are_guarded():
+    n = 2
+
+    def f(x):
+        return x * n
+
+    fn, x = strict(f), vector(1.0, 2.0)
+    assert same(fn(x), x * 2)
+    n = 3
+    assert same(fn(x), x * 3)
+
+
+def test_attributes_of_user_objects_are_guarded():
+    box = Box(2)
+    fn, x = strict(lambda v: box.scaled(v) * box.double + box.limit), vector(1.0, 2.0)
+    for n in (2, 5):
+        box.n = n
+        assert same(fn(x), box.scaled(x) * box.double + box.limit)
+    Box.limit = 9
+    try:
+        assert same(fn(x), box.scaled(x) * box.double + box.limit)
+    finally:
+        Box.limit = 3
+    box.limit = 11  # shadows the class attribute
+    assert same(fn(x), box.scaled(x) * box.double + box.limit)
+
+
+def test_static_arguments_retrace():
+    def f(x, n, mode):
+        return x * n if mode == "mul" else x + n
+
+    fn, x = strict(f), vector(1.0, 2.0)
+    for n, mode in ((2, "mul"), (3, "mul"), (True, "mul"), (2, "add")):
+        assert same(fn(x, n, mode), f(x, n, mode))
+    assert fn.cache_info()["misses"] == 4
+
+
+def test_float_arguments_stay_in_the_graph():
+    def f(x, lr, decay):
+        return x - lr * (x * decay) / 2.0 + 3 * lr
+
+    fn, x = strict(f), vector(1.0, 2.0)
+    for lr in (0.1, 0.2, 0.7):
+        assert same(fn(x, lr, -0.5), f(x, lr, -0.5))
+    assert fn.cache_info()["misses"] == 1
+
+
+def test_floats_that_steer_python_become_constants():
+    def f(x, p):
+        return x * math.sqrt(p) if p > 0.5 else x
+
+    fn, x = strict(f), vector(1.0, 2.0)
+    for p in (0.25, 0.25, 4.0):
+        assert same(fn(x, p), f(x, p))
+    assert fn.cache_info()["misses"] == 2
+
+
+def test_grad_mode_and_default_dtype_pick_the_trace():
+    def f(x):
+        return x * 2, tr.zeros(2)
+
+    fn, x = strict(f), vector(1.0, 2.0)
+    fn(x)
+    with tr.no_grad():
+        fn(x)
+    assert fn.cache_info()["misses"] == 2
+    tr.set_default_dtype(tr.float64)
+    try:
+        assert fn(x)[1].dtype is tr.float64
+    finally:
+        tr.set_default_dtype(tr.float32)
+
+
+def test_too_many_traces_warn_once_and_name_the_cause():
+    box = Box(0)
+    fn = reference(lambda x: x * box.n)
+    with pytest.warns(CaptureWarning, match="Box.n") as caught:
+        for n in range(20):
+            box.n = n
+            assert same(fn(vector(1.0)), vector(1.0) * n)
+    assert len(caught) == 1
+
+
+# ------------------------------------------------------------------ what ends a capture
+
+COUNTER = {"n": 0}
+LIST = []
+
+
+def prints(x):
+    print("hello")
+    return x + 1
+
+
+def reads_a_value(x):
+    return x * 2 if x.sum() > 0 else x
+
+
+def takes_item(x):
+    return x * x[0].item()
+
+
+def takes_float(x):
+    return x + float(x[0])
+
+
+def goes_to_numpy(x):
+    return x + np.asarray(x).sum()
+
+
+def reads_the_clock(x):
+    return x + (time.time() > 0)
+
+
+def counts(x):
+    COUNTER["n"] += 1
+    return x + 1
+
+
+def appends(x):
+    LIST.append(1)
+    return x + 1
+
+
+def sets_an_attribute(x):
+    BOX.n = 4
+    return x + 1
+
+
+def assigns_a_global(x):
+    global FLAG
+    FLAG = True
+    return x + 1
+
+
+def makes_text(x):
+    return x + len(f"{x}") * 0
+
+
+def swallows(x):
+    try:
+        if x.sum() > 0:
+            return x * 3
+    except BaseException:
+        return x * 0
+    return x
+
+
+def draws_from_numpy(x):
+    return x + np.random.default_rng(0).random() * 0
+
+
+@pytest.mark.parametrize(
+    "f",
+    [
+        prints,
+        reads_a_value,
+        takes_item,
+        takes_float,
+        goes_to_numpy,
+        reads_the_clock,
+        counts,
+        appends,
+        sets_an_attribute,
+        assigns_a_global,
+        makes_text,
+        swallows,
+        draws_from_numpy,
+    ],
+    ids=lambda f: f.__name__,
+)
+def test_what_cannot_be_captured_runs_as_plain_python(f):
+    fn, x = reference(f), vector(1.0, 2.0)
+    before = dict(COUNTER), len(LIST)
+    with pytest.warns(CaptureWarning) as caught:
+        results = [fn(x) for _ in range(3)]
+    assert len(caught) == 1 and "test_capture.py:" in str(caught[0].message)
+    after = dict(COUNTER), len(LIST)
+    want = f(x)
+    for r in results:
+        assert same(r, want)
+    if f is counts:
+        assert after[0]["n"] == before[0]["n"] + 3
+    if f is appends:
+        assert after[1] == before[1] + 3
+
+
+def test_fullgraph_raises_and_names_the_line():
+    with pytest.raises(CaptureError, match=r"test_capture.py:\d+.*truth test"):
+        strict(reads_a_value)(vector(1.0))
+
+
+def test_hidden_counters_do_not_leak_into_a_loop():
+    class Count:
+        n = 0
+
+    count = Count()
+
+    def f(x):
+        while x.sum() > 1e-9:
+            x = x * 0.5
+            count.n += 1
+            if count.n == 10:
+                break
+        return x
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CaptureWarning)
+        got = reference(f)(vector(1.0, 1.0))
+    count.n = 0
+    assert same(got, f(vector(1.0, 1.0)))
+
+
+def test_iterators_from_outside_are_not_advanced():
+    it = iter([1.0, 2.0, 3.0])
+    fn = reference(lambda x: x * next(it))
+    with pytest.warns(CaptureWarning):
+        assert same([fn(vector(1.0)) for _ in range(2)], [vector(1.0), vector(2.0)])
+
+
+def test_errors_are_those_of_plain_python():
+    def f(x, y):
+        if x.shape[0] == 3:
+            raise KeyError("mine")
+        return x @ y
+
+    fn = reference(f)
+    with pytest.raises(KeyError, match="mine"):
+        fn(vector(1.0, 2.0, 3.0), vector(1.0))
+    with pytest.raises(Exception) as eager:
+        f(vector(1.0, 2.0), tr.ones(4))
+    with pytest.raises(type(eager.value)) as compiled:
+        fn(vector(1.0, 2.0), tr.ones(4))
+    assert str(eager.value) == str(compiled.value)
+    assert compiled.value.__context__ is None
+    assert same(fn(vector(1.0, 2.0), vector(3.0, 4.0)), tr.tensor(11.0))
+
+
+# ------------------------------------------------------------------ state, writes, views, aliasing
+
+
+def test_tensors_and_arrays_from_outside_are_read_anew():
+    fn = strict(lambda x: x * WEIGHTS + ARRAY[0])
+    x = vector(1.0, 1.0, 1.0)
+    assert same(fn(x), x * WEIGHTS + ARRAY[0])
+    with tr.no_grad():
+        WEIGHTS[0] = 10.0
+    ARRAY[0] = 7.0
+    try:
+        got = fn(x)
+        np.testing.assert_allclose(got.numpy(), [17.0, 9.0, 10.0])
+    finally:
+        WEIGHTS[0], ARRAY[0] = 1.0, 1.0
+    assert fn.cache_info()["misses"] == 1
+
+
+def test_writes_into_arguments_and_state():
+    def f(x, y):
+        x += y
+        x[0] = 5.0
+        state.mul_(2.0)
+        return x * state
+
+    state = vector(1.0, 2.0)
+    a, b = vector(1.0, 2.0), vector(3.0, 4.0)
+    want = f(a, b)
+    want_a, want_state = a.numpy().copy(), state.numpy().copy()
+    state.copy_(vector(1.0, 2.0))
+    a = vector(1.0, 2.0)
+    fn = strict(f)
+    assert same(fn(a, b), want)
+    np.testing.assert_allclose(a.numpy(), want_a)
+    np.testing.assert_allclose(state.numpy(), want_state)
+    assert same(fn(a, b), (lambda s: s)(a * state))
+
+
+def test_views_follow_their_base_and_write_through():
+    def f(x):
+        y = x * 1.0
+        top, flat = y[:2], y.reshape(-1)
+        column = y.T[1]
+        top.mul_(10.0)
+        flat[0] = -1.0
+        column += 100.0
+        y[2, 2] = 7.0
+        return y, top, flat, column
+
+    x = tr.tensor(np.arange(9.0, dtype=np.float32).reshape(3, 3))
+    got, want = strict(f)(x), f(x)
+    assert same(got, want)
+    got[0][0, 0] = 42.0  # the results share storage, as in plain Python
+    want[0][0, 0] = 42.0
+    assert same(got, want)
+
+
+def test_writing_through_a_view_of_an_argument():
+    def f(x):
+        x[1:][0] += 1.0
+        return x.T
+
+    a = tr.tensor(np.zeros((3, 2), np.float32))
+    b = tr.tensor(np.zeros((3, 2), np.float32))
+    got, want = strict(f)(a), f(b)
+    assert same(got, want) and same(a, b)
+    got[0, 0] = 9.0
+    assert a.numpy()[0, 0] == 9.0
+
+
+def test_results_alias_as_in_plain_python():
+    def f(x, y):
+        z = x + y
+        return x, z, z, {"y": y, "again": x}
+
+    x, y = vector(1.0), vector(2.0)
+    out = strict(f)(x, y)
+    assert out[0] is x and out[3]["y"] is y and out[3]["again"] is x and out[1] is out[2]
+
+
+def test_arguments_that_share_memory_are_not_mistaken():
+    def f(x, y):
+        x += 1.0
+        return x * y
+
+    fn = reference(f)
+    base = tr.tensor(np.arange(4.0, dtype=np.float32))
+    assert same(fn(vector(1.0, 2.0), vector(3.0, 4.0)), vector(6.0, 12.0))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CaptureWarning)
+        got = fn(base[:2], base[1:3])
+        np.testing.assert_allclose(base.numpy(), [1.0, 2.0, 2.0, 3.0])
+        np.testing.assert_allclose(got.numpy(), [2.0, 4.0])
+        v = vector(1.0, 2.0)
+        assert same(fn(v, v), vector(4.0, 9.0))
+
+
+def test_constants_made_in_the_function_are_fresh_every_time():
+    def f(x):
+        t = tr.tensor([1.0, 2.0])
+        t += x
+        u = np.zeros(2, np.float32)
+        u[0] = 3.0
+        return t, x + u, tr.tensor([5.0])
+
+    fn, x = strict(f), vector(1.0, 1.0)
+    first, second = fn(x), fn(x)
+    assert same(first, f(x)) and same(second, f(x))
+    assert first[2] is not second[2]
+
+
+def test_the_trace_touches_nothing_when_it_stops():
+    w = tr.tensor([1.0, 2.0], requires_grad=True)
+    buffer = vector(0.0, 0.0)
+
+    def f(x):
+        loss = (w * x).sum()
+        loss.backward()
+        with tr.no_grad():
+            buffer.add_(w.grad)
+            w.mul_(2.0)
+        print(end="")
+        return loss
+
+    with pytest.warns(CaptureWarning):
+        reference(f)(vector(3.0, 4.0))
+    np.testing.assert_allclose(w.grad.numpy(), [3.0, 4.0])
+    np.testing.assert_allclose(buffer.numpy(), [3.0, 4.0])
+    np.testing.assert_allclose(w.detach().numpy(), [2.0, 4.0])
+
+
+# ------------------------------------------------------------------ NumPy code
+
+
+def numpy_cases():
+    f64, f32 = np.array([[1.0, 2.0], [3.0, 4.5]]), np.array([[0.5, 1.5], [2.5, 3.0]], np.float32)
+    i32, u8, b = np.array([[1, 2], [3, 4]], np.int32), np.array([[1, 2], [250, 4]], np.uint8), np.array([[True, False], [False, True]])
+    return [
+        ("promotion", lambda x, y: (x + y, x * 2, y * 2.5, x / y), (f64, i32)),
+        ("mixed", lambda x, y: (x + y, np.sqrt(y), x > y), (f32, i32)),
+        ("small ints", lambda x: (x + 1, x / 2, x.sum(), x.mean(), np.sqrt(x), x // 3, x % 3, -x), (u8,)),
+        ("bools", lambda x: (x.sum(), ~x, x & True, x.any(), x.all(axis=0), np.mean(x)), (b,)),
+        ("float32", lambda x: (x * np.float64(2), x * 2.0, x**2, np.exp(x), x.std(), x.var(axis=0, ddof=1)), (f32,)),
+        ("reductions", lambda x: (x.max(), x.min(axis=0), x.sum(axis=1, keepdims=True), np.prod(x), x.argmax()), (f64,)),
+        ("shapes", lambda x: (x.T, x.reshape(-1), x[0], x[:, 1], x[0, 1], np.stack([x, x]), x.ravel()), (f64,)),
+        ("joins", lambda x, y: (np.concatenate([x, y]), np.where(x > 2, x, y), np.clip(x, 2, 3)), (f64, f32)),
+        ("matmul", lambda x, y: (x @ y, np.dot(x, y[0]), np.outer(x[0], y[1])), (f64, f32)),
+        ("shape queries", lambda x: (x * x.shape[0], x.dtype == np.float64, x.ndim, x.size), (f64,)),
+        ("isinstance", lambda x: x * 2 if isinstance(x, np.ndarray) else x, (f64,)),
+        ("casts", lambda x: (x.astype(np.int64), x.astype("float32"), x.copy()), (f64,)),
+        ("globals", lambda x: x[0] * ARRAY[:2] + ARRAY.sum(), (f64,)),
+    ]
+
+
+@pytest.mark.parametrize("name,f,args", numpy_cases(), ids=[c[0] for c in numpy_cases()])
+def test_numpy_code_gives_what_numpy_gives(name, f, args):
+    assert same(strict(f)(*args), f(*args))
+
+
+def test_numpy_arrays_are_written_in_place():
+    def f(x, out):
+        x[1:] *= 2
+        x[0] = 9
+        np.add(x, 1, out=out)
+        return out
+
+    a, b = np.arange(4.0), np.arange(4.0)
+    out_a, out_b = np.zeros(4), np.zeros(4)
+    got = strict(f)(a, out_a)
+    f(b, out_b)
+    assert got is out_a
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(out_a, out_b)
+
+
+def test_numpy_functions_that_capture_does_not_know_fall_back():
+    with pytest.warns(CaptureWarning, match="median"):
+        assert reference(lambda x: np.median(x) + x)(np.array([1.0, 5.0]))[0] == 4.0
