@@ -1,7 +1,7 @@
 """`tr.compile`: functions, methods, modules and whole training steps as compiled traces.
 
 A call looks up the traces of its argument layout, takes the first whose guards hold, and runs it. Without one it
-captures, builds and runs a new trace; what can't be captured runs as plain Python, with one warning that names the line.
+captures, builds and runs a new trace; what can't be captured runs as plain Python, with a warning that names the line.
 
 Python float arguments that only meet arithmetic are inputs of the trace; every other Python number is a constant of it,
 guarded by value. Tensors need equal dtype, shape and layout to share a trace.
@@ -269,7 +269,7 @@ def compile(
     check: int = 0,
     options: dict[str, Any] | None = None,
 ) -> Any:
-    """Compiles a function, a method, or a Module (its forward). Also a decorator: `@compile`, `@compile(fullgraph=True)`.
+    """Compiles a function, a method, or a Module (its forward). Also a decorator: `@compile`, `@compile(check=1)`.
 
     fullgraph: a call that can't be captured raises CaptureError instead of running as plain Python.
     mode: "default", "lazy", "max". dynamic: None or False: every shape gets its own trace.
@@ -292,7 +292,7 @@ def compile(
 
 
 def _compiled_module(module: Any, settings: dict[str, Any]) -> Any:
-    """An object of `module`'s class (a subclass, by name the same) with the very same `__dict__`, whose call is compiled."""
+    """An object of a subclass of `module`'s class, with the same name and the very same `__dict__`; its call is compiled."""
     cls = type(module)
     if "__tracefuse_compiled__" in cls.__dict__:
         module, cls = cls.__tracefuse_original__, type(cls.__tracefuse_original__)
@@ -310,7 +310,7 @@ def _compiled_module(module: Any, settings: dict[str, Any]) -> Any:
         "__doc__": cls.__doc__,
         "__reduce_ex__": lambda self, protocol: module.__reduce_ex__(protocol),
     }
-    twin = type(cls)(cls.__name__, (cls,), members)
+    twin: Any = type(cls)(cls.__name__, (cls,), members)  # type: ignore[operator]
     out = object.__new__(twin)
     object.__setattr__(out, "__dict__", module.__dict__)
     return out
@@ -322,7 +322,7 @@ def is_compiled(x: Any) -> bool:
 
 
 def compiled_function(x: Any) -> CompiledFunction:
-    """The CompiledFunction behind what `compile` gave for a function, a method or a Module. TypeError if there is none."""
+    """The CompiledFunction behind what `compile` gave for a function, method or Module. TypeError if there is none."""
     if isinstance(x, types.MethodType):
         x = x.__func__
     found = x if isinstance(x, CompiledFunction) else type(x).__dict__.get("__tracefuse_compiled__")

@@ -189,6 +189,8 @@ def write_result(t: Tensor, new: Tensor, what: str = "in-place operation") -> Te
                 f"{what}: the result is {new.dtype.name}, which cannot be written into a {t.dtype.name} tensor"
             )
         new = run(get_op("cast"), (new,), {"dtype": t.dtype})
+    if new._node is not None:
+        new._node[0].keep_values_of(root_of(t))
     return assign(t, new, what)
 
 

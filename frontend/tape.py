@@ -12,6 +12,8 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Union
 
+import numpy as np
+
 from ..ir.dtypes import DType, from_numpy
 from ..ir.op import Attrs, OpDef, VjpContext, get_op
 from ..ir.types import TensorType
@@ -84,6 +86,9 @@ class Node:
     def release(self) -> None:
         """Drops what was saved for `pull`."""
 
+    def keep_values_of(self, root: Tensor) -> None:
+        """Called when the storage of `root` is about to be written with this node's result."""
+
     def result_type(self, i: int) -> TensorType:
         return _type(*self.results[i])
 
@@ -94,7 +99,7 @@ class Node:
 class OpNode(Node):
     """An op, with what its vjp rule reads: `op.saves` says which operands and whether the results."""
 
-    __slots__ = ("attrs", "checks", "inputs", "op", "outputs", "types")
+    __slots__ = ("attrs", "checks", "inputs", "op", "outputs", "saves", "types")
 
     def __init__(self, op: OpDef, tensors: tuple, attrs: Attrs, payloads: tuple, outs: tuple, results: tuple):
         super().__init__(tensors, results)
@@ -112,7 +117,7 @@ class OpNode(Node):
         if keep_out:
             for r in results:  # weak: a strong reference would make a cycle and keep memory until the next collection
                 checks.append((weakref.ref(r), r._version, "the result"))
-        self.checks = checks
+        self.checks, self.saves = checks, bool(checks)
 
     @property
     def name(self) -> str:
@@ -140,6 +145,15 @@ class OpNode(Node):
             )
         return tuple(grads)
 
+    def keep_values_of(self, root: Tensor) -> None:
+        """Copies what was saved of the storage of `root`, which is about to be written with this node's own result."""
+        if self.inputs is None or all(holder is not root for holder, _, _ in self.checks):
+            return
+        if isinstance(root._data, np.ndarray):
+            shared = [isinstance(p, np.ndarray) and np.may_share_memory(p, root._data) for p in self.inputs]
+            self.inputs = tuple([p.copy() if s else p for p, s in zip(self.inputs, shared)])
+        self.checks = [c for c in self.checks if c[0] is not root]
+
     def _check_versions(self) -> None:
         for holder, version, what in self.checks:
             t = holder() if isinstance(holder, weakref.ref) else holder
@@ -151,7 +165,7 @@ class OpNode(Node):
                 )
 
     def release(self) -> None:
-        if self.checks:  # ops that save nothing can be run again
+        if self.saves:  # ops that save nothing can be run again
             self.inputs = self.outputs = None
 
 

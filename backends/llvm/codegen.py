@@ -255,8 +255,4 @@ class _LoopGenerator:
                 self.emitter.define(name, v)
 
     def _stores(self, stage: Stage, mask: Val | None) -> None:
-        """All values first, then the writes: a store may overwrite what another one reads."""
-        e = self.emitter
-        values = [e.value(s.value, e.lanes, mask) for s in stage.stores]
-        for s, v in zip(stage.stores, values):
-            e.write(s, v, e.lanes, mask, stream=s.buffer in self.schedule.stream)
+        self.emitter.stores(stage.stores, None, mask, self.schedule.stream)

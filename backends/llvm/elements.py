@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Iterator
+from typing import Iterable, Iterator
 
 from ...ir import dim
 from ...ir.dim import Dim, DimLike
@@ -259,9 +259,14 @@ class ElementEmitter:
         return total
 
     def _lane_atom(self, a: dim.Atom, type: str) -> Val:
-        f = self.f
         if a.kind == "sym":
             return self.lane_index(dim._of_atom(a), type)
+        whole = dim._of_atom(a)
+        level = max(self.bound[s][0] for s in dim.symbols(whole))
+        return self._emit_at(level, (("lanes", whole, type), True), lambda: self._divided(a, type))
+
+    def _divided(self, a: dim.Atom, type: str) -> Val:
+        f = self.f
         x, y = self.lane_index(a.a, type), self.lane_index(a.b, type)
         if a.kind in ("max", "min"):
             return f.select(f.cmp("sgt" if a.kind == "max" else "slt", x, y), x, y)
@@ -277,15 +282,14 @@ class ElementEmitter:
         """All of `conditions` >= 0: an i1 if the same for all lanes, a vector of them if not, None if always true."""
         f = self.f
         out: Val | None = None
-        for d in conditions:
-            if dim.nonnegative(d):
-                continue
+        for d, top in _ranges(conditions):
             if isinstance(d, int):
                 return literal(0, "i1")
             if self.lane_stride(d) == 0:
-                one = f.cmp("sge", self.index(d), i64(0))
+                x = self.index(d)
+                one = f.cmp("sge", x, i64(0)) if top is None else f.cmp("ule", x, i64(top))
             else:
-                one = self._emit_at(*self._mask_place(d), lambda d=d: self._lane_condition(d))
+                one = self._emit_at(*self._mask_place(d, top), lambda d=d, top=top: self._lane_condition(d, top))
             if out is None:
                 out = one
             else:
@@ -293,13 +297,13 @@ class ElementEmitter:
                 out = f.binary("and", self._widen(out, n), self._widen(one, n))
         return out
 
-    def _mask_place(self, d: DimLike) -> tuple[int, tuple]:
+    def _mask_place(self, d: DimLike, top: int | None) -> tuple[int, tuple]:
         level = max(self.bound[s][0] for s in dim.symbols(d))
-        return level, (("condition", d), True)
+        return level, (("condition", d, top), True)
 
-    def _lane_condition(self, d: DimLike) -> Val:
+    def _lane_condition(self, d: DimLike, top: int | None) -> Val:
         v = self.lane_index(d, "i32" if _small(d) else "i64")
-        return self.f.cmp("sge", v, literal(0, v.type))
+        return self.f.cmp("sge", v, literal(0, v.type)) if top is None else self.f.cmp("ule", v, literal(top, v.type))
 
     def _widen(self, v: Val, lanes: int) -> Val:
         return v if lanes_of(v.type) == lanes else self.f.splat(v, lanes)
@@ -435,10 +439,15 @@ class ElementEmitter:
             return self.f.cmp("ne", v, literal(0, v.type))
         return v
 
-    def store(self, store: Store, lanes: int | None = None, mask: Val | None = None, stream: bool = False) -> None:
-        """Evaluates a store's value and writes it at the bound indices, where its mask and `mask` allow."""
+    def stores(
+        self, stores: Iterable[Store], lanes: int | None = None, mask: Val | None = None, stream: Iterable[str] = ()
+    ) -> None:
+        """Evaluates the values of all `stores`, then writes them, where their masks and `mask` allow: a store may
+        overwrite what another one reads. `stream`: buffers to write past the cache."""
         lanes = self.lanes if lanes is None else lanes
-        self.write(store, self.value(store.value, lanes, mask), lanes, mask, stream)
+        values = [(s, self.value(s.value, lanes, mask)) for s in stores]
+        for s, v in values:
+            self.write(s, v, lanes, mask, s.buffer in stream)
 
     def write(self, store: Store, v: Val, lanes: int, mask: Val | None = None, stream: bool = False) -> None:
         """Writes `v`, the value of `store` computed before."""
@@ -517,6 +526,23 @@ class _Overlay(dict):
 
     def __setitem__(self, key, value):
         self.own[key] = value
+
+
+def _ranges(conditions: tuple[DimLike, ...]) -> list[tuple[DimLike, int | None]]:
+    """The conditions d >= 0 that are not certain. Two that say 0 <= d <= top become one: (d, top), one unsigned test."""
+    rest = [d for d in conditions if not dim.nonnegative(d)]
+    out: list[tuple[DimLike, int | None]] = []
+    while rest:
+        d = rest.pop(0)
+        partner = next((e for e in rest if isinstance(d + e, int)), None)
+        if partner is None:
+            out.append((d, None))
+            continue
+        rest.remove(partner)
+        top = d + partner
+        assert isinstance(top, int)
+        out.append((d, top) if top >= 0 else (-1, None))
+    return out
 
 
 def _small(d: DimLike) -> bool:

@@ -209,5 +209,4 @@ def _run(frame: Frame, out: Output, value: Val, mask: Val | None) -> None:
         for r in stage.reductions:  # without inner axes a fold has one element: itself
             for name, e in zip(r.names, r.inputs):
                 em.define(name, em.value(e, out.lanes, mask))
-        for s in stage.stores:
-            em.store(s, out.lanes, mask)
+        em.stores(stage.stores, out.lanes, mask)

@@ -15,7 +15,7 @@ from ...ir.dtypes import DType
 from ...ir.scalar import cast
 from .builder import Function, Val, i64, lanes_of, scalar_type, vec
 from .gemm_frame import Frame
-from .gemm_sides import Operand, Side, map_dims, substitution
+from .gemm_sides import Operand, Side, bounds_symbols, map_dims, substitution
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,10 @@ def pack(frame: Frame, op: Operand, panels: Panels, to: Val, k0: Val, depth: Val
     """
     if panels.dtype is not op.expr.dtype:
         op = Operand(cast(op.expr, panels.dtype), op.panel, op.k)
-    if not op.along_panel and op.along_k(panels.lanes):
+    if op.along_k(panels.lanes) and not (op.along_panel and _long(op.panel, panels.lanes)):
         _pack_transposed(frame, op, panels, to, k0, depth, start, count)
+    elif _is_window(op, panels):
+        _pack_windows(frame, op, panels, to, k0, depth, start, count)
     elif len(op.panel.axes) == 1 or panels.width % panels.lanes == 0 and op.panel.whole_vectors(panels.lanes):
         _pack_vectors(frame, op, panels, to, k0, depth, start, count)
     else:
@@ -79,6 +81,54 @@ def _pack_vectors(
         sweep(loop.index, i64(0), whole, masked=False)
         if not _always_whole(op.panel.extent, width, lanes):
             sweep(loop.index, whole, every, masked=True)
+    frame.em.scalar()
+
+
+def _long(side: Side, lanes: int) -> bool:
+    """Whether runs along the innermost axis fill vectors."""
+    return not isinstance(side.inner.extent, int) or side.inner.extent >= lanes
+
+
+def _is_window(op: Operand, panels: Panels) -> bool:
+    """Whether bounds are tested that stay the same along the innermost k axis: the window of a convolution."""
+    bounded = bounds_symbols(op.expr)
+    return (
+        len(op.k.axes) >= 2
+        and bool(bounded)
+        and op.k.inner.sym not in bounded
+        and panels.width % panels.lanes == 0
+        and op.panel.whole_vectors(panels.lanes)
+    )
+
+
+def _pack_windows(
+    frame: Frame, op: Operand, panels: Panels, to: Val, k0: Val, depth: Val, start: Val, count: Val
+) -> None:
+    """Vectors along the panel side; each goes through all of k in turn, so that a run of the innermost k axis shares one
+    evaluation of the bounds."""
+    f, lanes, width = frame.f, panels.lanes, panels.width
+    stride, align = frame.size(panels.stride), panels.dtype.itemsize
+    inner = frame.size(op.k.inner.extent)
+    stop = f.add(k0, depth)
+    first = f.binary("udiv", k0, inner)
+    last = f.binary("udiv", f.add(stop, f.sub(inner, i64(1))), inner)
+    every = f.binary("udiv", f.add(count, i64(width - 1)), i64(width))
+    with frame.loop(i64(0), every) as panel_loop:
+        point = frame.times(panel_loop.index, width)
+        corner = f.mul(panel_loop.index, stride)
+        for v in range(width // lanes):
+            mask = None
+            if not _always_whole(op.panel.extent, width, lanes):
+                mask = frame.below(f.sub(f.sub(count, point), i64(v * lanes)), lanes)
+            frame.vector(op.panel, f.add(f.add(start, point), i64(v * lanes)), lanes)
+            with frame.loop(first, last) as run:
+                frame.bind(Side(op.k.axes[:-1]), run.index)
+                origin = f.mul(run.index, inner)
+                low, high = frame.max(f.sub(k0, origin), i64(0)), frame.min(f.sub(stop, origin), inner)
+                row = f.add(corner, f.add(frame.times(f.sub(origin, k0), width), i64(v * lanes)))
+                with frame.loop(low, high, sym=op.k.inner.sym) as loop:
+                    value = frame.em.value(op.expr, lanes, mask)
+                    f.store(value, frame.cell(to, f.add(row, frame.times(loop.index, width)), panels.dtype), align)
     frame.em.scalar()
 
 

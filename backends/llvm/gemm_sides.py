@@ -140,11 +140,11 @@ def side(axes: tuple[Axis, ...], name: str) -> Side:
 
 
 def merged(side: Side, exprs: list[Expr], extra: Iterable[DimLike] = ()) -> tuple[Side, dict[Dim, DimLike]]:
-    """Merges innermost axes while every index expression stays linear in the merged one.
+    """Merges innermost axes while every index expression stays linear in the merged one (bounds of masks need not).
 
     Returns the side and what to substitute for the axes that are gone.
     """
-    dims = [d for e in exprs for d in _dims(e)] + [d for d in extra if not isinstance(d, int)]
+    dims = [d for e in exprs for d in _indices(e)] + [d for d in extra if not isinstance(d, int)]
     axes, env = list(side.axes), {}
     while len(axes) >= 2:
         outer, inner = axes[-2:]
@@ -167,16 +167,24 @@ def merged_stages(side: Side, stages: tuple[Stage, ...]) -> tuple[Side, tuple[St
     return new, tuple(map_stage(s, substitution(env)) for s in stages)
 
 
-def _dims(e: Expr) -> list[Dim]:
+def _indices(e: Expr) -> list[Dim]:
+    """The index expressions whose values or addresses vary with the axes."""
     out: list[DimLike] = []
     for node in walk(e):
         if node.op == "index":
             out.append(node.attr)
-        elif node.op == "in_bounds":
-            out += node.attr
         elif node.op == "load":
-            out += [d for d in (*node.attr.index, *node.attr.mask) if not isinstance(d, Expr)]
+            out += [d for d in node.attr.index if not isinstance(d, Expr)]
     return [d for d in out if isinstance(d, Dim)]
+
+
+def bounds_symbols(e: Expr) -> frozenset[Dim]:
+    """The axes that masks and bounds predicates of `e` depend on."""
+    found: set[Dim] = set()
+    for node in walk(e):
+        for d in node.attr.mask if node.op == "load" else node.attr if node.op == "in_bounds" else ():
+            found |= dim.symbols(d)
+    return frozenset(found)
 
 
 def strides_along(e: Expr, axis: Axis) -> set[DimLike | None]:

@@ -23,7 +23,18 @@ from .array_mode import ArrayTracer, NumberTracer
 from .hooks import Hooks
 from .instrument import is_instrumented
 from .overlap import OverlapGuard
-from .replay import Alias, ArraySource, Captured, Fresh, GradEffect, Leaf, Recipe, ScalarSource, Static, View
+from .replay import (
+    Alias,
+    ArraySource,
+    Captured,
+    Fresh,
+    GradEffect,
+    Leaf,
+    Recipe,
+    ScalarSource,
+    Static,
+    View,
+)
 from .scalars import ScalarArgument
 from .tracer import CaptureStop, Specialize, Tracer
 

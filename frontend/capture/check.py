@@ -67,7 +67,7 @@ def _compare(path: str, got: Any, want: Any) -> list[str]:
         return [] if np.array_equal(got, want) else [f"{path} differs in {int(np.sum(got != want))} elements"]
     exact, found = want.astype(np.float64), got.astype(np.float64)
     digits = {2: 2e-2, 4: 2e-4, 8: 1e-9}[want.dtype.itemsize]
-    scale = np.max(np.abs(exact[np.isfinite(exact)]), initial=1e-6)
+    scale = np.max(np.abs(np.asarray(exact)[np.isfinite(exact)]), initial=1e-6)
     if np.allclose(found, exact, rtol=digits, atol=digits * scale, equal_nan=True):
         return []
     return [f"{path} differs by up to {np.nanmax(np.abs(found - exact)):.3g}"]

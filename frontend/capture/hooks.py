@@ -35,7 +35,7 @@ class Hooks(ObjectHooks):
     def __init__(self, tracer: Tracer):
         super().__init__(tracer)
         self._copies: dict[int, tuple[Any, Any]] = {}
-        tracer.callable = self.callable
+        tracer.on_callable = self.callable
         tracer.array_class = array_mode.ArrayTracer
 
     def call(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
@@ -337,7 +337,7 @@ class Hooks(ObjectHooks):
         if isinstance(new, types.FunctionType) and not policy.is_generated(new) and policy.is_user(new):
             if not hasattr(cls, "_fields"):
                 self.tracer.stop(f"it makes a {cls.__name__}, which defines __new__")
-        obj = new(cls) if new is object.__new__ else new(cls, *args, **kwargs)
+        obj = object.__new__(cls) if new is object.__new__ else new(cls, *args, **kwargs)  # type: ignore[call-arg]
         self.own(obj)
         init = cls.__init__
         if isinstance(init, types.FunctionType):

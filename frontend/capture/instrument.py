@@ -64,6 +64,10 @@ def _hook(method: str, *args: ast.expr) -> Any:
     return ast.Call(target, list(args), [])
 
 
+def _constant(value: Any) -> ast.Constant:
+    return ast.Constant(value)
+
+
 class _Instrument(ast.NodeTransformer):
     """Rewrites one function body. `outer`: names of functions around it; `owner`: its class, for private names."""
 
@@ -212,14 +216,14 @@ class _Instrument(ast.NodeTransformer):
         return node
 
     def visit_Import(self, node: ast.Import) -> ast.AST:
-        names = ast.Constant(tuple(a.name for a in node.names))
-        return self._first(node, _hook("importing", names, ast.Constant(())))
+        names = _constant(tuple(a.name for a in node.names))
+        return self._first(node, _hook("importing", names, _constant(())))
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
         if node.level:
             return self._first(node, _hook("stop", ast.Constant("it has a relative import inside the function")))
-        names = ast.Constant(tuple(a.name for a in node.names))
-        return self._first(node, _hook("importing", ast.Constant((node.module,)), names))
+        names = _constant(tuple(a.name for a in node.names))
+        return self._first(node, _hook("importing", _constant((node.module,)), names))
 
     def _first(self, node: ast.stmt, call: ast.Call) -> ast.AST:
         """`node` after the hook, as one statement."""

@@ -200,7 +200,7 @@ class CompiledNode(Node):
     def _cotangent(self, i: int, g: Any) -> Any:
         t = self.result_type(i)
         return (
-            np.zeros(tuple(map(int, t.shape)), t.dtype.np) if g is None else g if type(g) is not np.ndarray else np.asarray(g, order="C")
+            np.zeros(t.shape, t.dtype.np) if g is None else g if type(g) is not np.ndarray else np.asarray(g, order="C")
         )
 
     def release(self) -> None:

@@ -10,14 +10,18 @@ from typing import Any
 _LIBRARY = __name__.partition(".")[0]
 
 PURE_BUILTINS = frozenset(
-    "abs all any ascii bin bool bytearray bytes callable chr complex dict divmod enumerate filter float format frozenset "
-    "hash hex id int isinstance issubclass iter len list map max min next object oct ord pow property range repr reversed "
-    "round set slice sorted staticmethod classmethod str sum super tuple type zip hasattr".split()
+    (
+        "abs all any ascii bin bool bytearray bytes callable chr complex dict divmod enumerate filter float format "
+        "frozenset hash hex id int isinstance issubclass iter len list map max min next object oct ord pow property "
+        "range repr reversed round set slice sorted staticmethod classmethod str sum super tuple type zip hasattr"
+    ).split()
 )
 PURE_MODULES = frozenset(
-    "math cmath operator _operator itertools functools _functools collections _collections typing dataclasses enum abc "
-    "numbers fractions decimal statistics copy string re bisect _bisect heapq _heapq types contextlib types "
-    "collections.abc _abc keyword textwrap struct _struct".split()
+    (
+        "math cmath operator _operator itertools functools _functools collections _collections typing dataclasses "
+        "enum abc numbers fractions decimal statistics copy string re bisect _bisect heapq _heapq types contextlib "
+        "types collections.abc _abc keyword textwrap struct _struct"
+    ).split()
 )
 # Parts of the library that may be called while tracing. A method that is not listed for Module or Optimizer mutates it.
 TRACEABLE = (
@@ -52,9 +56,11 @@ TRACEABLE = (
     "capture.array_mode",
 )
 READ_ONLY_METHODS = frozenset(
-    "__call__ forward parameters named_parameters buffers named_buffers children named_children modules named_modules "
-    "state_dict zero_grad get_parameter get_buffer get_submodule extra_repr step values items keys __iter__ __len__ "
-    "__getitem__ __contains__ __repr__ apply_gradients".split()
+    (
+        "__call__ forward parameters named_parameters buffers named_buffers children named_children modules "
+        "named_modules state_dict zero_grad get_parameter get_buffer get_submodule extra_repr step values items keys "
+        "__iter__ __len__ __getitem__ __contains__ __repr__ apply_gradients"
+    ).split()
 )
 IMPURE_NAMES = frozenset("manual_seed set_default_dtype seed set_state get_state set_num_threads".split())
 MUTATING_METHODS = {
@@ -67,15 +73,20 @@ MUTATING_METHODS = {
 }
 ARRAY_MUTATORS = frozenset("fill sort partition put itemset resize setfield setflags byteswap __setitem__".split())
 NUMPY_IMPURE = frozenset(
-    "load save savez savez_compressed loadtxt savetxt genfromtxt fromfile memmap fromregex copyto put place putmask "
-    "fill_diagonal put_along_axis seterr seterrcall setbufsize set_printoptions random empty empty_like frombuffer".split()
+    (
+        "load save savez savez_compressed loadtxt savetxt genfromtxt fromfile memmap fromregex copyto put place "
+        "putmask fill_diagonal put_along_axis seterr seterrcall setbufsize set_printoptions random empty empty_like "
+        "frombuffer"
+    ).split()
 )
 CREATION = frozenset("tensor asarray array from_numpy as_tensor from_dlpack Tensor".split())
 TAKES_FUNCTIONS = frozenset(
-    "map filter sorted min max reduce accumulate starmap takewhile dropwhile groupby partial".split()
+    ("map filter sorted min max reduce accumulate starmap takewhile dropwhile groupby partial").split()
 )
 CONSUMES_ITERATORS = frozenset(
-    "list tuple set frozenset dict sum min max any all sorted zip map filter enumerate reversed next iter reduce".split()
+    (
+        "list tuple set frozenset dict sum min max any all sorted zip map filter enumerate reversed next iter reduce"
+    ).split()
 )
 
 

@@ -1,5 +1,5 @@
 """Finding the way to a tensor: from the globals, closure cells and arguments that a trace has seen, through modules,
-optimizers, containers and plain objects. The path is its name, and a tensor with no path is not known to outlive the call.
+optimizers, containers and plain objects. The path is its name; a tensor with no path is not known to outlive the call.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Reach:
 
 
 class Young:
-    """Tells objects made inside the block from older ones: with the collector at rest, they are its youngest generation."""
+    """Tells objects made inside the block from older ones: while the collector rests, they are its youngest generation."""
 
     def __init__(self) -> None:
         self._enabled = False

@@ -194,7 +194,7 @@ class Captured:
         return None
 
     def run(self, leaves: Sequence[Any]) -> Any:
-        """Runs the trace on arguments for which `matches` gave None. Whatever fails does so before anything is written."""
+        """Runs the trace on arguments for which `matches` gave None. What fails does so before anything is written."""
         arrays = [s.fetch(leaves) for s in self.sources]
         outputs = self.executable.run(arrays)
         return self.commit(leaves, arrays, outputs)

@@ -109,7 +109,7 @@ class Tracer:
         self.stopped: CaptureStop | None = None
         self.array_class: type[Tensor] = Tensor  # class of what stands for an ndarray
         self.wrapper: type[Tensor] = Tensor  # class of tensors made while tracing
-        self.callable: Callable[[Any], Any] = lambda f: f  # gives user functions that the library calls their hooks
+        self.on_callable: Callable[[Any], Any] = lambda f: f  # gives user functions that the library calls their hooks
         self._writes: dict[int, tuple[Tensor, int]] = {}  # root -> how often it was written
         self._seen: dict[int, tuple[Tensor, int]] = {}  # view -> the count at which its `_data` is right
         self._before: dict[int, tuple[Tensor, tuple]] = {}  # slots of real tensors, to be put back
@@ -129,7 +129,7 @@ class Tracer:
         self.young.__exit__()
 
     def restore(self) -> str | None:
-        """Puts back what library code changed on real tensors. Says what can't be replayed, if there is such a change."""
+        """Puts back what library code changed on real tensors. Says what can't be replayed, if anything."""
         problem = None
         for t, (node, requires_grad, version, base, view, lifted) in self._before.values():
             leaf_again = lifted and t._node is None and t._requires_grad is True
@@ -309,6 +309,9 @@ class Tracer:
             if type(data) is np.ndarray:
                 return data.copy()  # made in this trace from Python numbers: the same on every call
         self.stop(f"{_ASKS.get(what, f'{what}()')} needs the value of a tensor")
+
+    def callable(self, f: Any) -> Any:
+        return self.on_callable(f)
 
     # ---- what the trace has done
 

@@ -189,7 +189,7 @@ def _minus_inf(like: Tensor) -> Tensor:
 
 
 class TransformerEncoderLayer(Module):
-    """Self-attention, then two linear layers, each with a residual connection and a LayerNorm (norm_first: before it)."""
+    """Self-attention, then two linear layers, each with a residual connection and LayerNorm (norm_first: before it)."""
 
     def __init__(
         self,

@@ -135,7 +135,7 @@ class Conv2d(_Conv):
 
 
 class Conv3d(_Conv):
-    """[N, in_channels, D, H, W] -> [N, out_channels, D', H', W']. weight [out_channels, in_channels/groups, *kernel_size]."""
+    """[N, in_channels, D, H, W] -> [N, out_channels, D', H', W']. weight [out_channels, in_channels/groups, ..]."""
 
     dims = 3
 

@@ -39,7 +39,7 @@ def _classes_last(x: Tensor, what: str) -> Tensor:
 def _check_target(x: Tensor, target: Tensor, what: str) -> None:
     if tuple(target.shape) != tuple(x.shape[:-1]):
         raise ValueError(
-            f"{what}: target has shape {tuple(target.shape)}; {tuple(x.shape[:-1])} is needed (axis 1 of input: classes)"
+            f"{what}: target has shape {tuple(target.shape)}; {tuple(x.shape[:-1])} is needed (axis 1 of input: class)"
         )
 
 

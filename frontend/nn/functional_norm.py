@@ -137,7 +137,7 @@ def instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """Normalises each channel of each sample of [N, C, ..]; running statistics (averaged over samples) as in `batch_norm`."""
+    """Normalises each channel of each sample of [N, C, ..]; running statistics: their mean over samples."""
     if not use_input_stats:
         return batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
     axes = tuple(range(2, input.ndim))

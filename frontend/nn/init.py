@@ -13,7 +13,7 @@ from ..tensor import Tensor, new_tensor
 
 
 def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
-    """The recommended gain for a nonlinearity (ValueError if unknown); `param`: the slope of leaky_relu, 0.01 if None."""
+    """The recommended gain for a nonlinearity (or ValueError). `param`: the slope of leaky_relu (None: 0.01)."""
     if nonlinearity in (
         "linear",
         "sigmoid",

@@ -334,7 +334,7 @@ class Module:
         return self
 
     def to(self, *args: Any, dtype: Any = None, device: Any = None, non_blocking: bool = False) -> Self:
-        """Casts floating parameters and buffers in place: `to(tr.float64)`, `to("cpu")`, `to(device, dtype)`, `to(tensor)`.
+        """Casts float parameters and buffers in place: `to(tr.float64)`, `to("cpu")`, `to(device, dtype)` or `to(t)`.
 
         TypeError for an element type that is not floating, ValueError for a device other than the CPU.
         """

@@ -90,7 +90,7 @@ class AdamW(Adam):
 
 
 class _Scalars:
-    """A group's numbers, from float64 to one element type; per parameter rate [n] = lr / c1 and root2 [n] = sqrt(c2)."""
+    """A group's numbers, from float64 to one element type; per parameter: rate [n] = lr / c1, root2 [n] = sqrt(c2)."""
 
     def __init__(self, group: ParamGroup, counts: Tensor, dtype: DType):
         t = group.tensors

@@ -163,7 +163,7 @@ class Optimizer:
                     epoch.bump()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Moves every parameter that has a gradient. Returns the loss of `closure`, which is called first to compute it."""
+        """Moves every parameter that has a gradient. `closure`, if given, is called first; its loss is returned."""
         loss = None
         if closure is not None:
             with enable_grad():

@@ -588,14 +588,22 @@ def test_the_trace_touches_nothing_when_it_stops():
 
 def numpy_cases():
     f64, f32 = np.array([[1.0, 2.0], [3.0, 4.5]]), np.array([[0.5, 1.5], [2.5, 3.0]], np.float32)
-    i32, u8, b = np.array([[1, 2], [3, 4]], np.int32), np.array([[1, 2], [250, 4]], np.uint8), np.array([[True, False], [False, True]])
+    i32, u8, b = (
+        np.array([[1, 2], [3, 4]], np.int32),
+        np.array([[1, 2], [250, 4]], np.uint8),
+        np.array([[True, False], [False, True]]),
+    )
     return [
         ("promotion", lambda x, y: (x + y, x * 2, y * 2.5, x / y), (f64, i32)),
         ("mixed", lambda x, y: (x + y, np.sqrt(y), x > y), (f32, i32)),
         ("small ints", lambda x: (x + 1, x / 2, x.sum(), x.mean(), np.sqrt(x), x // 3, x % 3, -x), (u8,)),
         ("bools", lambda x: (x.sum(), ~x, x & True, x.any(), x.all(axis=0), np.mean(x)), (b,)),
         ("float32", lambda x: (x * np.float64(2), x * 2.0, x**2, np.exp(x), x.std(), x.var(axis=0, ddof=1)), (f32,)),
-        ("reductions", lambda x: (x.max(), x.min(axis=0), x.sum(axis=1, keepdims=True), np.prod(x), x.argmax()), (f64,)),
+        (
+            "reductions",
+            lambda x: (x.max(), x.min(axis=0), x.sum(axis=1, keepdims=True), np.prod(x), x.argmax()),
+            (f64,),
+        ),
         ("shapes", lambda x: (x.T, x.reshape(-1), x[0], x[:, 1], x[0, 1], np.stack([x, x]), x.ravel()), (f64,)),
         ("joins", lambda x, y: (np.concatenate([x, y]), np.where(x > 2, x, y), np.clip(x, 2, 3)), (f64, f32)),
         ("matmul", lambda x, y: (x @ y, np.dot(x, y[0]), np.outer(x[0], y[1])), (f64, f32)),
