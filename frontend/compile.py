@@ -292,7 +292,7 @@ def compile(
 
 
 def _compiled_module(module: Any, settings: dict[str, Any]) -> Any:
-    """An object of a subclass of `module`'s class, with the same name and the very same `__dict__`; its call is compiled."""
+    """An object of a subclass of `module`'s class, with its name and the very same `__dict__`; its call is compiled."""
     cls = type(module)
     if "__tracefuse_compiled__" in cls.__dict__:
         module, cls = cls.__tracefuse_original__, type(cls.__tracefuse_original__)

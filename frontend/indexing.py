@@ -27,7 +27,7 @@ from .tape import needs_grad, root_of
 from .tensor import Tensor, new_tensor
 
 
-def getitem(x: Tensor, key: Any) -> Tensor:
+def getitem(x: Any, key: Any) -> Tensor:
     """x[key]. A view for ints, slices, None and Ellipsis; a copy if there are index tensors, masks or negative steps.
 
     IndexError for positions out of range and for keys that no tensor has.
@@ -261,7 +261,7 @@ def _place(out: Tensor, rank: int, advanced: Advanced, at: int, rest: tuple[int,
 # ------------------------------------------------------------------ writing
 
 
-def setitem(x: Tensor, key: Any, value: Any) -> None:
+def setitem(x: Any, key: Any, value: Any) -> None:
     """x[key] = value, in place. The value is cast to the dtype of x and broadcasts; of indices that occur twice the last wins."""
     if not isinstance(value, Tensor):
         value = scalar_tensor(value, None) if is_scalar(value) else as_tensor(value)

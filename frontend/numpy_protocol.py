@@ -51,8 +51,9 @@ def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple, kwargs: dict[str, A
         kwargs |= {"out": tuple(map(_plain, out))} if out is not None else {}
         return _in_numpy(getattr(ufunc, method), inputs, kwargs)
     if method == "reduce":
-        axis = kwargs.get("axis", inputs[1] if len(inputs) > 1 else 0)
-        result = known(inputs[0], axis=axis, keepdims=kwargs.get("keepdims", False))
+        x, *rest = inputs
+        axis = kwargs.get("axis", rest[0] if rest else 0)
+        result = known(x, axis=axis, keepdims=kwargs.get("keepdims", False))
     else:
         result = known(*inputs)
     if dtype is not None:

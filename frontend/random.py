@@ -57,7 +57,7 @@ class Generator:
             blocks = ceildiv(numel(sizes), 4)
             if state.tracer is None:
                 with np.errstate(over="ignore"):
-                    self.state._data[1] += np.uint64(blocks)
+                    self.state._data[1] += np.uint64(int(blocks))  # type: ignore[arg-type]
                 self.state._version = (self.state._version or 0) + 1
             else:
                 step = new_tensor(np.array([0, 1], np.uint64))

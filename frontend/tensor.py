@@ -163,7 +163,7 @@ class Tensor(TensorMethods):
         return scalar_tensor(value, dtype or self.dtype)
 
     # ---- identity
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # type: ignore[assignment]
 
     def __reduce__(self) -> Any:
         return (_restore, (self.__class__, self.numpy(), bool(self._requires_grad)))
@@ -209,7 +209,7 @@ def _restore(cls: type, array: np.ndarray, requires_grad: bool) -> Tensor:
     return t
 
 
-def detach(x: Tensor) -> Tensor:
+def detach(x: Any) -> Tensor:
     """The same memory as a tensor without history: writes through it are seen, gradients do not pass."""
     from ..ir.op import get_op
     from .dispatch import link_view

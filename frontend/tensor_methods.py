@@ -28,6 +28,7 @@ class TensorMethods(TensorOperators):
     if TYPE_CHECKING:
         dtype: DType
         requires_grad: bool
+        _base: Tensor | None
 
     # ---- out of tracefuse
     def numpy(self) -> np.ndarray:

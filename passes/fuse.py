@@ -72,6 +72,18 @@ class Group:
             return None
         return reindex(self.symbols if full else self.outer_symbols, own, shape)
 
+    def put(self, v: Value, at: Index) -> None:
+        """Sets where `v` stands at the current point."""
+        self._where[v] = at
+
+    def forget(self, v: Value) -> None:
+        self._where.pop(v, None)
+
+    def substitute(self, env: dict[Dim, DimLike]) -> None:
+        """Writes the point with other symbols."""
+        self.symbols = tuple(dim.substitute(s, env) for s in self.symbols)
+        self._where = {v: tuple(dim.substitute(i, env) for i in at) for v, at in self._where.items()}
+
     def where(self, v: Value) -> Index | None:
         """The index of the element of member `v` that belongs to the current point."""
         found = self._where.get(v)
@@ -162,7 +174,7 @@ class Fuser:
         near = sorted(self._source_groups(node), key=lambda g: -g.last)
         joined: Group | None = None
         for group in near:
-            if not self._fits(node, group):
+            if not self._fits(node, group) and not (joined is None and self._adopted(node, group)):
                 continue
             if joined is None:
                 if self._acyclic(node, group) and self.fuel.spend("fuse"):
@@ -184,6 +196,26 @@ class Fuser:
                 if not s.direct or s.index != group.where(s.value):
                     return False
         return True
+
+    def _adopted(self, node: Node, group: Group) -> bool:
+        """Whether `node` fits the epilogue of a contraction that it reads through a permutation: its own point is then
+        the permuted one."""
+        if group.anchor is None or group.anchor.op.name == "scatter":
+            return False
+        own = tuple(0 if n == 1 else dim.symbol(f"p{k}", 0, n - 1) for k, n in enumerate(node.out.shape))
+        for s in self._sources(node, own):
+            if s.value.node is None or self.home.get(s.value.node) is not group or not s.direct or s.index is None:
+                continue
+            at = group.where(s.value)
+            assert at is not None
+            place = {i: j for i, j in zip(s.index, at) if not isinstance(i, int)}
+            if any(i != j for i, j in zip(s.index, at) if isinstance(i, int)) or place.keys() != {i for i in own if i != 0}:
+                continue
+            group.put(node.out, tuple(0 if isinstance(i, int) else place[i] for i in own))
+            if self._fits(node, group):
+                return True
+            group.forget(node.out)
+        return False
 
     def _source_groups(self, node: Node) -> set[Group]:
         out = set()
@@ -365,16 +397,18 @@ class Fuser:
             repeated = high is None or high > 2 * low
             if any(n.op.name == "random_bits" for n in group.nodes) or indirect:
                 continue
-            if reader.anchor is not None and not self._prologue(group, reader) or repeated and cost > RECOMPUTE_COST:
+            packed = any(self._packs(reader, v) for n in group.nodes for v in n.outputs)
+            if packed and any(n.op.name != "cast" for n in group.nodes) or repeated and cost > RECOMPUTE_COST:
                 continue
             if not self.fuel.spend("fuse"):
                 continue
             self._dissolve(group, reader)
 
-    def _prologue(self, group: Group, reader: Group) -> bool:
-        """Whether a contraction may compute `group` while it packs its operands: conversions only, since elements are
-        read several times."""
-        return all(n.op.name == "cast" for n in group.nodes)
+    def _packs(self, reader: Group, value: Value) -> bool:
+        """Whether the reader's contraction has `value` in an operand: it reads elements several times, while packing."""
+        if reader.anchor is None:
+            return False
+        return any(s.value is value for x in reader.anchor.inputs for s in self.access.sources(x, None))
 
     def _dissolve(self, group: Group, reader: Group) -> None:
         for n in group.nodes:
@@ -407,7 +441,7 @@ class Fuser:
                 if not groups or v in stored or node not in self.home:
                     continue
                 cost = self._recompute_cost(v) + spent.get(v, 0)
-                packed = any(g.anchor is not None for g in groups) and node.op.name != "cast"
+                packed = any(self._packs(g, v) for g in groups) and node.op.name != "cast"
                 if cost > RECOMPUTE_COST or packed or v in self.pinned or not self.fuel.spend("recompute"):
                     stored.add(v)
                     continue

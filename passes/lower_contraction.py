@@ -61,8 +61,9 @@ def _conv(low: "GroupLowering", node: Node) -> Contraction:
         g_axis, g = _axis("g", groups)
         m, o = _axis("o", out_channels // groups)
         batch = (g_axis,)
-        group.symbols = (group.symbols[0], g * (out_channels // groups) + o, *group.symbols[2:])
-        group._where.clear()
+        channel = group.symbols[1]
+        if isinstance(channel, Dim):
+            group.substitute({channel: g * (out_channels // groups) + o})
     at = group.symbols
     c_axis, c = _axis("c", per_group)
     windows = [_axis(f"k{d}", w.shape[2 + d]) for d in range(rank)]

@@ -5,7 +5,6 @@ ufuncs get their types from NumPy itself (`ufunc.resolve_dtypes`); functions tha
 
 from __future__ import annotations
 
-import functools
 import operator
 from typing import Any, Callable, NoReturn
 
@@ -78,12 +77,6 @@ _UFUNCS: dict[str, str] = {
 _REDUCTIONS = {"add": "reduce_sum", "multiply": "reduce_prod", "maximum": "reduce_max", "minimum": "reduce_min"}
 _REDUCTIONS |= {"logical_and": "reduce_all", "logical_or": "reduce_any"}
 _LOGICAL = {"logical_and": "and", "logical_or": "or", "logical_xor": "xor", "logical_not": "not"}
-# Attributes of ndarrays that hooks hand out; methods become the functions of that name.
-PLAIN_ATTRIBUTES = frozenset("shape ndim size itemsize nbytes".split())
-METHODS: dict[str, str] = {
-    n: n for n in "sum prod mean var std max min argmax argmin any all reshape ravel transpose".split()
-}
-METHODS |= {n: n for n in "swapaxes squeeze clip dot round".split()}
 
 
 class ArrayTracer(Tensor):
@@ -102,11 +95,11 @@ class ArrayTracer(Tensor):
             return Tensor.__array_ufunc__(self, ufunc, method, *inputs, **options)
         out = options.pop("out", None)
         if method == "__call__" and not options:
-            result = _number(_ufunc(ufunc, inputs))
+            result = _number(call_ufunc(ufunc, inputs))
         elif method == "reduce":
-            result = _number(_reduce(ufunc, *inputs, **options))
+            result = _number(reduce(ufunc, *inputs, **options))
         else:
-            _stop(
+            stop(
                 f"numpy.{ufunc.__name__}.{method}"
                 if method != "__call__"
                 else f"numpy.{ufunc.__name__} with {list(options)}"
@@ -116,17 +109,19 @@ class ArrayTracer(Tensor):
     def __array_function__(self, func: Callable, types: Any, args: tuple, kwargs: dict) -> Any:
         if any(issubclass(t, Tensor) and not issubclass(t, ArrayTracer) for t in types):
             return Tensor.__array_function__(self, func, types, args, kwargs)
+        from .array_functions import FUNCTIONS, GIVE_NUMBERS
+
         found = FUNCTIONS.get(func)
         if found is None:
-            _stop(f"numpy.{getattr(func, '__name__', func)}")
+            stop(f"numpy.{getattr(func, '__name__', func)}")
         out = kwargs.pop("out", None)
         result = found(*args, **kwargs)
-        if func in _GIVE_NUMBERS:
+        if func in GIVE_NUMBERS:
             result = _number(result)
         return result if out is None else _into(out, result)
 
     def __getitem__(self, key: Any) -> Any:
-        with _Arrays():
+        with Arrays():
             out = Tensor.__getitem__(self, key)
             return out if _has_ellipsis(key) else _number(out)
 
@@ -137,7 +132,7 @@ class ArrayTracer(Tensor):
             value = np.asarray(value).astype(self.dtype.np)
         elif isinstance(value, (int, float)) and not self.dtype.is_floating:
             value = np.asarray(value).astype(self.dtype.np)
-        with _Arrays():
+        with Arrays():
             Tensor.__setitem__(self, key, value)
 
     def __iter__(self) -> Any:
@@ -145,7 +140,7 @@ class ArrayTracer(Tensor):
 
     @property
     def T(self) -> Any:
-        return _transpose(self)
+        return np.transpose(self)
 
 
 class NumberTracer(ArrayTracer):
@@ -246,7 +241,7 @@ for _name, _ufunc_of in {"neg": np.negative, "abs": np.absolute, "invert": np.in
     setattr(ArrayTracer, f"__{_name}__", lambda self, _u=_ufunc_of: _u(self))
 
 
-class _Arrays:
+class Arrays:
     """Results of ops inside this block stand for ndarrays."""
 
     def __enter__(self) -> None:
@@ -258,9 +253,9 @@ class _Arrays:
         tracer.wrapper = self.before
 
 
-def _stop(what: str) -> NoReturn:
+def stop(what: str) -> NoReturn:
     tracer: Any = state.tracer
-    tracer.stop(f"it uses {what}, which capture does not know")
+    raise tracer.stop(f"it uses {what}, which capture does not know")
 
 
 def _np_dtype(x: Any) -> Any:
@@ -274,18 +269,17 @@ def _np_dtype(x: Any) -> Any:
     return np.dtype(bool) if isinstance(x, bool) else type(x)
 
 
-def _cast(x: Any, dtype: np.dtype) -> Tensor:
+def cast(x: Any, dtype: np.dtype) -> Tensor:
     want = from_numpy(dtype)
     if isinstance(x, Tensor):
         return x if x.dtype is want else apply(get_op("cast"), x, dtype=want)
     if isinstance(x, SymbolicScalar):
         return x.to_tensor(want)
     array = np.asarray(x, dtype)
-    return (
-        state.tracer.wrap(get_op("full")(value=array.item(), shape=(), dtype=want))
-        if array.ndim == 0
-        else _constant(array)
-    )  # type: ignore[union-attr]
+    if array.ndim:
+        return _constant(array)
+    tracer: Any = state.tracer
+    return tracer.wrap(get_op("full")(value=array.item(), shape=(), dtype=want))
 
 
 def _constant(array: np.ndarray) -> Tensor:
@@ -293,41 +287,41 @@ def _constant(array: np.ndarray) -> Tensor:
     return tracer.wrap(tracer.builder.constant(array.copy()))
 
 
-def _tensor(x: Any) -> Tensor:
-    return x if isinstance(x, Tensor) else _cast(x, np.asarray(x).dtype)
+def tensor_of(x: Any) -> Tensor:
+    return x if isinstance(x, Tensor) else cast(x, np.asarray(x).dtype)
 
 
-def _ufunc(ufunc: np.ufunc, inputs: tuple) -> Any:
+def call_ufunc(ufunc: np.ufunc, inputs: tuple) -> Any:
     name = ufunc.__name__
-    with _Arrays():
+    with Arrays():
         if name == "matmul":
-            return _matmul(*inputs)
+            return matmul(*inputs)
         if name == "square":
-            return _ufunc(np.multiply, (inputs[0], inputs[0]))
+            return call_ufunc(np.multiply, (inputs[0], inputs[0]))
         if name == "reciprocal":
             return (
-                _ufunc(np.true_divide, (1, inputs[0]))
-                if _tensor(inputs[0]).dtype.is_floating
-                else _stop("numpy.reciprocal of integers")
+                call_ufunc(np.true_divide, (1, inputs[0]))
+                if tensor_of(inputs[0]).dtype.is_floating
+                else stop("numpy.reciprocal of integers")
             )
         if name == "positive":
-            return apply(get_op("cast"), _tensor(inputs[0]), dtype=_tensor(inputs[0]).dtype)
+            return apply(get_op("cast"), tensor_of(inputs[0]), dtype=tensor_of(inputs[0]).dtype)
         if name in _LOGICAL:
-            return apply(get_op(_LOGICAL[name]), *[_truth(x) for x in inputs])
+            return apply(get_op(_LOGICAL[name]), *[truth(x) for x in inputs])
         op = _UFUNCS.get(name)
         if op is None:
-            _stop(f"numpy.{name}")
+            stop(f"numpy.{name}")
         dtypes = ufunc.resolve_dtypes((*map(_np_dtype, inputs), *[None] * ufunc.nout))
-        out = apply(get_op(op), *[_cast(x, d) for x, d in zip(inputs, dtypes)])
-        return _cast(out, dtypes[-1])
+        out = apply(get_op(op), *[cast(x, d) for x, d in zip(inputs, dtypes)])
+        return cast(out, dtypes[-1])
 
 
-def _truth(x: Any) -> Tensor:
-    t = _tensor(x)
-    return t if t.dtype.kind == "b" else apply(get_op("ne"), t, _cast(0, t.dtype.np))
+def truth(x: Any) -> Tensor:
+    t = tensor_of(x)
+    return t if t.dtype.kind == "b" else apply(get_op("ne"), t, cast(0, t.dtype.np))
 
 
-def _axes(axis: Any, ndim: int) -> tuple[int, ...]:
+def axes_of(axis: Any, ndim: int) -> tuple[int, ...]:
     if axis is None:
         return tuple(range(ndim))
     listed = axis if isinstance(axis, tuple) else (axis,)
@@ -338,35 +332,35 @@ def _bad_axis(axis: int, ndim: int) -> NoReturn:
     raise np.exceptions.AxisError(axis, ndim)
 
 
-def _reduce(ufunc: np.ufunc, x: Any, axis: Any = 0, dtype: Any = None, keepdims: bool = False, **options: Any) -> Any:
+def reduce(ufunc: np.ufunc, x: Any, axis: Any = 0, dtype: Any = None, keepdims: bool = False, **options: Any) -> Any:
     if any(v is not np._NoValue and not (k == "where" and v is True) for k, v in options.items()):  # type: ignore[attr-defined]
-        _stop(f"numpy.{ufunc.__name__}.reduce with {list(options)}")
+        stop(f"numpy.{ufunc.__name__}.reduce with {list(options)}")
     op = _REDUCTIONS.get(ufunc.__name__)
     if op is None:
-        _stop(f"numpy.{ufunc.__name__}.reduce")
-    t = _tensor(x)
-    with _Arrays():
+        stop(f"numpy.{ufunc.__name__}.reduce")
+    t = tensor_of(x)
+    with Arrays():
         if op in ("reduce_all", "reduce_any"):
-            t = _truth(t)
+            t = truth(t)
         elif dtype is not None:
-            t = _cast(t, dtype_of(dtype).np)
+            t = cast(t, dtype_of(dtype).np)
         elif (
             op in ("reduce_sum", "reduce_prod") and not t.dtype.is_floating and t.dtype.bits < 64 or t.dtype.kind == "b"
         ):
-            t = _cast(t, np.dtype(np.uint64 if t.dtype.kind == "u" else np.int64))
-        axes = _axes(axis, t.ndim)
+            t = cast(t, np.dtype(np.uint64 if t.dtype.kind == "u" else np.int64))
+        axes = axes_of(axis, t.ndim)
         out = apply(get_op(op), t, axes=axes) if axes or op != "reduce_sum" else t
-        return _keep(out, t, axes) if keepdims is True else out
+        return keep(out, t, axes) if keepdims is True else out
 
 
-def _keep(out: Tensor, x: Tensor, axes: tuple[int, ...]) -> Tensor:
+def keep(out: Tensor, x: Tensor, axes: tuple[int, ...]) -> Tensor:
     return apply(get_op("reshape"), out, shape=tuple(1 if i in axes else d for i, d in enumerate(x.shape)))
 
 
-def _matmul(a: Any, b: Any) -> Any:
-    a, b = _tensor(a), _tensor(b)
+def matmul(a: Any, b: Any) -> Any:
+    a, b = tensor_of(a), tensor_of(b)
     dtype = np.result_type(a.dtype.np, b.dtype.np)
-    return Tensor.__matmul__(_plain(_cast(a, dtype)), _plain(_cast(b, dtype)))
+    return Tensor.__matmul__(_plain(cast(a, dtype)), _plain(cast(b, dtype)))
 
 
 def _plain(t: Tensor) -> Tensor:
@@ -377,261 +371,12 @@ def _plain(t: Tensor) -> Tensor:
 def _into(target: Any, result: Any) -> Any:
     """`out=target` and in-place operators: NumPy's same-kind casting."""
     if not isinstance(target, ArrayTracer):
-        _stop("a NumPy array as out=")
+        stop("a NumPy array as out=")
     if not np.can_cast(result.dtype.np, target.dtype.np, "same_kind"):
         raise TypeError(f"cannot cast {result.dtype.name} to {target.dtype.name} in place")
-    with _Arrays():
-        result = _cast(result, target.dtype.np)
+    with Arrays():
+        result = cast(result, target.dtype.np)
         if result.shape != target.shape:
             result = apply(get_op("broadcast_to"), result, shape=target.shape)
         assign(target, result)
     return target
-
-
-# ------------------------------------------------------------------ functions
-
-FUNCTIONS: dict[Any, Callable] = {}
-_GIVE_NUMBERS = {np.sum, np.prod, np.max, np.amax, np.min, np.amin, np.all, np.any, np.mean, np.var, np.std, np.argmax}
-_GIVE_NUMBERS |= {np.argmin, np.dot, np.clip}
-
-
-def _implements(*functions: Any) -> Callable:
-    def register(f: Callable) -> Callable:
-        for function in functions:
-            FUNCTIONS[function] = f
-        return f
-
-    return register
-
-
-def _reduction(ufunc: np.ufunc, has_dtype: bool) -> Callable:
-    def function(a: Any, axis: Any = None, *args: Any, keepdims: Any = False, **options: Any) -> Any:
-        if args:
-            _stop("positional options of a reduction")
-        return _reduce(ufunc, a, axis=axis, keepdims=keepdims is True, **options)
-
-    return function
-
-
-for _functions, _ufunc_of in (
-    ((np.sum,), np.add),
-    ((np.prod,), np.multiply),
-    ((np.max, np.amax), np.maximum),
-    ((np.min, np.amin), np.minimum),
-    ((np.all,), np.logical_and),
-    ((np.any,), np.logical_or),
-):
-    _implements(*_functions)(_reduction(_ufunc_of, True))
-
-
-def _floating(t: Tensor) -> Tensor:
-    if t.dtype.bits == 16:
-        _stop("means of 16-bit floats")
-    return t if t.dtype.is_floating else _cast(t, np.dtype(np.float64))
-
-
-@_implements(np.mean)
-def _mean(a: Any, axis: Any = None, keepdims: Any = False) -> Any:
-    with _Arrays():
-        t = _floating(_tensor(a))
-        axes = _axes(axis, t.ndim)
-        out = apply(get_op("mean"), t, axes=axes)
-        return _keep(out, t, axes) if keepdims is True else out
-
-
-@_implements(np.var)
-def _var(a: Any, axis: Any = None, *, ddof: int = 0, keepdims: Any = False) -> Any:
-    with _Arrays():
-        t = _floating(_tensor(a))
-        axes = _axes(axis, t.ndim)
-        out = apply(get_op("var"), t, axes=axes, correction=ddof)
-        return _keep(out, t, axes) if keepdims is True else out
-
-
-@_implements(np.std)
-def _std(a: Any, axis: Any = None, *, ddof: int = 0, keepdims: Any = False) -> Any:
-    return np.sqrt(_var(a, axis, ddof=ddof, keepdims=keepdims))
-
-
-def _arg(op: str) -> Callable:
-    def function(a: Any, axis: Any = None, *, keepdims: Any = False) -> Any:
-        with _Arrays():
-            t = _tensor(a)
-            if axis is None:
-                flat = apply(get_op("reshape"), t, shape=(int(np.prod(t.shape)),))
-                return (
-                    apply(get_op(op), flat, axis=0)
-                    if keepdims is not True
-                    else _stop("keepdims of an index over all axes")
-                )
-            axes = _axes(axis, t.ndim)
-            out = apply(get_op(op), t, axis=axes[0])
-            return _keep(out, t, axes) if keepdims is True else out
-
-    return function
-
-
-_implements(np.argmax)(_arg("argmax"))
-_implements(np.argmin)(_arg("argmin"))
-
-
-@_implements(np.where)
-def _where(condition: Any, x: Any = None, y: Any = None) -> Any:
-    if x is None or y is None:
-        _stop("numpy.where with one argument")
-    with _Arrays():
-        dtype = _common(x, y)
-        return apply(get_op("where"), _truth(condition), _cast(x, dtype), _cast(y, dtype))
-
-
-def _common(*xs: Any) -> np.dtype:
-    """np.result_type, with Python numbers (and their stand-ins) weak."""
-    return np.result_type(
-        *[x.dtype.np if isinstance(x, Tensor) else 0.0 if isinstance(x, SymbolicScalar) else x for x in xs]
-    )
-
-
-@_implements(np.clip)
-def _clip(a: Any, a_min: Any = None, a_max: Any = None, *, min: Any = None, max: Any = None) -> Any:
-    low, high = a_min if a_min is not None else min, a_max if a_max is not None else max
-    out = a if low is None else np.maximum(a, low)
-    return out if high is None else np.minimum(out, high)
-
-
-@_implements(np.concatenate)
-def _concatenate(arrays: Any, axis: Any = 0) -> Any:
-    with _Arrays():
-        dtype = _common(*arrays)
-        ts = [_cast(x, dtype) for x in arrays]
-        if axis is None:
-            ts, axis = [apply(get_op("reshape"), t, shape=(int(np.prod(t.shape)),)) for t in ts], 0
-        return apply(get_op("concat"), *ts, axis=_axes(axis, ts[0].ndim)[0])
-
-
-@_implements(np.stack)
-def _stack(arrays: Any, axis: int = 0) -> Any:
-    return _concatenate([np.expand_dims(x, axis) for x in arrays], axis)
-
-
-@_implements(np.expand_dims)
-def _expand_dims(a: Any, axis: Any) -> Any:
-    t = _tensor(a)
-    added = _axes(axis, t.ndim + (len(axis) if isinstance(axis, tuple) else 1))
-    sizes = iter(t.shape)
-    return _reshape(t, tuple(1 if i in added else next(sizes) for i in range(t.ndim + len(added))))
-
-
-@_implements(np.squeeze)
-def _squeeze(a: Any, axis: Any = None) -> Any:
-    t = _tensor(a)
-    gone = _axes(axis, t.ndim) if axis is not None else tuple(i for i, d in enumerate(t.shape) if d == 1)
-    if any(t.shape[i] != 1 for i in gone):
-        raise ValueError("cannot select an axis to squeeze out which has size not equal to one")
-    return _reshape(t, tuple(d for i, d in enumerate(t.shape) if i not in gone))
-
-
-@_implements(np.reshape)
-def _reshape(a: Any, *shape: Any, **options: Any) -> Any:
-    if options:
-        _stop("options of numpy.reshape")
-    with _Arrays():
-        return Tensor.reshape(_tensor(a), *shape)
-
-
-@_implements(np.ravel)
-def _ravel(a: Any) -> Any:
-    return _reshape(a, (-1,))
-
-
-@_implements(np.transpose)
-def _transpose(a: Any, *axes: Any) -> Any:
-    t = _tensor(a)
-    if len(axes) == 1 and (axes[0] is None or isinstance(axes[0], (tuple, list))):
-        axes = () if axes[0] is None else tuple(axes[0])
-    perm = tuple(range(t.ndim))[::-1] if not axes else tuple(a % t.ndim for a in axes)
-    with _Arrays():
-        return apply(get_op("permute"), t, perm=perm)
-
-
-@_implements(np.swapaxes)
-def _swapaxes(a: Any, axis1: int, axis2: int) -> Any:
-    perm = list(range(_tensor(a).ndim))
-    perm[axis1], perm[axis2] = perm[axis2], perm[axis1]
-    return _transpose(a, tuple(perm))
-
-
-@_implements(np.moveaxis)
-def _moveaxis(a: Any, source: int, destination: int) -> Any:
-    t = _tensor(a)
-    perm = [i for i in range(t.ndim) if i != source % t.ndim]
-    perm.insert(destination % t.ndim, source % t.ndim)
-    return _transpose(t, tuple(perm))
-
-
-@_implements(np.broadcast_to)
-def _broadcast_to(a: Any, shape: Any) -> Any:
-    with _Arrays():
-        return apply(get_op("broadcast_to"), _tensor(a), shape=(shape,) if isinstance(shape, int) else tuple(shape))
-
-
-@_implements(np.dot)
-def _dot(a: Any, b: Any) -> Any:
-    if _tensor(a).ndim not in (1, 2) or _tensor(b).ndim not in (1, 2):
-        _stop("numpy.dot of these shapes")
-    with _Arrays():
-        return _matmul(a, b)
-
-
-@_implements(np.outer)
-def _outer(a: Any, b: Any) -> Any:
-    return np.multiply(_reshape(a, (-1, 1)), _reshape(b, (1, -1)))
-
-
-def _like(value: float) -> Callable:
-    def function(a: Any, dtype: Any = None) -> Any:
-        t = _tensor(a)
-        with _Arrays():
-            full = get_op("full")(value=value, shape=t.shape, dtype=t.dtype if dtype is None else dtype_of(dtype))
-            return state.tracer.wrap(full)  # type: ignore[union-attr]
-
-    return function
-
-
-_implements(np.zeros_like)(_like(0))
-_implements(np.ones_like)(_like(1))
-
-
-@_implements(np.copy)
-def copy(a: Any) -> Any:
-    return np.positive(a) if a.dtype.kind != "b" else _cast_copy(a)
-
-
-def _cast_copy(a: Any) -> Any:
-    with _Arrays():
-        return apply(get_op("cast"), a, dtype=a.dtype)
-
-
-def astype(a: Any, dtype: Any) -> Any:
-    """ndarray.astype: always a copy."""
-    with _Arrays():
-        return apply(get_op("cast"), a, dtype=dtype_of(dtype))
-
-
-def attribute(x: ArrayTracer, name: str) -> Any:
-    """`x.name` as an ndarray has it. Ends the capture for what is not in the tables."""
-    if name in PLAIN_ATTRIBUTES:
-        value = getattr(x, name)
-        return int(value) if name == "size" else value
-    if name == "dtype":
-        return x.dtype.np
-    if name == "T":
-        return x.T
-    if name in METHODS:
-        return functools.partial(getattr(np, METHODS[name]), x) if name != "round" else _stop("ndarray.round")
-    if name == "astype":
-        return functools.partial(astype, x)
-    if name in ("copy", "flatten"):
-        return functools.partial(copy, x) if name == "copy" else lambda: copy(_ravel(x))
-    if name == "fill":
-        return lambda value: x.__setitem__(..., value)
-    _stop(f"ndarray.{name}")

@@ -33,6 +33,7 @@ from .replay import (
     Recipe,
     ScalarSource,
     Static,
+    TensorSource,
     View,
 )
 from .scalars import ScalarArgument
@@ -277,12 +278,7 @@ class _Finish:
             out.append(g.ScalarGuard(i, expected, f"float argument {i} {expected}"))
         for slot in tracer.slots.values():
             source = slot.source
-            if (
-                source is not None
-                and source.kind in ("state", "rng")
-                and hasattr(source, "held")
-                and isinstance(source.held, Tensor)
-            ):  # type: ignore[union-attr]
+            if isinstance(source, TensorSource):
                 t = slot.tensor
                 out.append(
                     g.TensorGuard(t, slot.array, t._requires_grad, f"{source.path} is {t.dtype.name}{list(t.shape)}")

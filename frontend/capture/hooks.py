@@ -124,6 +124,7 @@ class Hooks(ObjectHooks):
             and isinstance(f.__func__, types.FunctionType)
             and policy.is_user(f.__func__)
         ):
+            self.guard_class(type(f.__self__), f.__func__.__name__)
             return types.MethodType(self.callable(f.__func__), f.__self__)
         if isinstance(f, functools.partial) or hasattr(f, "__tracefuse_wrapped__"):
             return functools.partial(self.call, f)
@@ -135,9 +136,19 @@ class Hooks(ObjectHooks):
             return self.adopt(self.array(v))
         if isinstance(v, ScalarArgument):
             raise Specialize(v.leaf)
-        if type(v) in (list, tuple) and any(type(x) is np.ndarray or isinstance(x, SymbolicScalar) for x in v):
-            return type(v)([self._passed(x) for x in v])
-        return self.callable(v) if isinstance(v, (types.FunctionType, types.MethodType, functools.partial)) else v
+        if isinstance(v, Tensor):
+            if type(v._data) is np.ndarray:
+                self.tracer.remember(v)
+            return v
+        if type(v) in (list, tuple):
+            changed = [self._passed(x) for x in v]
+            return v if all(a is b for a, b in zip(v, changed)) else type(v)(changed)
+        if type(v) is dict:
+            values = {k: self._passed(x) for k, x in v.items()}
+            return v if all(v[k] is x for k, x in values.items()) else values
+        if isinstance(v, (types.FunctionType, types.MethodType, functools.partial)):
+            return self.callable(v)
+        return self.known(v)
 
     def _library(self, f: types.FunctionType, module: str, bound: Any, args: tuple, kwargs: dict) -> Any:
         from ..nn.module import Module

@@ -190,7 +190,7 @@ class CompiledNode(Node):
         for t, version in self.checks:
             if root_of(t)._version != version:
                 raise RuntimeError(
-                    f"a tensor of shape {tuple(t.shape)} that {self.name} needs for its gradient was written in place since"
+                    f"a tensor of shape {tuple(t.shape)} that the gradient of {self.name} needs was written in place"
                 )
         full = [self._cotangent(i, g) for i, g in enumerate(cotangents)]
         if any(type(g) is Value for g in full):  # inside another trace

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..state import SymbolicScalar
 from ..tensor import Tensor
-from . import array_mode, policy
+from . import array_functions, array_mode, policy
 from . import guards as g
 from .watch import Watch, optimizers
 
@@ -47,6 +47,8 @@ _INPLACE: dict[str, Callable[[Any, Any], Any]] = {
     "<<": operator.ilshift,
     ">>": operator.irshift,
 }
+_HARMLESS = (type, types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType, property)
+_HARMLESS += (functools.partial, np.ufunc, np.dtype, BaseException, types.MappingProxyType, types.MethodWrapperType)
 _DUNDERS = (
     "__add__",
     "__radd__",
@@ -93,8 +95,24 @@ class ObjectHooks(Watch):
             return v
         if isinstance(v, SymbolicScalar):
             return v
-        if policy.is_user(kind) and any(policy.user_dunder(v, d) for d in _DUNDERS if d in kind.__dict__):
+        if policy.is_user(kind) and any(policy.user_dunder(v, d) for d in _DUNDERS):
             self.tracer.stop(f"it uses an operator that the class {kind.__name__} defines in Python")
+        return self.known(v)
+
+    def known(self, v: Any) -> Any:
+        """`v`, unless it is an object from outside whose contents can change without a guard noticing."""
+        kind = type(v)
+        if (
+            g.is_value(v)
+            or g.is_content(v)
+            or isinstance(v, (*_HARMLESS, Tensor, SymbolicScalar))
+            or v is NotImplemented
+        ):
+            return v
+        if id(v) in self.tracer.created or policy.is_library(policy.module_of(kind)):
+            return v
+        if not policy.is_user(kind) or isinstance(v, (list, tuple, dict, set, frozenset, bytearray, np.ndarray)):
+            self.tracer.stop(f"it looks into a {kind.__name__} that was made outside")
         return v
 
     def array(self, v: np.ndarray) -> Any:
@@ -165,7 +183,7 @@ class ObjectHooks(Watch):
         """A truth test. (Tensors ask the tracer themselves.)"""
         if policy.user_dunder(v, "__bool__") or policy.user_dunder(v, "__len__"):
             self.tracer.stop(f"it tests an object of class {type(v).__name__}, which defines that in Python")
-        return self.array(v) if type(v) is np.ndarray else v
+        return self.array(v) if type(v) is np.ndarray else self.known(v)
 
     def iterate(self, v: Any) -> Any:
         if type(v) is np.ndarray:
@@ -177,7 +195,7 @@ class ObjectHooks(Watch):
             self.tracer.stop("it advances an iterator that was made outside")
         if policy.is_library(policy.module_of(type(v))) and ".data" in policy.module_of(type(v)):
             self.tracer.stop(f"it iterates over a {type(v).__name__}")
-        return v
+        return self.known(v)
 
     def formatted(self, v: Any) -> Any:
         parts = v if isinstance(v, (list, tuple)) else (v,)
@@ -212,17 +230,24 @@ class ObjectHooks(Watch):
 
     def attribute(self, obj: Any, name: str) -> Any:
         if isinstance(obj, array_mode.ArrayTracer):
-            return array_mode.attribute(obj, name)
+            return array_functions.attribute(obj, name)
         if isinstance(obj, Tensor):
+            if type(obj._data) is np.ndarray:
+                if name in ("register_hook", "__class__"):
+                    self.tracer.stop(f"it reads .{name} of a tensor from outside")
+                if id(obj) not in self.tracer.created:
+                    self.tracer.remember(obj)
             if name in ("data", "_data", "__array_interface__", "ctypes"):
                 self.tracer.stop(f"it reads .{name} of a tensor")
             return getattr(obj, name)
         if type(obj) is np.ndarray:
             return self.attribute(self.array(obj), name) if not self.made_here(obj) else getattr(obj, name)
         if isinstance(obj, types.ModuleType):
-            if policy.is_user_module(obj.__name__):
+            v = getattr(obj, name)
+            mutable = policy.is_standard(obj.__name__) and not callable(v) and not isinstance(v, types.ModuleType)
+            if (mutable or policy.is_user_module(obj.__name__)) and name in obj.__dict__:
                 self.guard_global(obj.__dict__, name)
-            return getattr(obj, name)
+            return v
         if isinstance(obj, SymbolicScalar) or g.is_value(obj) or g.is_content(obj) or id(obj) in self.tracer.created:
             return self._plain(obj, name)
         if isinstance(obj, type):
@@ -237,11 +262,11 @@ class ObjectHooks(Watch):
         return getattr(obj, name)
 
     def _class_attribute(self, cls: type, name: str) -> Any:
-        self._guard_class(cls, name)
+        self.guard_class(cls, name)
         v = getattr(cls, name)
         return self.external(v, f"{cls.__name__}.{name}") if not isinstance(v, types.FunctionType) else v
 
-    def _guard_class(self, cls: type, name: str) -> None:
+    def guard_class(self, cls: type, name: str) -> None:
         for c in cls.__mro__:
             if name in c.__dict__:
                 if policy.is_user(c) and self.once("class", id(c), name):
@@ -257,7 +282,7 @@ class ObjectHooks(Watch):
         )
         static = inspect.getattr_static(cls, name, None)
         if isinstance(static, property) and isinstance(static.fget, types.FunctionType) and policy.is_user(static.fget):
-            self._guard_class(cls, name)
+            self.guard_class(cls, name)
             return self.call(types.MethodType(static.fget, obj))
         if not library and policy.is_user(cls):
             if policy.user_dunder(obj, "__getattribute__"):
@@ -270,7 +295,7 @@ class ObjectHooks(Watch):
         v = getattr(obj, name)
         path = self._path(obj, name)
         if static is not None:
-            self._guard_class(cls, name)
+            self.guard_class(cls, name)
         if isinstance(v, types.MethodType) and v.__self__ is obj or isinstance(v, types.BuiltinMethodType):
             return v
         if library:
@@ -298,6 +323,8 @@ class ObjectHooks(Watch):
         if isinstance(obj, Tensor):
             if name not in ("grad", "requires_grad"):
                 self.tracer.stop(f"it sets .{name} of a tensor")
+            if type(obj._data) is np.ndarray and id(obj) not in self.tracer.created:
+                self.tracer.remember(obj)
             return obj
         if id(obj) not in self.tracer.created:
             self.tracer.stop(f"it sets the attribute {name} of an object of class {type(obj).__name__} from outside")
@@ -310,7 +337,7 @@ class ObjectHooks(Watch):
         if type(v) is np.ndarray:
             return self.array(v)
         own = policy.user_dunder(v, "__getitem__")
-        return _Items(self, types.MethodType(own, v)) if own is not None else v
+        return _Items(self, types.MethodType(own, v)) if own is not None else self.known(v)
 
     def container(self, v: Any) -> Any:
         """An object one of whose items is about to be set or deleted."""

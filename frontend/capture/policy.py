@@ -53,7 +53,7 @@ TRACEABLE = (
     "state",
     "control",
     "checkpoint",
-    "capture.array_mode",
+    "capture.array_functions",
 )
 READ_ONLY_METHODS = frozenset(
     (

@@ -120,7 +120,7 @@ class Reach:
 
 
 class Young:
-    """Tells objects made inside the block from older ones: while the collector rests, they are its youngest generation."""
+    """Tells objects made inside the block from older ones: while the collector rests, they are its youngest ones."""
 
     def __init__(self) -> None:
         self._enabled = False

@@ -141,9 +141,9 @@ class Tracer:
         self._before.clear()
         return problem
 
-    def _remember(self, t: Tensor) -> None:
+    def remember(self, t: Tensor) -> None:
         """Keeps the slots of a real tensor. One with a history from outside is a leaf for the time of the trace."""
-        if id(t) in self._before:
+        if id(t) in self._before or id(t) in self.created:
             return
         lifted = t._node is not None
         self._before[id(t)] = (t, (t._node, t._requires_grad, t._version, t._base, t._view, lifted))
@@ -181,7 +181,7 @@ class Tracer:
             value = self.builder.constant(array.copy())
             slot = Slot(t, None, value, value, array)
         else:
-            self._remember(t)
+            self.remember(t)
             source = self.source_of(t)
             value = self.add_input(source, TensorType(from_numpy(array.dtype), array.shape))
             slot = Slot(t, source, value, value, array)
@@ -293,7 +293,7 @@ class Tracer:
     def _grad_slot(self, t: Tensor) -> GradSlot:
         found = self.grads.get(id(t))
         if found is None:
-            self._remember(t)
+            self.remember(t)
             source = self.source_of(t)
             if isinstance(source, (ArraySource, ScalarSource)):
                 self.stop("it takes the gradient of a NumPy array")

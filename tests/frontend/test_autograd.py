@@ -6,7 +6,6 @@ import weakref
 
 import numpy as np
 import pytest
-import tracefuse as tr
 from tracefuse.frontend.state import state
 from tracefuse.frontend.tape import root_of
 from tracefuse.frontend.tensor import new_tensor
@@ -14,6 +13,8 @@ from tracefuse.ir import interpreter
 from tracefuse.ir.dtypes import from_numpy
 from tracefuse.ir.graph import GraphBuilder
 from tracefuse.ir.types import TensorType
+
+import tracefuse as tr
 
 
 def leaf(*shape, seed=0, low=0.5, high=2.0):
@@ -49,15 +50,27 @@ FUNCTIONS = {
     "reflected": lambda x, y: (1 - x + 2 / y).sum(),
     "broadcasting": lambda x, y: (x[0] * y + x[:, :1] - y.sum(axis=0, keepdims=True)).sum(),
     "functions": lambda x, y: (tr.exp(x) + tr.log(y) + tr.tanh(x * y) + tr.sqrt(x) + tr.erf(y) + tr.sigmoid(x)).sum(),
-    "extremes": lambda x, y: (tr.maximum(x, y) * 2 + tr.minimum(x, 1.1) + x.clip(0.8, 1.5)).sum() + x.max() + y.amin(axis=0).sum(),
+    "extremes": lambda x, y: (
+        (tr.maximum(x, y) * 2 + tr.minimum(x, 1.1) + x.clip(0.8, 1.5)).sum() + x.max() + y.amin(axis=0).sum()
+    ),
     "where": lambda x, y: tr.where(x > y, x * 3, y * y).sum(),
     "matmul": lambda x, y: (x @ y.T).square().sum() + (x[0] @ y[1]) + (x @ y[0]).sum(),
-    "reductions": lambda x, y: x.mean() * y.var(correction=1) + x.std(axis=1).sum() + y.prod() + x.logsumexp(axis=0).sum(),
-    "shapes": lambda x, y: (x.reshape(4, 3).T[None].squeeze(0) * y.permute(1, 0).reshape(3, 4)).sum() + x.ravel()[2] * 3,
+    "reductions": lambda x, y: (
+        x.mean() * y.var(correction=1) + x.std(axis=1).sum() + y.prod() + x.logsumexp(axis=0).sum()
+    ),
+    "shapes": lambda x, y: (
+        (x.reshape(4, 3).T[None].squeeze(0) * y.permute(1, 0).reshape(3, 4)).sum() + x.ravel()[2] * 3
+    ),
     "joining": lambda x, y: (tr.concat([x, y, x], axis=1) ** 2).sum() + (tr.stack([x, y]) * x).sum(),
-    "moving": lambda x, y: (x.flip(1) * y + x.roll(1, 0) * y.roll(-2) + x.tile((2, 1))[3:] + y.repeat(2, axis=0)[2:5]).sum(),
-    "indexing": lambda x, y: (x[[0, 2, 0]] * y[1:, ::2].sum() + x[:, [1, 1]].sum() + y[y > 1].sum() + x[..., -1, None]).sum(),
-    "gather": lambda x, y: (x.take_along_axis(tr.asarray([[1], [0], [3]]), axis=1) * y).sum() + x.take([3, 3], axis=1).sum(),
+    "moving": lambda x, y: (
+        x.flip(1) * y + x.roll(1, 0) * y.roll(-2) + x.tile((2, 1))[3:] + y.repeat(2, axis=0)[2:5]
+    ).sum(),
+    "indexing": lambda x, y: (
+        x[[0, 2, 0]] * y[1:, ::2].sum() + x[:, [1, 1]].sum() + y[y > 1].sum() + x[..., -1, None]
+    ).sum(),
+    "gather": lambda x, y: (
+        (x.take_along_axis(tr.asarray([[1], [0], [3]]), axis=1) * y).sum() + x.take([3, 3], axis=1).sum()
+    ),
     "triangle": lambda x, y: (x[:, :3].tril() @ y[:3, :3].triu(k=1)).sum() + x.diagonal().sum() + x[:, :3].trace(),
     "cumulative": lambda x, y: (x.cumsum(axis=1) * y.cumprod(axis=0)).sum(),
     "sorting": lambda x, y: (tr.sort(x, axis=1) * y).sum() + (x.topk(2)[0] ** 2).sum() + tr.median(x),
@@ -426,7 +439,13 @@ def test_custom_functions_with_several_results_and_wrong_counts():
 def test_grad_and_value_and_grad():
     x = tr.asarray([1.0, 2.0])
     value, g = tr.value_and_grad(lambda v: (v**2).sum())(x)
-    assert value.item() == 5 and g.tolist() == [2, 4] and not g.requires_grad and not value.requires_grad and x.grad is None
+    assert (
+        value.item() == 5
+        and g.tolist() == [2, 4]
+        and not g.requires_grad
+        and not value.requires_grad
+        and x.grad is None
+    )
     gx, gy = tr.grad(lambda a, b: (a * b).sum(), argnums=(0, 1))(x, x * 3)
     assert gx.tolist() == [3, 6] and gy.tolist() == [1, 2]
     params = {"w": x, "b": [tr.asarray(1.0), (tr.asarray(2.0),)]}
@@ -442,7 +461,7 @@ def test_grad_and_value_and_grad():
 
 
 def test_transforms_nest():
-    f = lambda v: v**4  # noqa: E731
+    f = lambda v: v**4
     x = tr.asarray(2.0)
     assert tr.grad(f)(x).item() == 32 and tr.grad(tr.grad(f))(x).item() == 48
     assert tr.grad(tr.grad(tr.grad(f)))(x).item() == 48

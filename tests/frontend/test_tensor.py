@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+
 import tracefuse as tr
 
 FLOATS = (tr.float16, tr.bfloat16, tr.float32, tr.float64)
@@ -96,7 +97,15 @@ def test_the_default_dtype_can_be_changed():
 @pytest.mark.parametrize("scalar", [2, 2.5, True, np.float64(2)])
 def test_python_numbers_are_weak_with_float_tensors(dtype, scalar):
     x = tr.ones(3, dtype=dtype)
-    for y in (x + scalar, scalar + x, x * scalar, scalar - x, x / scalar, tr.maximum(x, scalar), tr.where(x > 0, x, scalar)):
+    for y in (
+        x + scalar,
+        scalar + x,
+        x * scalar,
+        scalar - x,
+        x / scalar,
+        tr.maximum(x, scalar),
+        tr.where(x > 0, x, scalar),
+    ):
         assert y.dtype is dtype
     for y in (x < scalar, scalar < x, x == scalar):
         assert y.dtype is tr.bool_
