@@ -174,7 +174,8 @@ def _seed(t: Tensor, gradient: Any, what: str) -> Tensor:
     if gradient is None:
         if any(d != 1 for d in t.shape):
             raise RuntimeError(
-                f"{what}: only a tensor with one element has an implicit gradient, this one has shape {t.shape}; pass gradient="
+                f"{what}: only a tensor with one element has an implicit gradient, this one has shape "
+                f"{t.shape}; pass gradient="
             )
         if not t.dtype.is_floating:
             raise RuntimeError(f"{what}: {t.dtype.name} tensors have no gradient")
@@ -217,8 +218,8 @@ def backward(
 ) -> None:
     """Adds to `.grad` of every leaf behind `tensors` the gradient of their sum, each weighted with its `gradient`.
 
-    RuntimeError if a tensor does not require grad, or has several elements and no gradient is given, or what a rule saved
-    was freed or overwritten.
+    RuntimeError if a tensor does not require grad, or has several elements and no gradient is given, or what a rule
+    saved was freed or overwritten.
     """
     outputs = [tensors] if isinstance(tensors, Tensor) else list(tensors)
     gradients = (
@@ -263,7 +264,8 @@ def grad(
     create_graph: bool = False,
     allow_unused: bool = False,
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of the sum of `outputs` (weighted with `grad_outputs`) with respect to `inputs`; `.grad` stays as it is.
+    """The gradients of the sum of `outputs` (weighted with `grad_outputs`) with respect to `inputs`; `.grad` stays
+    as it is.
 
     RuntimeError if an input does not require grad, or is not used and `allow_unused` is False (then it gets None).
     """
@@ -406,8 +408,8 @@ class FunctionNode(Node):
 
 
 class Function:
-    """A differentiable function of one's own: static methods `forward(ctx, *args)` and `backward(ctx, *gradients)`, which
-    returns a gradient or None for each argument of forward. Call it with `apply`."""
+    """A differentiable function of one's own: static methods `forward(ctx, *args)` and `backward(ctx, *gradients)`,
+    which returns a gradient or None for each argument of forward. Call it with `apply`."""
 
     @staticmethod
     def forward(ctx: Any, *args: Any, **kwargs: Any) -> Any:
@@ -439,5 +441,8 @@ class Function:
 
 
 def _fresh(r: Any, arguments: tuple[Tensor, ...]) -> Any:
-    """A result that is one of the arguments gets a tensor object of its own, so that its history is not the argument's."""
-    return r.detach() if any(r is a for a in arguments) else r
+    """A copy of results that are arguments or views: their history is another one than that of what they share."""
+    if isinstance(r, Tensor) and (r._base is not None or any(r is a for a in arguments)):
+        with no_grad():
+            return r.clone()
+    return r

@@ -13,18 +13,15 @@ import functools
 import threading
 import types
 import warnings
-from typing import Any, Callable, TypeVar
+from typing import Any, Callable
 
 import numpy as np
 
 from ..ir.graph import Graph
-from . import capture as _package  # noqa: F401  (documents where the parts are)
 from .capture.capture import CaptureStop, Segment, Specialize, TraceTree, capture, flatten_call
 from .capture.replay import Captured
 from .state import state
-from .tensor import Tensor
 
-F = TypeVar("F", bound=Callable[..., Any])
 MAX_TRACES = 16  # of one function, before it stays in plain Python for new signatures
 MODES = ("default", "lazy", "max")
 
@@ -120,7 +117,7 @@ class CompiledFunction:
             self._traces: dict[tuple, list[TraceTree]] = {}
             self._eager: set[tuple] = set()
             self._static: dict[tuple, frozenset[int]] = {}
-            self._hits = self._misses = self._python = self._retraces = 0
+            self._hits = self._misses = self._python = 0
             self._warned = False
             self._failing: dict[str, int] = {}
             self.fallbacks.clear()
@@ -336,7 +333,6 @@ __all__ = [
     "CaptureWarning",
     "CheckError",
     "CompiledFunction",
-    "Tensor",
     "compile",
     "compiled_function",
     "is_compiled",

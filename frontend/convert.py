@@ -17,8 +17,8 @@ PYTHON_NUMBERS = (bool, int, float)
 
 
 def is_scalar(x: Any) -> bool:
-    """Whether `x` takes part in promotion by its kind only: Python numbers and their symbolic stand-ins. np.float64 is a
-    Python float, and counts as one."""
+    """Whether `x` takes part in promotion by its kind only: Python numbers and their symbolic stand-ins. np.float64
+    is a Python float, and counts as one."""
     return isinstance(x, (bool, int, float, SymbolicScalar, Dim))
 
 
@@ -51,7 +51,8 @@ def scalar_tensor(value: Any, dtype: DType | None = None) -> Tensor:
 
 
 def as_tensor(x: Any) -> Tensor:
-    """A Tensor as it is; ndarrays and NumPy scalars with their dtype; Python numbers and lists of them with the default.
+    """A Tensor as it is; ndarrays and NumPy scalars with their dtype; Python numbers and lists of them with the
+    default.
 
     Raises UnsupportedOperand for anything else.
     """

@@ -146,8 +146,10 @@ def check_writable(t: Tensor, what: str) -> None:
     """RuntimeError for in-place writes that autograd cannot follow."""
     if not state.grad_enabled:
         return
-    root = root_of(t)
-    if root._requires_grad and root._node is None and t._requires_grad is not False:
+    root = t
+    while root._base is not None and root._requires_grad is not False:  # False: detached
+        root = root._base
+    if root._requires_grad and root._node is None:
         kind = "a leaf" if root is t else "a view of a leaf"
         raise RuntimeError(
             f"{what}: {kind} that requires grad is written in place; use tr.no_grad() around it, or detach()"
@@ -182,7 +184,8 @@ def assign(t: Tensor, new: Tensor, what: str = "in-place write") -> Tensor:
 
 
 def write_result(t: Tensor, new: Tensor, what: str = "in-place operation") -> Tensor:
-    """`assign` for t = f(t, ..): a result of a narrower kind is cast back, one of a wider kind is refused, as in PyTorch."""
+    """`assign` for t = f(t, ..): a result of a narrower kind is cast back, one of a wider kind is refused, as in
+    PyTorch."""
     if new.dtype is not t.dtype:
         if "biuf".index(_kind(new)) > "biuf".index(_kind(t)):
             raise TypeError(

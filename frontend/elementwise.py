@@ -176,7 +176,8 @@ def _binary(op_name: str, doc: str, name: str = "", floats: bool = False) -> Cal
 
 def binary(op: OpDef, x: Any, y: Any, floats: bool) -> Tensor:
     """The full way of a function of two operands."""
-    x, y = promote_operands(x, y)
+    if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x._data.dtype is y._data.dtype):
+        x, y = promote_operands(x, y)
     if floats and not x.dtype.is_floating:
         x, y = cast_to(x, state.default_dtype), cast_to(y, state.default_dtype)
     if x.dtype is bool_ and op.name in _OF_BOOLS:

@@ -35,9 +35,9 @@ def _wrote(x: Tensor, ufunc: np.ufunc, other: Any) -> bool:
         operand = other
     else:
         return False
-    if state.grad_enabled and (needs_grad(x) or needs_grad(root_of(x))):
-        check_writable(x, ufunc.__name__ + "_")
+    if state.grad_enabled and needs_grad(x):
         return False
+    check_writable(x, ufunc.__name__ + "_")
     with np.errstate(all="ignore"):
         ufunc(x._data, operand, out=x._data)
     root = root_of(x)
@@ -92,9 +92,7 @@ tanh_ = _of_one(e.tanh, "tanh_")
 def copy_(x: Tensor, source: Any) -> Tensor:
     """x takes the values of `source`, cast and broadcast."""
     value = scalar_tensor(source) if is_scalar(source) else as_tensor(source)
-    if state.tracer is None and not (
-        state.grad_enabled and (needs_grad(value) or needs_grad(x) or needs_grad(root_of(x)))
-    ):
+    if state.tracer is None and not (state.grad_enabled and (needs_grad(value) or needs_grad(x))):
         x._data[...] = broadcast_to(value, x.shape)._data
         root = root_of(x)
         root._version = (root._version or 0) + 1

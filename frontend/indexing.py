@@ -1,9 +1,9 @@
 """Indexing: x[key] and x[key] = value.
 
-Outside of traces, and where no gradient is needed, NumPy does it on the ndarrays. Otherwise a key becomes ops: `slice` and
-`reshape` for ints, slices, None and Ellipsis (a view), then `permute` and `gather` (a copy) if it holds index tensors;
-writes go through the same view, by `scatter` where there are index tensors. Boolean masks become index tensors first,
-which needs their values.
+Outside of traces, and where no gradient is needed, NumPy does it on the ndarrays. Otherwise a key becomes ops:
+`slice` and `reshape` for ints, slices, None and Ellipsis (a view), then `permute` and `gather` (a copy) if it holds
+index tensors; writes go through the same view, by `scatter` where there are index tensors. Boolean masks become
+index tensors first, which needs their values.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def _numpy_item(k: Any) -> Any:
 
 
 def _expand(x: Tensor, key: Any) -> list[Any]:
-    """One entry per axis of x, plus None and 0-d masks: int, slice, None, or an index Tensor. Masks are made into indices."""
+    """One entry per axis of x, plus None and 0-d masks: int, slice, None, or an index Tensor. Masks are made into
+    indices."""
     items = list(key) if type(key) is tuple else [key]
     items = [_normal_item(k) for k in items]
     used = sum(_axes_of(k) for k in items)
@@ -204,8 +205,8 @@ def _position(k: Any, size: DimLike, axis: int, shape: tuple) -> Any:
 
 
 def slice_bounds(s: slice, size: DimLike) -> tuple[Any, Any, int, Any]:
-    """(start, stop, step, count) of a slice of an axis. For a negative step, start:stop:-step holds the same elements in
-    rising order."""
+    """(start, stop, step, count) of a slice of an axis. For a negative step, start:stop:-step holds the same
+    elements in rising order."""
     step = 1 if s.step is None else s.step.__index__()
     if step == 0:
         raise ValueError("slice step cannot be zero")
@@ -262,7 +263,8 @@ def _place(out: Tensor, rank: int, advanced: Advanced, at: int, rest: tuple[int,
 
 
 def setitem(x: Any, key: Any, value: Any) -> None:
-    """x[key] = value, in place. The value is cast to the dtype of x and broadcasts; of indices that occur twice the last wins."""
+    """x[key] = value, in place. The value is cast to the dtype of x and broadcasts; of indices that occur twice the
+    last wins."""
     if not isinstance(value, Tensor):
         value = scalar_tensor(value, None) if is_scalar(value) else as_tensor(value)
     if value.dtype is not x.dtype:

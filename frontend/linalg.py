@@ -30,7 +30,8 @@ def matmul(x: Any, y: Any, /) -> Tensor:
         raise ValueError(f"matmul takes no 0-d tensors (shapes {x.shape} and {y.shape}); use multiply")
     if x.shape[-1] != y.shape[-2 if y.ndim > 1 else 0]:
         raise ValueError(
-            f"matmul: the last size of shape {x.shape} and size {y.shape[-2 if y.ndim > 1 else 0]} of shape {y.shape} differ"
+            f"matmul: the last size of shape {x.shape} and size {y.shape[-2 if y.ndim > 1 else 0]} of shape "
+            f"{y.shape} differ"
         )
     row, column = x.ndim == 1, y.ndim == 1
     out = run(get_op("matmul"), (expand_dims(x, 0) if row else x, expand_dims(y, 1) if column else y), {})
@@ -74,8 +75,9 @@ def tensordot(x: Any, y: Any, /, *, axes: Any = 2) -> Tensor:
 
 
 def einsum(equation: str, /, *operands: Any) -> Tensor:
-    """Einstein summation, "bij,bjk->bik": letters name axes, "..." stands for broadcasting ones; without "->" the letters
-    that occur once are kept, in alphabetical order. Operands are contracted from left to right by matrix products."""
+    """Einstein summation, "bij,bjk->bik": letters name axes, "..." stands for broadcasting ones; without "->" the
+    letters that occur once are kept, in alphabetical order. Operands are contracted from left to right by matrix
+    products."""
     if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
         operands = tuple(operands[0])
     tensors = promote_operands(*map(as_tensor, operands))
@@ -209,7 +211,8 @@ def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: flo
 
 
 def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Tensor:
-    """A norm of the last two axes: "fro" (Frobenius), 1, -1 (column sums), inf, -inf (row sums). ValueError for others."""
+    """A norm of the last two axes: "fro" (Frobenius), 1, -1 (column sums), inf, -inf (row sums). ValueError for
+    others."""
     x = as_tensor(x)
     if ord == "fro":
         return vector_norm(x, axis=(-2, -1), keepdims=keepdims)

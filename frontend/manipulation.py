@@ -188,7 +188,7 @@ def narrow(x: Tensor, axis: int, start: DimLike, stop: DimLike) -> Tensor:
 # ------------------------------------------------------------------ joining and splitting
 
 
-def concat(arrays: Sequence[Any], /, *, axis: int | None = 0, dim: int | None = None) -> Tensor:
+def concat(arrays: Sequence[Any], /, axis: int | None = 0, *, dim: int | None = None) -> Tensor:
     """Tensors one after the other along `axis` (flattened first if None). The other sizes must be equal."""
     tensors = promote_operands(*arrays) if len(arrays) else ()
     if not tensors:
@@ -206,7 +206,7 @@ def concat(arrays: Sequence[Any], /, *, axis: int | None = 0, dim: int | None = 
     return run(get_op("concat"), tensors, {"axis": axis})
 
 
-def stack(arrays: Sequence[Any], /, *, axis: int = 0, dim: int | None = None) -> Tensor:
+def stack(arrays: Sequence[Any], /, axis: int = 0, *, dim: int | None = None) -> Tensor:
     """Tensors of one shape along a new axis."""
     tensors = [as_tensor(a) for a in arrays]
     if not tensors:
@@ -219,7 +219,8 @@ def stack(arrays: Sequence[Any], /, *, axis: int = 0, dim: int | None = None) ->
 
 
 def split(x: Any, sections: Any, axis: int = 0, *, dim: int | None = None) -> tuple[Tensor, ...]:
-    """Views of consecutive parts along `axis`: of `sections` elements each (the last may be shorter), or of these sizes.
+    """Views of consecutive parts along `axis`: of `sections` elements each (the last may be shorter), or of these
+    sizes.
 
     ValueError if the sizes do not add up.
     """
@@ -248,7 +249,7 @@ def chunk(x: Any, chunks: int, axis: int = 0, *, dim: int | None = None) -> tupl
     return split(x, max(1, -(-x.shape[axis] // chunks)), axis)
 
 
-def unstack(x: Any, /, *, axis: int = 0) -> tuple[Tensor, ...]:
+def unstack(x: Any, /, axis: int = 0) -> tuple[Tensor, ...]:
     """The views x[0], x[1], ... along `axis`."""
     x = as_tensor(x)
     axis = normalize_axis(axis, x.ndim)
@@ -269,8 +270,9 @@ def tile(x: Any, repetitions: Any, /) -> Tensor:
     return _owned(reshape(repeated, tuple(c * d for c, d in zip(counts, sizes))))
 
 
-def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Tensor:
-    """Each element (or slice along `axis`) `repeats` times in a row. `repeats` may be a list or 1-D tensor of counts."""
+def repeat(x: Any, repeats: Any, /, axis: int | None = None) -> Tensor:
+    """Each element (or slice along `axis`) `repeats` times in a row. `repeats` may be a list or 1-D tensor of
+    counts."""
     x = as_tensor(x)
     if axis is None:
         x, axis = ravel(x), 0
@@ -302,8 +304,9 @@ def index_tensor(indices: Any, size: DimLike) -> Tensor:
     return indices if state.tracer is None else run(get_op("check_index"), (indices,), {"size": size})
 
 
-def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Tensor:
-    """The slices of x at integer `indices` along `axis` (of the flat tensor if None). IndexError if one is out of range."""
+def take(x: Any, indices: Any, /, axis: int | None = None) -> Tensor:
+    """The slices of x at integer `indices` along `axis` (of the flat tensor if None). IndexError if one is out of
+    range."""
     x = as_tensor(x)
     if axis is None:
         x, axis = ravel(x), 0
@@ -331,7 +334,7 @@ def _along(x: Tensor, indices: Any, axis: int) -> tuple[tuple[Tensor, ...], tupl
     return tuple(at if i == axis else o for i, o in enumerate(others)), shape
 
 
-def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Tensor:
+def take_along_axis(x: Any, indices: Any, /, axis: int = -1) -> Tensor:
     """out[i, j] = x[i, indices[i, j]] for axis 1, and so on; `indices` has the rank of x."""
     x = as_tensor(x)
     at, _ = _along(x, indices, normalize_axis(axis, x.ndim))
@@ -355,7 +358,7 @@ def scatter_along_axis(x: Any, axis: int, index: Any, src: Any, mode: str = "set
     return run(get_op("scatter"), (x, broadcast_to(values, shape), *at), {"mode": mode})
 
 
-def diagonal(x: Any, /, *, offset: int = 0, axis1: int = -2, axis2: int = -1) -> Tensor:
+def diagonal(x: Any, /, offset: int = 0, axis1: int = -2, axis2: int = -1) -> Tensor:
     """The diagonal of two axes, as the last axis. A copy."""
     x = as_tensor(x)
     a, b = normalize_axis(axis1, x.ndim), normalize_axis(axis2, x.ndim)
@@ -386,20 +389,24 @@ def masked_fill(x: Any, mask: Any, value: Any) -> Tensor:
     return where(mask, value if not isinstance(value, Tensor) else cast_to(value, x.dtype), x)
 
 
-def cumulative_sum(x: Any, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False) -> Tensor:
+def cumulative_sum(
+    x: Any, /, axis: int | None = None, dtype: Any = None, include_initial: bool = False, *, dim: int | None = None
+) -> Tensor:
     """Running sums along `axis`; include_initial puts a 0 in front. Sums are made pairwise, in log2(n) passes."""
     from .reductions import _accumulation_dtype
 
     x = as_tensor(x)
-    return _running(cast_to(x, _accumulation_dtype(x, dtype)), axis, include_initial, 0)
+    return _running(cast_to(x, _accumulation_dtype(x, dtype)), axis if dim is None else dim, include_initial, 0)
 
 
-def cumulative_prod(x: Any, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False) -> Tensor:
+def cumulative_prod(
+    x: Any, /, axis: int | None = None, dtype: Any = None, include_initial: bool = False, *, dim: int | None = None
+) -> Tensor:
     """Running products along `axis`; include_initial puts a 1 in front."""
     from .reductions import _accumulation_dtype
 
     x = as_tensor(x)
-    return _running(cast_to(x, _accumulation_dtype(x, dtype)), axis, include_initial, 1)
+    return _running(cast_to(x, _accumulation_dtype(x, dtype)), axis if dim is None else dim, include_initial, 1)
 
 
 def _running(x: Tensor, axis: int | None, include_initial: bool, neutral: int) -> Tensor:
@@ -421,7 +428,7 @@ def _padded(x: Tensor, low: tuple, value: int) -> Tensor:
     return run(get_op("pad"), (x,), {"low": low, "high": (0,) * x.ndim, "value": value})
 
 
-def diff(x: Any, /, *, axis: int = -1, n: int = 1) -> Tensor:
+def diff(x: Any, /, axis: int = -1, n: int = 1) -> Tensor:
     """Differences of neighbours along `axis`, taken n times."""
     x = as_tensor(x)
     axis = normalize_axis(axis, x.ndim)
@@ -432,8 +439,10 @@ def diff(x: Any, /, *, axis: int = -1, n: int = 1) -> Tensor:
 
 
 __all__ = [
-    "broadcast_arrays", "broadcast_to", "chunk", "concat", "cumulative_prod", "cumulative_sum", "diag", "diagonal", "diff",
+    "broadcast_arrays", "broadcast_to", "chunk", "concat", "cumulative_prod", "cumulative_sum", "diag", "diagonal",
+    "diff",
     "expand_dims", "flatten", "flip", "gather", "masked_fill", "matrix_transpose", "moveaxis", "narrow", "permute_dims",
-    "ravel", "repeat", "reshape", "roll", "scatter_along_axis", "split", "squeeze", "stack", "swapaxes", "take", "take_along_axis", "tile",
+    "ravel", "repeat", "reshape", "roll", "scatter_along_axis", "split", "squeeze", "stack", "swapaxes", "take",
+    "take_along_axis", "tile",
     "unstack",
 ]  # fmt: skip

@@ -23,19 +23,23 @@ UFUNCS: dict[np.ufunc, Callable[..., Any]] = {
     np.floor_divide: f.floor_divide, np.remainder: f.remainder, np.power: f.pow, np.float_power: f.pow, np.abs: f.abs,
     np.fabs: f.abs, np.positive: f.positive, np.sign: f.sign, np.square: f.square, np.reciprocal: f.reciprocal,
     np.sqrt: f.sqrt, np.cbrt: f.cbrt, np.exp: f.exp, np.exp2: f.exp2, np.expm1: f.expm1, np.log: f.log, np.log2: f.log2,
-    np.log10: f.log10, np.log1p: f.log1p, np.sin: f.sin, np.cos: f.cos, np.tan: f.tan, np.arcsin: f.asin, np.arccos: f.acos,
+    np.log10: f.log10, np.log1p: f.log1p, np.sin: f.sin, np.cos: f.cos, np.tan: f.tan, np.arcsin: f.asin,
+    np.arccos: f.acos,
     np.arctan: f.atan, np.arctan2: f.atan2, np.sinh: f.sinh, np.cosh: f.cosh, np.tanh: f.tanh, np.arcsinh: f.asinh,
     np.arccosh: f.acosh, np.arctanh: f.atanh, np.maximum: f.maximum, np.minimum: f.minimum, np.copysign: f.copysign,
-    np.hypot: f.hypot, np.logaddexp: f.logaddexp, np.floor: f.floor, np.ceil: f.ceil, np.trunc: f.trunc, np.rint: f.round,
+    np.hypot: f.hypot, np.logaddexp: f.logaddexp, np.floor: f.floor, np.ceil: f.ceil, np.trunc: f.trunc,
+    np.rint: f.round,
     np.signbit: f.signbit, np.isnan: f.isnan, np.isinf: f.isinf, np.isfinite: f.isfinite, np.equal: f.equal,
     np.not_equal: f.not_equal, np.less: f.less, np.less_equal: f.less_equal, np.greater: f.greater,
     np.greater_equal: f.greater_equal, np.logical_and: f.logical_and, np.logical_or: f.logical_or,
-    np.logical_xor: f.logical_xor, np.logical_not: f.logical_not, np.bitwise_and: f.bitwise_and, np.bitwise_or: f.bitwise_or,
+    np.logical_xor: f.logical_xor, np.logical_not: f.logical_not, np.bitwise_and: f.bitwise_and,
+    np.bitwise_or: f.bitwise_or,
     np.bitwise_xor: f.bitwise_xor, np.invert: f.bitwise_invert, np.left_shift: f.bitwise_left_shift,
     np.right_shift: f.bitwise_right_shift, np.matmul: f.matmul,
 }  # fmt: skip
 REDUCTIONS: dict[np.ufunc, Callable[..., Any]] = {
-    np.add: f.sum, np.multiply: f.prod, np.maximum: f.max, np.minimum: f.min, np.logical_and: f.all, np.logical_or: f.any,
+    np.add: f.sum, np.multiply: f.prod, np.maximum: f.max, np.minimum: f.min, np.logical_and: f.all,
+    np.logical_or: f.any,
 }  # fmt: skip
 
 
@@ -176,7 +180,8 @@ FUNCTIONS: dict[Callable, Callable] = {
     np.transpose: lambda a, axes=None: f.permute_dims(a, range(a.ndim)[::-1] if axes is None else axes),
     np.swapaxes: f.swapaxes, np.moveaxis: f.moveaxis, np.expand_dims: f.expand_dims,
     np.squeeze: lambda a, axis=None: f.squeeze(a, axis), np.ravel: lambda a, order="C": f.ravel(a),
-    np.broadcast_to: lambda array, shape, subok=False: f.broadcast_to(array, shape), np.flip: lambda m, axis=None: f.flip(m, axis),
+    np.broadcast_to: lambda array, shape, subok=False: f.broadcast_to(array, shape), np.flip: lambda m,
+    axis=None: f.flip(m, axis),
     np.roll: lambda a, shift, axis=None: f.roll(a, shift, axis), np.tile: lambda A, reps: f.tile(A, reps),
     np.repeat: lambda a, repeats, axis=None: f.repeat(a, repeats, axis=axis),
     np.take: lambda a, indices, axis=None, **_: f.take(a, indices, axis=axis),
@@ -184,12 +189,14 @@ FUNCTIONS: dict[Callable, Callable] = {
     np.clip: lambda a, a_min=None, a_max=None, out=None, *, min=None, max=None, **_: f.clip(
         a, min if a_min is None else a_min, max if a_max is None else a_max
     ),
-    np.round: lambda a, decimals=0, out=None: f.round(a, decimals), np.dot: _dot, np.outer: lambda a, b, out=None: f.outer(a, b),
+    np.round: lambda a, decimals=0, out=None: f.round(a, decimals), np.dot: _dot, np.outer: lambda a, b,
+    out=None: f.outer(a, b),
     np.inner: lambda a, b: f.matmul(a, f.matrix_transpose(b) if b.ndim > 1 else b),
     np.vdot: lambda a, b: f.matmul(f.ravel(a), f.ravel(b)),
     np.tensordot: lambda a, b, axes=2: f.tensordot(a, b, axes=axes),
     np.einsum: lambda subscripts, *operands, **_: f.einsum(subscripts, *operands),
-    np.cumsum: lambda a, axis=None, dtype=None, out=None: f.cumulative_sum(f.ravel(a) if axis is None else a, axis=axis or 0, dtype=dtype),
+    np.cumsum: lambda a, axis=None, dtype=None,
+    out=None: f.cumulative_sum(f.ravel(a) if axis is None else a, axis=axis or 0, dtype=dtype),
     np.cumprod: lambda a, axis=None, dtype=None, out=None: f.cumulative_prod(
         f.ravel(a) if axis is None else a, axis=axis or 0, dtype=dtype
     ),
@@ -202,13 +209,16 @@ FUNCTIONS: dict[Callable, Callable] = {
     np.empty_like: lambda prototype, dtype=None, **_: f.empty_like(prototype, dtype=dtype),
     np.full_like: lambda a, fill_value, dtype=None, **_: f.full_like(a, fill_value, dtype=dtype),
     np.sort: lambda a, axis=-1, **_: f.sort(a, axis=axis), np.argsort: lambda a, axis=-1, **_: f.argsort(a, axis=axis),
-    np.nonzero: f.nonzero, np.count_nonzero: lambda a, axis=None, keepdims=False: f.count_nonzero(a, axis=axis, keepdims=keepdims),
+    np.nonzero: f.nonzero, np.count_nonzero: lambda a, axis=None,
+    keepdims=False: f.count_nonzero(a, axis=axis, keepdims=keepdims),
     np.nan_to_num: lambda x, copy=True, nan=0.0, posinf=None, neginf=None: f.nan_to_num(x, nan, posinf, neginf),
     np.linalg.norm: lambda x, ord=None, axis=None, keepdims=False: f.norm(x, 2 if ord is None else ord, axis, keepdims),
-    np.shape: lambda a: a.shape, np.ndim: lambda a: a.ndim, np.size: lambda a, axis=None: a.size if axis is None else a.shape[axis],
+    np.shape: lambda a: a.shape, np.ndim: lambda a: a.ndim, np.size: lambda a,
+    axis=None: a.size if axis is None else a.shape[axis],
     np.copy: lambda a, **_: f.positive(a), np.copyto: lambda dst, src, **_: dst.copy_(src),
     np.isclose: lambda a, b, rtol=1e-05, atol=1e-08, equal_nan=False: f.isclose(a, b, rtol, atol, equal_nan),
-    np.allclose: lambda a, b, rtol=1e-05, atol=1e-08, equal_nan=False: bool(f.all(f.isclose(a, b, rtol, atol, equal_nan))),
+    np.allclose: lambda a, b, rtol=1e-05, atol=1e-08,
+    equal_nan=False: bool(f.all(f.isclose(a, b, rtol, atol, equal_nan))),
     np.array_equal: lambda a1, a2, equal_nan=False: np.array_equal(_plain_values(a1), _plain_values(a2), equal_nan),
 }  # fmt: skip
 

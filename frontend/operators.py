@@ -96,7 +96,8 @@ class TensorOperators:
 
 
 ARITHMETIC = {
-    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "floordiv": "floor_divide", "mod": "remainder",
+    "add": "add", "sub": "subtract", "mul": "multiply", "truediv": "divide", "floordiv": "floor_divide",
+    "mod": "remainder",
     "pow": "pow", "and": "bitwise_and", "or": "bitwise_or", "xor": "bitwise_xor", "lshift": "bitwise_left_shift",
     "rshift": "bitwise_right_shift", "matmul": "matmul",
 }  # fmt: skip
@@ -159,10 +160,10 @@ def one_element(t: Any, what: str) -> Any:
     if state.tracer is not None:
         return state.tracer.concretize(t, what)
     if t._data.size != 1:
-        raise ValueError(
-            f"a tensor of shape {t.shape} has no single {'truth value; use any() or all()' if what == 'bool' else 'value'}"
-        )
+        wanted = "truth value; use any() or all()" if what == "bool" else "value"
+        raise ValueError(f"a tensor of shape {t.shape} has no single {wanted}")
     return t._data.item() if t._data.dtype.kind != "V" else float(t._data.reshape(()))
 
 
+# At the end: functions need the Tensor class, which needs this one.
 from . import functions as F

@@ -193,7 +193,8 @@ def randint(
 
 
 def bernoulli(p: Any, size: Any = None, *, dtype: Any = None, generator: Generator | None = None) -> Tensor:
-    """1 with probability p, else 0. `p`: a tensor of probabilities (its shape and type are the result's), or a number."""
+    """1 with probability p, else 0. `p`: a tensor of probabilities (its shape and type are the result's), or a
+    number."""
     with no_grad():
         if isinstance(p, Tensor) and size is None:
             return cast_to(

@@ -1,5 +1,5 @@
-"""Reductions: `axis` is None (all axes), an int or a tuple; `keepdims` keeps reduced axes as size 1. `dim` and `keepdim`
-are accepted for both."""
+"""Reductions: `axis` is None (all axes), an int or a tuple; `keepdims` keeps reduced axes as size 1. `dim` and
+`keepdim` are accepted for both."""
 
 from __future__ import annotations
 
@@ -113,14 +113,16 @@ def count_nonzero(x: Any, /, axis: Axis = None, keepdims: bool = False) -> Tenso
 def argmax(
     x: Any, /, axis: int | None = None, keepdims: bool = False, *, dim: int | None = None, keepdim: bool = False
 ) -> Tensor:
-    """The index of the first largest element along `axis` (of the flat tensor if None); int64. NaN counts as largest."""
+    """The index of the first largest element along `axis` (of the flat tensor if None); int64. NaN counts as
+    largest."""
     return _position("argmax", as_tensor(x), choose_axis(axis, dim), keepdims or keepdim)
 
 
 def argmin(
     x: Any, /, axis: int | None = None, keepdims: bool = False, *, dim: int | None = None, keepdim: bool = False
 ) -> Tensor:
-    """The index of the first smallest element along `axis` (of the flat tensor if None); int64. NaN counts as smallest."""
+    """The index of the first smallest element along `axis` (of the flat tensor if None); int64. NaN counts as
+    smallest."""
     return _position("argmin", as_tensor(x), choose_axis(axis, dim), keepdims or keepdim)
 
 
@@ -163,7 +165,8 @@ def var(
     x: Any, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False, *,
     dim: Axis = None, keepdim: bool = False, unbiased: bool | None = None,
 ) -> Tensor:  # fmt: skip
-    """The variance over `axis`: the squared deviations' sum divided by n - correction (`unbiased=True`: correction 1)."""
+    """The variance over `axis`: the squared deviations' sum divided by n - correction (`unbiased=True`: correction
+    1)."""
     x, axis = _floating(x), choose_axis(axis, dim)
     if unbiased is not None:
         correction = float(unbiased)

@@ -1,5 +1,5 @@
-"""Sorting, searching and sets. Positions are found by NumPy on the values, so these end a capture; the elements are then
-taken by index, so that gradients pass."""
+"""Sorting, searching and sets. Positions are found by NumPy on the values, so these end a capture; the elements are
+then taken by index, so that gradients pass."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _order(x: Tensor, axis: int, descending: bool, what: str) -> np.ndarray:
 
 
 def argsort(
-    x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True, dim: int | None = None
+    x: Any, /, axis: int = -1, descending: bool = False, stable: bool = True, *, dim: int | None = None
 ) -> Tensor:
     """The indices that sort x along `axis`; int64. NaN comes last. Always stable."""
     x = as_tensor(x)
@@ -37,7 +37,7 @@ def argsort(
     return new_tensor(_order(x, normalize_axis(axis if dim is None else dim, x.ndim), descending, "argsort"))
 
 
-def sort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True, dim: int | None = None) -> Tensor:
+def sort(x: Any, /, axis: int = -1, descending: bool = False, stable: bool = True, *, dim: int | None = None) -> Tensor:
     """x in order along `axis`. NaN comes last."""
     x = as_tensor(x)
     if x.ndim == 0:

@@ -37,8 +37,8 @@ class Tracer(Protocol):
     def set_grad(self, t: Tensor, g: Tensor | None) -> None: ...
 
     def concretize(self, t: Tensor, what: str) -> Any:
-        """Called where Python needs the numbers in `t`. `what` names the asker ("bool", "int", "float", "item", "numpy",
-        "nonzero", ...). Usually raises, which ends the capture; else returns an ndarray."""
+        """Called where Python needs the numbers in `t`. `what` names the asker ("bool", "int", "float", "item",
+        "numpy", "nonzero", ...). Usually raises, which ends the capture; else returns an ndarray."""
         ...
 
     def callable(self, f: Any) -> Any:

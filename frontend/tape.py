@@ -109,9 +109,11 @@ class OpNode(Node):
         self.inputs: tuple | None = tuple([p if k else None for p, k in zip(payloads, keep)])
         keep_out = op.saves is None or "out" in op.saves
         self.outputs: tuple | None = outs if keep_out else (None,) * len(outs)
+        # In products an operand is read only for the sake of the others.
+        others = sum([e is not None for e in self.edges]) if op.multilinear else None
         checks: list[tuple[Any, int | None, str]] = []
         for i, t in enumerate(tensors):
-            if keep[i] and _is_read(op, self.edges, i):
+            if keep[i] and (others is None or others > (self.edges[i] is not None)):
                 root = root_of(t)
                 checks.append((root, root._version, f"operand {i}"))
         if keep_out:
@@ -159,7 +161,8 @@ class OpNode(Node):
             t = holder() if isinstance(holder, weakref.ref) else holder
             if t is not None and t._version != version:
                 raise RuntimeError(
-                    f"{what} of {self.name} (shape {tuple(t.shape)}, {t.dtype.name}) was written in place after the forward pass, "
+                    f"{what} of {self.name} (shape {tuple(t.shape)}, {t.dtype.name}) was written in place after "
+                    f"the forward pass, "
                     f"but its gradient needs the value it had (version {version or 0}, now {t._version or 0}); "
                     "write into a copy (x.clone()) instead"
                 )
@@ -179,11 +182,6 @@ def _saved_operands(op: OpDef, n: int) -> tuple[bool, ...]:
 
 
 _SAVED: dict[tuple[OpDef, int], tuple[bool, ...]] = {}
-
-
-def _is_read(op: OpDef, edges: tuple[Edge, ...], i: int) -> bool:
-    """Whether the rule will read operand i: in products only for the sake of the other operands."""
-    return not op.multilinear or any(e is not None for k, e in enumerate(edges) if k != i)
 
 
 def _type(dtype: Any, shape: tuple) -> TensorType:

@@ -1,4 +1,5 @@
-"""`Tensor`: an n-dimensional array that remembers how it was computed. Here: what it holds; `tensor_methods`: what it does."""
+"""`Tensor`: an n-dimensional array that remembers how it was computed. Here: what it holds; `tensor_methods`: what
+it does."""
 
 from __future__ import annotations
 
@@ -23,9 +24,9 @@ class Tensor(TensorMethods):
 
     `Tensor(data, dtype=None, requires_grad=False)` copies `data`; `tr.asarray` shares where it can.
 
-    Slots: `_data` is an ndarray, or a graph Value for tensors made while tracing. None in any other slot is the default.
-    `_node`: (tape node, result index). `_base`, `_view`: the tensor this one is a view of, and (op, attrs) that made it.
-    `_requires_grad`: True for leaves; False for views that must never get a history (detached ones).
+    Slots: `_data` is an ndarray, or a graph Value for tensors made while tracing. None in any other slot is the
+    default. `_node`: (tape node, result index). `_base`, `_view`: the tensor this one is a view of, and (op, attrs)
+    that made it. `_requires_grad`: True for leaves; False for views that must never get a history (detached ones).
     `_version`: how often the storage was written in place; on a view, the count at which its `_node` was made.
     """
 
@@ -114,7 +115,8 @@ class Tensor(TensorMethods):
     def grad(self, value: Tensor | None) -> None:
         if value is not None and (tuple(value.shape) != tuple(self.shape) or value.dtype is not self.dtype):
             raise ValueError(
-                f"a gradient must have the tensor's type {self.dtype.name}{self.shape}, not {value.dtype.name}{value.shape}"
+                f"a gradient must have the tensor's type {self.dtype.name}{self.shape}, not "
+                f"{value.dtype.name}{value.shape}"
             )
         if state.tracer is None:
             self._grad = value

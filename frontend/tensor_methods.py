@@ -200,13 +200,15 @@ class TensorMethods(TensorOperators):
         return F.reshape(self, _flat(shape))
 
     def view(self, *shape: Any) -> Tensor:
-        """Another shape, or another dtype of the same size for the same bits. ValueError if the shape would need a copy."""
+        """Another shape, or another dtype of the same size for the same bits. ValueError if the shape would need a
+        copy."""
         if len(shape) == 1 and not isinstance(shape[0], (int, tuple, list)) and not hasattr(shape[0], "symbols"):
             return F.bitcast(self, dtype_of(shape[0]))
         out = F.reshape(self, _flat(shape))
         if state.tracer is None and out.numel() and not np.may_share_memory(out._data, self._data):
             raise ValueError(
-                f"a tensor of shape {self.shape} and strides {self.stride()} has no view of shape {out.shape}; use reshape"
+                f"a tensor of shape {self.shape} and strides {self.stride()} has no view of shape {out.shape}; "
+                f"use reshape"
             )
         return out
 
@@ -269,6 +271,18 @@ class TensorMethods(TensorOperators):
 
     def masked_select(self, mask: Any) -> Tensor:
         return F.getitem(self, mask)
+
+    def softmax(self, dim: Any = -1) -> Tensor:
+        """e**x / sum(e**x) along an axis."""
+        from .nn.functional import softmax
+
+        return softmax(self, dim)  # type: ignore[arg-type]
+
+    def log_softmax(self, dim: Any = -1) -> Tensor:
+        """log(softmax(x)) along an axis, without overflow."""
+        from .nn.functional import log_softmax
+
+        return log_softmax(self, dim)  # type: ignore[arg-type]
 
     def where(self, condition: Any, other: Any) -> Tensor:
         """self where `condition` holds, else `other`."""
@@ -339,4 +353,5 @@ def _flat(sizes: tuple) -> tuple:
     return tuple(sizes[0]) if len(sizes) == 1 and hasattr(sizes[0], "__iter__") else sizes
 
 
+# At the end: functions need the Tensor class, which needs this one.
 from . import functions as F

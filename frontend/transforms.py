@@ -18,8 +18,8 @@ from .tensor import Tensor, detach
 def value_and_grad(fn: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable:
     """A function that returns (fn(*args), gradient with respect to args[argnums]).
 
-    `fn` returns a scalar tensor, or with has_aux (scalar, anything else). Arguments may be nested lists, tuples and dicts
-    of floating tensors; gradients have their structure. For several argnums the gradient is a tuple.
+    `fn` returns a scalar tensor, or with has_aux (scalar, anything else). Arguments may be nested lists, tuples and
+    dicts of floating tensors; gradients have their structure. For several argnums the gradient is a tuple.
     """
     picked = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
@@ -54,7 +54,8 @@ def value_and_grad(fn: Callable, argnums: int | Sequence[int] = 0, has_aux: bool
 
 
 def grad(fn: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable:
-    """A function that returns the gradient of `fn` with respect to args[argnums] (with has_aux: and fn's other result)."""
+    """A function that returns the gradient of `fn` with respect to args[argnums] (with has_aux: and fn's other
+    result)."""
     both = value_and_grad(fn, argnums, has_aux)
 
     @wraps(fn)
@@ -66,8 +67,8 @@ def grad(fn: Callable, argnums: int | Sequence[int] = 0, has_aux: bool = False) 
 
 
 def vjp(fn: Callable, *primals: Any) -> tuple[Any, Callable]:
-    """(fn(*primals), pullback): the pullback takes cotangents of fn's results, in their structure, and returns a tuple with
-    the gradient of each primal. It may be called again."""
+    """(fn(*primals), pullback): the pullback takes cotangents of fn's results, in their structure, and returns a
+    tuple with the gradient of each primal. It may be called again."""
     structures = [flatten(p) for p in primals]
     with autograd.enable_grad():
         tracked = [[_tracked(t) for t in found] for found, _ in structures]

@@ -7,6 +7,7 @@ stay tuples of ints. Expressions are normalised when they are built and hash-con
 
 from __future__ import annotations
 
+import re
 from math import gcd
 from typing import Callable, Mapping, Union
 
@@ -539,8 +540,6 @@ def contiguous_strides(shape: tuple[DimLike, ...]) -> tuple[DimLike, ...]:
 
 def parse(text: str, scope: Callable[[str], DimLike] = symbol) -> DimLike:
     """Reads what `str(dim)` prints. Names are resolved by `scope`. ValueError on malformed text."""
-    import re
-
     tokens = re.findall(r"\d+|[A-Za-z_][\w.]*|//|[-+*%(),]", text)
     if "".join(tokens) != text.replace(" ", ""):
         raise ValueError(f"not a size expression: {text!r}")
@@ -581,8 +580,9 @@ def parse(text: str, scope: Callable[[str], DimLike] = symbol) -> DimLike:
     def product() -> DimLike:
         out = atom()
         while peek() in ("*", "//", "%"):
-            sign = take()
-            right = atom()
+            sign, right = take(), atom()
+            if isinstance(out, Dim) and isinstance(right, Dim) and len(out.terms) * len(right.terms) > 256:
+                raise ValueError(f"size expression {text!r} is too large")
             if sign != "*" and isinstance(right, int) and right <= 0:
                 raise ValueError(f"division by {right} in size expression {text!r}")
             out = out * right if sign == "*" else floordiv(out, right) if sign == "//" else mod(out, right)

@@ -154,4 +154,4 @@ __all__ = [
     "value_and_grad",
     "vjp",
 ]  # fmt: skip
-__all__ += functions.__all__
+__all__ += _functions.__all__

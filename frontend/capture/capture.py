@@ -26,6 +26,7 @@ from .overlap import OverlapGuard
 from .replay import (
     Alias,
     ArraySource,
+    Backward,
     Captured,
     Fresh,
     GradEffect,
@@ -141,6 +142,8 @@ def _arguments(tracer: Tracer, hooks: Hooks, function: Callable, call: Call, sta
             x = tracer.argument(i, x, path)
         else:
             hooks.external(x, path)
+            if g.is_content(x):
+                hooks.guard_content(x, path)
         leaves.append(x)
     given = pytree.unflatten(call.spec, leaves)
     for part in (*given[0], *given[1].values()):
@@ -172,7 +175,7 @@ class _Finish:
         writes: list[tuple[int, int]] = []
         for k, slot in written:
             writes.append((self._output(slot.current, OutputSpec("write", target=k)), k))
-        backward = None
+        backward: Backward | None = None
         if self.histories and state.grad_enabled:
             backward = self._backward({k for k, _ in writes})
         problem = tracer.restore()
@@ -180,12 +183,13 @@ class _Finish:
             tracer.stop(problem)
         signature = Signature(tuple(InputSpec(s.path, s.kind) for s in tracer.sources), tuple(self.specs))
         graph = tracer.builder.finish(self.outputs, signature)
-        guards = self._guards(written)
+        guards = self._guards(written, backward)
+        keep = [x for x in self.call.leaves if not g.is_value(x) and not isinstance(x, (float, Tensor, np.ndarray))]
         if backward is None:
             for r in recipes:
                 if isinstance(r, Fresh):
                     object.__setattr__(r, "requires_grad", False)
-        return Captured(graph, list(tracer.sources), spec, recipes, effects, writes, guards, backward)
+        return Captured(graph, list(tracer.sources), spec, recipes, effects, writes, guards, backward, keep)
 
     def _backward(self, written: set[int]) -> Any:
         n = len(self.outputs)
@@ -270,7 +274,7 @@ class _Finish:
 
     # ---- guards
 
-    def _guards(self, written: Sequence[Any]) -> list[g.Guard]:
+    def _guards(self, written: Sequence[Any], backward: Backward | None) -> list[g.Guard]:
         tracer = self.tracer
         out = list(self.hooks.finish())
         for i in sorted(self.static):
@@ -292,8 +296,13 @@ class _Finish:
             expected_grad = (
                 None if first is None else (first._data.dtype, first._data.shape, first._data.flags.c_contiguous)
             )
+            hooks = g.leaf_hooks(grad.tensor)
+            out.append(g.HookGuard(grad.source, hooks, f"{grad.source.path} has {len(hooks)} gradient hooks"))
             text = f"{grad.source.path}.grad is {'None' if first is None else 'a tensor'}"
             out.append(g.GradGuard(grad.source, expected_grad, text))
+        for source in () if backward is None else backward.targets:
+            hooks = g.leaf_hooks(source.tensor(self.call.leaves))
+            out.append(g.HookGuard(source, hooks, f"{source.path} has {len(hooks)} gradient hooks"))
         if written:
             guard = OverlapGuard(list(tracer.sources), [k for k, _ in written])
             if not guard.check(self.call.leaves):

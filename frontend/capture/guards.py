@@ -15,6 +15,7 @@ from typing import Any, Protocol, Sequence
 import numpy as np
 
 from ...ir.dtypes import DType
+from .. import autograd
 from ..epoch import epoch
 from ..tensor import Tensor
 from . import pytree
@@ -320,6 +321,27 @@ class ArrayGuard:
 
     def check(self, leaves: Sequence[Any]) -> bool:
         return self.array.dtype == self.dtype and self.array.shape == self.shape
+
+
+@dataclass(slots=True)
+class HookGuard:
+    """The gradient hooks of a leaf."""
+
+    source: Any  # replay.Source of the tensor
+    hooks: tuple
+    text: str
+
+    def check(self, leaves: Sequence[Any]) -> bool:
+        if not autograd._LEAF_HOOKS:
+            return not self.hooks
+        now = leaf_hooks(self.source.tensor(leaves))
+        return len(now) == len(self.hooks) and all(a is b for a, b in zip(now, self.hooks))
+
+
+def leaf_hooks(t: Tensor) -> tuple:
+    """What `register_hook` has put on a leaf."""
+    found = autograd._LEAF_HOOKS.get(id(t))
+    return () if found is None else tuple(found[1])
 
 
 @dataclass(slots=True)

@@ -238,16 +238,9 @@ class Hooks(ObjectHooks):
                 self.formatted(a)
         if isinstance(owner, types.GeneratorType) and id(owner) not in self.tracer.created:
             self.tracer.stop("it advances a generator that was made outside")
-        known = (
-            g.is_value(owner)
-            or isinstance(owner, tuple(policy.MUTATING_METHODS))
-            or isinstance(owner, (tuple, frozenset))
-        )
-        if not known and id(owner) not in self.tracer.created and not isinstance(owner, type):
-            if not isinstance(owner, (types.MappingProxyType,)) and policy.is_standard(policy.module_of(kind)):
-                self.tracer.stop(f"it calls {kind.__name__}.{name} on an object from outside")
-        out = f(*args, **kwargs)
-        return out
+        if not isinstance(owner, types.GeneratorType):
+            self.known(owner)
+        return f(*args, **kwargs)
 
     def _iterators(self, name: str, args: tuple) -> None:
         if name in policy.CONSUMES_ITERATORS:

@@ -193,26 +193,17 @@ class CompiledNode(Node):
                     f"a tensor of shape {tuple(t.shape)} that the gradient of {self.name} needs was written in place"
                 )
         full = [self._cotangent(i, g) for i, g in enumerate(cotangents)]
-        if any(type(g) is Value for g in full):  # inside another trace
-            return tuple(_inline(self.backward.graph, [*self.saved, *full]))
         return tuple(self.backward.executable.run([*self.saved, *full]))
 
     def _cotangent(self, i: int, g: Any) -> Any:
         t = self.result_type(i)
-        return (
-            np.zeros(t.shape, t.dtype.np) if g is None else g if type(g) is not np.ndarray else np.asarray(g, order="C")
-        )
+        if g is None:
+            shape: Any = t.shape
+            return np.zeros(shape, t.dtype.np)
+        return np.asarray(g, order="C")
 
     def release(self) -> None:
         self.saved = None
-
-
-def _inline(graph: Graph, inputs: list[Any]) -> list[Any]:
-    env: dict[Value, Any] = dict(zip(graph.inputs, inputs, strict=True)) | dict(graph.constants)
-    for n in graph.nodes:
-        out = n.op(*[env[v] for v in n.inputs], **n.attrs)
-        env.update(zip(n.outputs, out if isinstance(out, tuple) else (out,)))
-    return [env[v] for v in graph.outputs]
 
 
 def connect(

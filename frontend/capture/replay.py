@@ -6,7 +6,7 @@ Everything a native entry needs to run the trace without Python is in `Captured`
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Sequence
+from typing import Any, Sequence
 
 import numpy as np
 
@@ -17,9 +17,6 @@ from ..dispatch import run as run_op
 from ..tensor import Tensor, new_tensor
 from . import pytree
 from .guards import Guard
-
-if TYPE_CHECKING:
-    from .scalars import ScalarArgument
 
 # ------------------------------------------------------------------ sources: how an input is fetched
 
@@ -182,7 +179,7 @@ class Captured:
     writes: list[tuple[int, int]]  # (graph output, input that it overwrites)
     guards: list[Guard]
     backward: Backward | None = None
-    scalars: "list[ScalarArgument]" = field(default_factory=list)
+    keep: list[Any] = field(default_factory=list)  # arguments that are known by identity: it must not be used again
     executable: Any = None
     calls: int = 0
 
@@ -192,12 +189,6 @@ class Captured:
             if not g.check(leaves):
                 return g
         return None
-
-    def run(self, leaves: Sequence[Any]) -> Any:
-        """Runs the trace on arguments for which `matches` gave None. What fails does so before anything is written."""
-        arrays = [s.fetch(leaves) for s in self.sources]
-        outputs = self.executable.run(arrays)
-        return self.commit(leaves, arrays, outputs)
 
     def commit(self, leaves: Sequence[Any], arrays: list[np.ndarray], outputs: list[Any]) -> Any:
         """Builds the results and replays the effects."""

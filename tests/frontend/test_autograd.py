@@ -1,4 +1,5 @@
-"""Differentiation: gradients, views and in-place writes, hooks, graphs of gradients, custom functions, transforms, tracing."""
+"""Differentiation: gradients, views and in-place writes, hooks, graphs of gradients, custom functions, transforms,
+tracing."""
 
 import gc
 import threading
@@ -269,7 +270,9 @@ def test_leaves_cannot_be_written_unless_gradients_are_off():
         x.add_(1)
         x[0] = 7
     x.detach().mul_(2)
-    assert x.tolist() == [14, 4, 4] and x.is_leaf
+    x.data[0].sub_(1)
+    x.detach()[1:][0] = 9
+    assert x.tolist() == [13, 9, 4] and x.is_leaf
 
 
 def test_values_that_the_backward_pass_needs_must_stay():
@@ -347,8 +350,10 @@ def test_grad_of_inputs_leaves_dot_grad_alone():
 
 
 @pytest.mark.parametrize(
-    "f", [lambda x: (x**3).sum(), lambda x: (x.exp() * x).sum(), lambda x: ((x @ x.T).tanh()).sum(), lambda x: (x / (1 + x * x)).mean(),
-          lambda x: x.logsumexp(axis=1).sum(), lambda x: (x[[0, 1, 1]] ** 2 * x[:, :1].sum()).sum(), lambda x: x.prod(axis=0).sum()],
+    "f",
+    [lambda x: (x**3).sum(), lambda x: (x.exp() * x).sum(), lambda x: ((x @ x.T).tanh()).sum(), lambda x: (x / (1 + x
+    * x)).mean(), lambda x: x.logsumexp(axis=1).sum(), lambda x: (x[[0, 1, 1]] ** 2 * x[:, :1].sum()).sum(),
+          lambda x: x.prod(axis=0).sum()],
 )  # fmt: skip
 def test_second_derivatives(f):
     x = leaf(3, 3)
@@ -461,11 +466,13 @@ def test_grad_and_value_and_grad():
 
 
 def test_transforms_nest():
-    f = lambda v: v**4
+    def f(v):
+        return v**4
+
     x = tr.asarray(2.0)
     assert tr.grad(f)(x).item() == 32 and tr.grad(tr.grad(f))(x).item() == 48
     assert tr.grad(tr.grad(tr.grad(f)))(x).item() == 48
-    assert tr.grad(lambda a: a * tr.grad(lambda b: a * b * b)(a))(x).item() == 12 * 2 - 0 and True
+    assert tr.grad(lambda a: a * tr.grad(lambda b: a * b * b)(a))(x).item() == 24
     w = tr.tensor(3.0, requires_grad=True)
     g = tr.grad(lambda v: w * v * v)(x)
     g.backward()

@@ -23,21 +23,30 @@ def same(ours, theirs, rtol=1e-6, dtype=True):
 
 
 UNARY = {
-    "exp": (np.exp, A), "exp2": (np.exp2, A), "expm1": (np.expm1, A), "log": (np.log, B), "log2": (np.log2, B), "log10": (np.log10, B),
-    "log1p": (np.log1p, B), "sqrt": (np.sqrt, B), "cbrt": (np.cbrt, A), "sin": (np.sin, A), "cos": (np.cos, A), "tan": (np.tan, A),
+    "exp": (np.exp, A), "exp2": (np.exp2, A), "expm1": (np.expm1, A), "log": (np.log, B), "log2": (np.log2, B),
+    "log10": (np.log10, B),
+    "log1p": (np.log1p, B), "sqrt": (np.sqrt, B), "cbrt": (np.cbrt, A), "sin": (np.sin, A), "cos": (np.cos, A),
+    "tan": (np.tan, A),
     "asin": (np.arcsin, U), "acos": (np.arccos, U), "atan": (np.arctan, A), "sinh": (np.sinh, A), "cosh": (np.cosh, A),
-    "tanh": (np.tanh, A), "asinh": (np.arcsinh, A), "acosh": (np.arccosh, B + 1), "atanh": (np.arctanh, U), "abs": (np.abs, A),
+    "tanh": (np.tanh, A), "asinh": (np.arcsinh, A), "acosh": (np.arccosh, B + 1), "atanh": (np.arctanh, U),
+    "abs": (np.abs, A),
     "negative": (np.negative, A), "positive": (np.positive, A), "sign": (np.sign, A), "square": (np.square, A),
-    "reciprocal": (np.reciprocal, B), "floor": (np.floor, A), "ceil": (np.ceil, A), "trunc": (np.trunc, A), "round": (np.round, A * 3),
+    "reciprocal": (np.reciprocal, B), "floor": (np.floor, A), "ceil": (np.ceil, A), "trunc": (np.trunc, A),
+    "round": (np.round, A * 3),
     "isnan": (np.isnan, A), "isinf": (np.isinf, A), "isfinite": (np.isfinite, A), "signbit": (np.signbit, A),
-    "logical_not": (np.logical_not, INTS), "bitwise_invert": (np.invert, INTS), "nan_to_num": (np.nan_to_num, np.array([np.nan, np.inf, 1])),
-    "relu": (lambda x: np.maximum(x, 0), A), "rsqrt": (lambda x: 1 / np.sqrt(x), B), "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), A),
+    "logical_not": (np.logical_not, INTS), "bitwise_invert": (np.invert, INTS),
+    "nan_to_num": (np.nan_to_num, np.array([np.nan, np.inf, 1])),
+    "relu": (lambda x: np.maximum(x, 0), A), "rsqrt": (lambda x: 1 / np.sqrt(x), B),
+    "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), A),
 }  # fmt: skip
 BINARY = {
-    "add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide, "floor_divide": np.floor_divide,
-    "remainder": np.remainder, "maximum": np.maximum, "minimum": np.minimum, "atan2": np.arctan2, "copysign": np.copysign,
+    "add": np.add, "subtract": np.subtract, "multiply": np.multiply, "divide": np.divide,
+    "floor_divide": np.floor_divide,
+    "remainder": np.remainder, "maximum": np.maximum, "minimum": np.minimum, "atan2": np.arctan2,
+    "copysign": np.copysign,
     "hypot": np.hypot, "logaddexp": np.logaddexp, "equal": np.equal, "not_equal": np.not_equal, "less": np.less,
-    "less_equal": np.less_equal, "greater": np.greater, "greater_equal": np.greater_equal, "logical_and": np.logical_and,
+    "less_equal": np.less_equal, "greater": np.greater, "greater_equal": np.greater_equal,
+    "logical_and": np.logical_and,
     "logical_or": np.logical_or, "logical_xor": np.logical_xor,
 }  # fmt: skip
 
@@ -243,11 +252,15 @@ def test_products():
 @pytest.mark.parametrize(
     "equation, shapes",
     [
-        ("ij,jk->ik", [(2, 3), (3, 4)]), ("ij,jk", [(2, 3), (3, 4)]), ("bij,bjk->bik", [(2, 3, 4), (2, 4, 5)]), ("ii->i", [(3, 3)]),
+        ("ij,jk->ik", [(2, 3), (3, 4)]), ("ij,jk", [(2, 3), (3, 4)]), ("bij,bjk->bik", [(2, 3, 4), (2, 4, 5)]),
+        ("ii->i", [(3, 3)]),
         ("ii", [(3, 3)]), ("ij->ji", [(2, 3)]), ("ij->", [(2, 3)]), ("i,j->ij", [(2,), (3,)]), ("i,i->", [(3,), (3,)]),
-        ("...ij,...jk->...ik", [(5, 2, 3), (3, 4)]), ("bhqd,bhkd->bhqk", [(2, 3, 4, 5), (2, 3, 6, 5)]), ("ij,jk,kl->il", [(2, 3), (3, 4), (4, 5)]),
-        ("ij,ij->ij", [(2, 3), (2, 3)]), ("ijk,k->ij", [(2, 3, 4), (4,)]), ("ij,k->k", [(2, 3), (4,)]), ("...i->...", [(2, 3)]),
-        ("iij->j", [(3, 3, 2)]), ("ab,ab->", [(2, 3), (2, 3)]), ("ij,ji->i", [(2, 3), (3, 2)]), ("ij,j->ij", [(2, 3), (1,)]),
+        ("...ij,...jk->...ik", [(5, 2, 3), (3, 4)]), ("bhqd,bhkd->bhqk", [(2, 3, 4, 5), (2, 3, 6, 5)]),
+        ("ij,jk,kl->il", [(2, 3), (3, 4), (4, 5)]),
+        ("ij,ij->ij", [(2, 3), (2, 3)]), ("ijk,k->ij", [(2, 3, 4), (4,)]), ("ij,k->k", [(2, 3), (4,)]),
+        ("...i->...", [(2, 3)]),
+        ("iij->j", [(3, 3, 2)]), ("ab,ab->", [(2, 3), (2, 3)]), ("ij,ji->i", [(2, 3), (3, 2)]),
+        ("ij,j->ij", [(2, 3), (1,)]),
     ],
 )  # fmt: skip
 def test_einsum(equation, shapes):
@@ -298,7 +311,7 @@ def test_narrow_floats_compute_like_float32():
     np.testing.assert_allclose(np.asarray(x.sum(), dtype=np.float32), np.asarray(x, dtype=np.float32).sum(), rtol=1e-2)
 
 
-def test_symbolic_sizes_print_and_reduce():
+def test_constants_and_the_array_namespace():
     assert tr.pi == math.pi and tr.newaxis is None and tr.inf == math.inf
     assert tr.asarray(1).__array_namespace__() is tr
 

@@ -165,7 +165,8 @@ def test_operands_that_are_no_numbers():
     [
         (lambda x: x + tr.ones(4), ValueError), (lambda x: x @ tr.ones(4), ValueError), (lambda x: ~x, TypeError),
         (lambda x: x.reshape(2, 2), ValueError), (lambda x: x.sum(axis=3), IndexError), (lambda x: x[3], IndexError),
-        (lambda x: tr.concat([x, tr.ones(2, 2)]), ValueError), (lambda x: bool(x), ValueError), (lambda x: x.item(), ValueError),
+        (lambda x: tr.concat([x, tr.ones(2, 2)]), ValueError), (lambda x: bool(x), ValueError),
+        (lambda x: x.item(), ValueError),
     ],
 )  # fmt: skip
 def test_errors_name_the_shapes(call, error):
@@ -176,11 +177,14 @@ def test_errors_name_the_shapes(call, error):
 # ------------------------------------------------------------------ views and in-place writes
 
 VIEWS = {
-    "slice": lambda x: x[1:3], "int": lambda x: x[1], "step": lambda x: x[:, ::2], "new axis": lambda x: x[None, ..., 0],
+    "slice": lambda x: x[1:3], "int": lambda x: x[1], "step": lambda x: x[:, ::2],
+    "new axis": lambda x: x[None, ..., 0],
     "reshape": lambda x: x.reshape(2, -1), "T": lambda x: x.T, "permute": lambda x: x.permute(1, 0),
-    "transpose": lambda x: x.transpose(0, 1), "squeeze": lambda x: x[:1].squeeze(0), "unsqueeze": lambda x: x.unsqueeze(1),
+    "transpose": lambda x: x.transpose(0, 1), "squeeze": lambda x: x[:1].squeeze(0),
+    "unsqueeze": lambda x: x.unsqueeze(1),
     "flatten": lambda x: x.flatten(), "detach": lambda x: x.detach(), "swapaxes": lambda x: x.swapaxes(0, 1),
-    "chunk": lambda x: x.chunk(2)[1], "split": lambda x: x.split([1, 3])[1], "view": lambda x: x.view(6, 4), "mT": lambda x: x.mT,
+    "chunk": lambda x: x.chunk(2)[1], "split": lambda x: x.split([1, 3])[1], "view": lambda x: x.view(6, 4),
+    "mT": lambda x: x.mT,
 }  # fmt: skip
 
 
@@ -196,8 +200,10 @@ def test_views_share_memory_both_ways(name):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda x: x[[0, 1]], lambda x: x[::-1], lambda x: x.flip(0), lambda x: x.clone(), lambda x: +x, lambda x: x.tile(1),
-             lambda x: x.to(tr.float64), lambda x: x.repeat(1), lambda x: tr.concat([x]), lambda x: x.astype(tr.float32), lambda x: x.T.flatten()],
+    "make",
+    [lambda x: x[[0, 1]], lambda x: x[::-1], lambda x: x.flip(0), lambda x: x.clone(), lambda x: +x, lambda x:
+    x.tile(1), lambda x: x.to(tr.float64), lambda x: x.repeat(1), lambda x: tr.concat([x]),
+             lambda x: x.astype(tr.float32), lambda x: x.T.flatten()],
 )  # fmt: skip
 def test_copies_do_not_share_memory(make):
     x = tr.ones(4, 6)
@@ -300,7 +306,8 @@ def test_pickle_and_deepcopy():
     "x, text",
     [
         (lambda: tr.asarray([1.0, 2.5]), "tensor([1. , 2.5])"), (lambda: tr.asarray(3), "tensor(3)"),
-        (lambda: tr.zeros(0, 3), "tensor([], shape=(0, 3))"), (lambda: tr.ones(1, dtype=tr.bfloat16), "tensor([1.], dtype=bfloat16)"),
+        (lambda: tr.zeros(0, 3), "tensor([], shape=(0, 3))"),
+        (lambda: tr.ones(1, dtype=tr.bfloat16), "tensor([1.], dtype=bfloat16)"),
         (lambda: tr.ones(1, requires_grad=True), "tensor([1.], requires_grad=True)"),
         (lambda: tr.ones(1, requires_grad=True) * 2, "tensor([2.], grad_fn=mul)"),
     ],
@@ -321,13 +328,17 @@ def test_numpy_functions_take_tensors():
     a = np.linspace(0.1, 2, 6).reshape(2, 3).astype(np.float32)
     x = tr.asarray(a)
     for function in (
-        np.exp, np.log, np.negative, np.sum, np.mean, np.std, np.cumsum, np.transpose, np.ravel, np.flip, np.sort, np.isnan,
+        np.exp, np.log, np.negative, np.sum, np.mean, np.std, np.cumsum, np.transpose, np.ravel, np.flip, np.sort,
+        np.isnan,
         lambda v: np.where(v > 1, v, 0), lambda v: np.concatenate([v, v], axis=1), lambda v: np.stack([v, v]),
         lambda v: np.add.reduce(v, axis=1), lambda v: np.maximum(v, 1), lambda v: np.einsum("ij,kj->ik", v, v),
         lambda v: np.clip(v, 0.5, 1), lambda v: np.reshape(v, (3, 2)), lambda v: np.max(v, axis=0, keepdims=True),
-        lambda v: np.linalg.norm(v), lambda v: np.dot(v, v.T), lambda v: np.split(v, 3, axis=1)[1], lambda v: np.tile(v, (2, 1)),
-        lambda v: np.vstack([v, v]), lambda v: np.hstack([v, v]), lambda v: np.expand_dims(v, 0), lambda v: np.argmax(v, axis=1),
-        lambda v: np.take(v, [0, 2], axis=1), lambda v: np.roll(v, 1, axis=1), lambda v: np.percentile(v, 50), lambda v: np.arctan2(v, 1),
+        lambda v: np.linalg.norm(v), lambda v: np.dot(v, v.T), lambda v: np.split(v, 3, axis=1)[1],
+        lambda v: np.tile(v, (2, 1)),
+        lambda v: np.vstack([v, v]), lambda v: np.hstack([v, v]), lambda v: np.expand_dims(v, 0),
+        lambda v: np.argmax(v, axis=1),
+        lambda v: np.take(v, [0, 2], axis=1), lambda v: np.roll(v, 1, axis=1), lambda v: np.percentile(v, 50),
+        lambda v: np.arctan2(v, 1),
     ):  # fmt: skip
         ours, theirs = function(x), function(a)
         assert isinstance(ours, tr.Tensor) or not isinstance(theirs, np.ndarray)

@@ -303,7 +303,14 @@ def test_whole_powers_of_two_are_exact(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["exp", "log", "tanh", "erf"])
 def test_every_float32(name):
-    step = 1 << 24
+    bound, step = ULP_BOUNDS[name][0], 1 << 22
+    run = compiled(name, "float32", "avx2")[0]
     for start in range(0, 1 << 32, step):
         x = np.arange(start, start + step, dtype=np.uint64).astype(np.uint32).view(np.float32)
-        check(name, "float32", "avx2", (x,), reference(name, x), ULP_BOUNDS[name][0])
+        got, want = run(x), reference(name, x)
+        with np.errstate(all="ignore"):
+            near = np.abs(got - want) <= bound * np.spacing(np.abs(got) * np.float32(0.999999))
+        suspects = np.flatnonzero(~near)  # NaN, infinities, and what the quick test cannot tell
+        if len(suspects):
+            x, want = x[suspects], want[suspects]
+            check(name, "float32", "avx2", (x,), want, bound)

@@ -1,0 +1,253 @@
+"""`tr.explain`: what was captured, what fused into what, what is guarded, and where the time and the memory go."""
+
+from __future__ import annotations
+
+import linecache
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..ir.dim import DimLike
+from ..ir.graph import Graph
+from ..ir.kernel_text import format_kernel, format_schedule
+from ..ir.types import TensorType
+from .benchmark import milliseconds
+from .capture.replay import Captured
+from .costs import kernel_cost
+from .introspect import NotCaptured, compiled_of, name_of, native_of, trace_of
+
+
+@dataclass(frozen=True, slots=True)
+class KernelReport:
+    """One step of a plan. read, written: bytes; flops: operations (estimates). phases: (symbol, parallel tasks)."""
+
+    name: str
+    ops: tuple[str, ...]
+    sources: tuple[str, ...]
+    text: str
+    schedule: str
+    read: int | str
+    written: int | str
+    flops: int | str
+    phases: tuple[tuple[str, int | str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReport:
+    """Bytes by what they are for. arena: all temporaries together, which share memory where their lives allow.
+    in_place: inputs that kernels overwrite directly; copied: inputs overwritten by a copy at the end."""
+
+    inputs: int | str
+    constants: int
+    outputs: int | str
+    temporaries: int
+    arena: int | str
+    in_place: tuple[str, ...]
+    copied: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TraceReport:
+    """One captured graph and its code. `graph`: its text as captured; `optimized`: as fusion got it. seconds: by stage
+    of compiling. from_cache: kernels that did not have to be generated. lines: source text by "file:line"."""
+
+    name: str
+    graph: str
+    optimized: str
+    nodes: int
+    optimized_nodes: int
+    kernels: tuple[KernelReport, ...]
+    guards: tuple[str, ...]
+    memory: MemoryReport | None
+    seconds: dict[str, float]
+    from_cache: int
+    calls: int
+    lines: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What `explain` found. Print it, or take `to_dict()`. `summary()` leaves out graphs and kernel texts.
+
+    traces: forward graphs, each followed by its backward graph where there is one. cache: calls that found a trace
+    (hits), made one (misses) or ran as plain Python (eager), and how often each guard failed. reason: why the call
+    that was asked about can't be captured; empty if it can.
+    """
+
+    name: str
+    traces: tuple[TraceReport, ...]
+    cache: dict[str, Any]
+    fallbacks: tuple[str, ...]
+    reason: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON takes it."""
+        return asdict(self)
+
+    def summary(self) -> str:
+        """Kernels, memory, times and guards."""
+        return "\n".join(self._head() + [line for t in self.traces for line in ("", *_summary(t))])
+
+    def __str__(self) -> str:
+        lines = self._head()
+        for t in self.traces:
+            lines += ["", *_summary(t), "", "captured graph", _indent(t.graph)]
+            for k, kernel in enumerate(t.kernels):
+                lines += ["", f"kernel {k}", _indent(kernel.text), f"  {kernel.schedule}"]
+                lines += [f"  {s}  {t.lines[s]}" if t.lines.get(s) else f"  {s}" for s in kernel.sources]
+        return "\n".join(lines)
+
+    def _head(self) -> list[str]:
+        c = self.cache
+        lines = [f"{self.name}: {c['traces']} traces; {c['hits']} hits, {c['misses']} misses, {c['eager']} plain calls"]
+        if self.reason:
+            lines.append(f"not captured: {self.reason}")
+        lines += [f"fallback: {f}" for f in self.fallbacks if f != self.reason]
+        lines += [f"guard failed {n}x: {g}" for g, n in c["failing"].items()]
+        return lines
+
+
+def explain(fn: Any, /, *args: Any, **kwargs: Any) -> Explanation:
+    """What compiling `fn` makes of a call `fn(*args, **kwargs)`; without arguments, of all calls so far.
+
+    fn: a function, a method or a Module, compiled or not. The call is captured and compiled if it has not been, but
+    not run: nothing changes. A function without arguments that has no trace yet is captured too.
+    """
+    compiled, _, first = compiled_of(fn)
+    reason = ""
+    traces = compiled.traces
+    if args or kwargs or not traces:
+        try:
+            traces = [trace_of(compiled, (*first, *args), kwargs)]
+        except NotCaptured as e:
+            traces, reason = [], str(e)
+    reports: list[TraceReport] = []
+    for t in traces:
+        reports.append(_report(t, t.graph, t.executable, tuple(g.text for g in t.guards)))
+        if t.backward is not None:
+            reports.append(_report(t, t.backward.graph, t.backward.executable, ()))
+    return Explanation(name_of(fn), tuple(reports), compiled.cache_info(), tuple(compiled.fallbacks), reason)
+
+
+# ------------------------------------------------------------------ making reports
+
+
+def _report(captured: Captured, graph: Graph, executable: Any, guards: tuple[str, ...]) -> TraceReport:
+    native = native_of(executable)
+    lines = _lines(graph)
+    if native is None:  # a backend that runs the graph as it is
+        n = len(graph.nodes)
+        return TraceReport(graph.name, str(graph), str(graph), n, n, (), guards, None, {}, 0, captured.calls, lines)
+    optimized = native.report.graph or graph
+    seconds = {**native.report.seconds, **{k: v for k, v in native.seconds.items() if k != "passes"}}
+    return TraceReport(
+        name=graph.name,
+        graph=str(graph),
+        optimized=str(optimized),
+        nodes=len(graph.nodes),
+        optimized_nodes=len(optimized.nodes),
+        kernels=tuple(_kernel(s, native.kernels[s.kernel.name].phases) for s in native.plan.steps),
+        guards=guards,
+        memory=_memory(graph, native.plan),
+        seconds=seconds,
+        from_cache=native.hits,
+        calls=captured.calls,
+        lines=lines,
+    )
+
+
+def _kernel(step: Any, phases: Any) -> KernelReport:
+    kernel, cost = step.kernel, kernel_cost(step.kernel)
+    return KernelReport(
+        name=kernel.name,
+        ops=kernel.ops,
+        sources=kernel.sources,
+        text=format_kernel(kernel),
+        schedule=format_schedule(step.schedule),
+        read=_plain(cost.read),
+        written=_plain(cost.written),
+        flops=_plain(cost.flops),
+        phases=tuple((p.symbol, _plain(p.tasks)) for p in phases),
+    )
+
+
+def _memory(graph: Graph, plan: Any) -> MemoryReport:
+    def total(kind: str) -> DimLike:
+        out: DimLike = 0
+        for b in plan.buffers:
+            out = out + _bytes(b.type) if b.kind == kind else out
+        return out
+
+    copies = {s.args[-1] for s in plan.steps if s.kernel.ops == ("copy",)}
+    targets = [s.target for s in graph.signature.outputs if s.kind == "write"]
+    paths = {k: graph.signature.inputs[k].path for k in targets}
+    return MemoryReport(
+        inputs=_plain(total("input")),
+        constants=sum(a.nbytes for a in plan.constants),
+        outputs=_plain(total("output")),
+        temporaries=sum(b.kind == "temp" for b in plan.buffers),
+        arena=_plain(plan.arena),
+        in_place=tuple(p for k, p in paths.items() if k not in copies),
+        copied=tuple(p for k, p in paths.items() if k in copies),
+    )
+
+
+def _bytes(t: TensorType) -> DimLike:
+    return t.size * t.dtype.itemsize
+
+
+def _plain(d: DimLike) -> int | str:
+    return d if isinstance(d, int) else str(d)
+
+
+def _lines(graph: Graph) -> dict[str, str]:
+    """The text of every source line in the graph."""
+    found = {n.loc for n in graph.nodes if n.loc is not None}
+    return {str(loc): linecache.getline(loc.file, loc.line).strip() for loc in sorted(found)}
+
+
+# ------------------------------------------------------------------ printing
+
+
+def _summary(t: TraceReport) -> list[str]:
+    lines = [f"trace {t.name}: {t.nodes} nodes, {t.optimized_nodes} after passes, {len(t.kernels)} kernels"]
+    width = max((len(k.name) for k in t.kernels), default=0)
+    for i, k in enumerate(t.kernels):
+        tasks = "+".join(str(n) for _, n in k.phases)
+        size = f"{quantity(k.read, 'B')} in, {quantity(k.written, 'B')} out, {quantity(k.flops, 'flop')}, {tasks} tasks"
+        lines.append(f"  {i:>3} {k.name:<{width}}  {_ops(k.ops)}")
+        lines.append(f"      {', '.join(k.sources)}  [{size}]" if k.sources else f"      [{size}]")
+    if t.memory is not None:
+        m = t.memory
+        lines.append(
+            f"memory: inputs {quantity(m.inputs, 'B')}, constants {quantity(m.constants, 'B')}, outputs "
+            f"{quantity(m.outputs, 'B')}, {m.temporaries} temporaries in an arena of {quantity(m.arena, 'B')}"
+        )
+        if m.in_place or m.copied:
+            lines.append(f"writes: {len(m.in_place)} in place, {len(m.copied)} by a copy at the end")
+    if t.seconds:
+        parts = [f"{k} {milliseconds(1e3 * v)}" for k, v in t.seconds.items() if v >= 5e-4]
+        total = milliseconds(1e3 * sum(t.seconds.values()))
+        lines.append(f"compiled in {total}: {', '.join(parts)}; {t.from_cache} kernels from the cache on disk")
+    if t.guards:
+        lines += [f"guards ({len(t.guards)})", *(f"  {g}" for g in t.guards)]
+    return lines
+
+
+def _ops(ops: tuple[str, ...]) -> str:
+    counts = Counter(ops)
+    return ", ".join(op if n == 1 else f"{op} x{n}" for op, n in counts.items())
+
+
+def quantity(n: int | str, unit: str) -> str:
+    """A number with a unit: 1.5 kB, 268 Mflop. Symbolic sizes stand as they are."""
+    if isinstance(n, str):
+        return f"({n}) {unit}"
+    for factor, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if n >= factor:
+            return f"{n / factor:.3g} {prefix}{unit}"
+    return f"{n} {unit}"
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())
