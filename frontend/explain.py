@@ -16,6 +16,8 @@ from .capture.replay import Captured
 from .costs import kernel_cost
 from .introspect import NotCaptured, compiled_of, name_of, native_of, trace_of
 
+SHOWN_GUARDS = 12  # in a summary
+
 
 @dataclass(frozen=True, slots=True)
 class KernelReport:
@@ -86,7 +88,7 @@ class Explanation:
 
     def summary(self) -> str:
         """Kernels, memory, times and guards."""
-        return "\n".join(self._head() + [line for t in self.traces for line in ("", *_summary(t))])
+        return "\n".join(self._head() + [line for t in self.traces for line in ("", *_summary(t, SHOWN_GUARDS))])
 
     def __str__(self) -> str:
         lines = self._head()
@@ -209,7 +211,7 @@ def _lines(graph: Graph) -> dict[str, str]:
 # ------------------------------------------------------------------ printing
 
 
-def _summary(t: TraceReport) -> list[str]:
+def _summary(t: TraceReport, most_guards: int = 1_000_000) -> list[str]:
     lines = [f"trace {t.name}: {t.nodes} nodes, {t.optimized_nodes} after passes, {len(t.kernels)} kernels"]
     width = max((len(k.name) for k in t.kernels), default=0)
     for i, k in enumerate(t.kernels):
@@ -230,7 +232,9 @@ def _summary(t: TraceReport) -> list[str]:
         total = milliseconds(1e3 * sum(t.seconds.values()))
         lines.append(f"compiled in {total}: {', '.join(parts)}; {t.from_cache} kernels from the cache on disk")
     if t.guards:
-        lines += [f"guards ({len(t.guards)})", *(f"  {g}" for g in t.guards)]
+        lines += [f"guards ({len(t.guards)})", *(f"  {g}" for g in t.guards[:most_guards])]
+        if len(t.guards) > most_guards:
+            lines.append(f"  and {len(t.guards) - most_guards} more")
     return lines
 
 

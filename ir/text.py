@@ -172,7 +172,7 @@ def inline(array: np.ndarray) -> str:
     if array.size > INLINE_LIMIT:
         return ""
     flat = array.reshape(-1)
-    values = [x.item() if flat.dtype.kind in "biu" else float(x) for x in flat]
+    values = [x.item() if flat.dtype.kind in "biu" else float(repr(float(x))) for x in flat]
     if _bits(np.array(values, dtype=array.dtype)) != _bits(flat):
         return ""
     return f"[{', '.join(map(repr, values))}]"
