@@ -232,10 +232,13 @@ def _error(graph: Graph, after: str, problem: str, at: int) -> VerifyError:
     from .text import Printer
 
     printer = Printer(graph)
-    lines = [printer.header(), *map(printer.node, graph.nodes), *printer.signature(), "}"]
-    middle = at + 1
-    shown = [
-        f"{'>' if k == middle else ' '} {line}" for k, line in enumerate(lines) if middle - 4 <= k <= middle + 4
-    ]  # fmt: skip
-    where = f" after {after}" if after else ""
-    return VerifyError(f"graph {graph.name} is wrong{where}: {problem}\n" + "\n".join(shown))
+    lines: dict[int, str] = {-1: printer.header()}
+    for k in range(max(0, at - 4), min(len(graph.nodes), at + 5)):
+        try:
+            lines[k] = printer.node(graph.nodes[k])
+        except TypeError:  # what is wrong may be an attribute that has no text form
+            lines[k] = f"  {graph.nodes[k]!r}"
+    if at >= len(graph.nodes):
+        lines[len(graph.nodes)] = "\n".join(printer.signature())
+    shown = "\n".join(f"{'>' if k == at else ' '} {line}" for k, line in lines.items())
+    return VerifyError(f"graph {graph.name} is wrong{f' after {after}' if after else ''}: {problem}\n{shown}")

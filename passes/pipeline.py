@@ -22,6 +22,7 @@ from .prepare import prepare
 from .rows import cache_rows
 from .schedule import schedule
 from .simplify import eliminate_dead, share, simplify
+from .split import split
 
 GraphPass = Callable[[Graph, Fuel], Graph]
 
@@ -32,6 +33,7 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
     ("simplify", simplify),
     ("cse", share),
     ("simplify_again", simplify),
+    ("split", split),
     ("dce", lambda g, fuel: eliminate_dead(g)),
     ("prepare", lambda g, fuel: prepare(g)),
 )

@@ -92,14 +92,20 @@ def argument_paths(function: Callable, call: Call) -> list[str]:
     return out
 
 
-def capture(function: Callable, args: tuple, kwargs: dict[str, Any], static: frozenset[int] = frozenset()) -> Captured:
+def capture(
+    function: Callable,
+    args: tuple,
+    kwargs: dict[str, Any],
+    static: frozenset[int] = frozenset(),
+    tracer: Tracer | None = None,
+) -> Captured:
     """One trace of `function(*args, **kwargs)`. Nothing real is changed.
 
-    static: leaves whose floats are constants of the trace. Raises CaptureStop with the user's line where the call can't
+    static: leaves whose floats are constants of the trace. tracer: a fresh one, for a trace with symbolic sizes. Raises CaptureStop with the user's line where the call can't
     be part of a graph, Specialize if a float argument must be static, and whatever the function itself raises.
     """
     call = flatten_call(args, kwargs)
-    tracer = Tracer(getattr(function, "__name__", type(function).__name__))
+    tracer = tracer or Tracer(getattr(function, "__name__", type(function).__name__))
     hooks = Hooks(tracer)
     before = (state.grad_enabled, state.default_dtype, epoch.value)
     try:

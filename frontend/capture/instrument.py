@@ -15,7 +15,7 @@ was, so evaluation order, scoping and tracebacks stay those of the user's code. 
     for x in xs:    for x in __tf__.iterate(xs):
     with c:         with __tf__.context(c):
     f"{x}"          f"{__tf__.formatted(x)}"
-    a < b           __tf__.operand(a) < __tf__.operand(b)
+    a < b           __tf__.compared(a) < __tf__.compared(b)
 
 Reads of globals and closure cells need no hook: `hooks.enter` guards those that the code object names.
 """
@@ -138,8 +138,8 @@ class _Instrument(ast.NodeTransformer):
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         self.generic_visit(node)
         if not all(isinstance(op, (ast.Is, ast.IsNot)) for op in node.ops):
-            node.left = _hook("operand", node.left)
-            node.comparators = [_hook("operand", c) for c in node.comparators]
+            node.left = _hook("compared", node.left)
+            node.comparators = [_hook("compared", c) for c in node.comparators]
         return node
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.AST:

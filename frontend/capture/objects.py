@@ -99,6 +99,10 @@ class ObjectHooks(Watch):
             self.tracer.stop(f"it uses an operator that the class {kind.__name__} defines in Python")
         return self.known(v)
 
+    def compared(self, v: Any) -> Any:
+        """An operand of a comparison."""
+        return ComparedSize(v, self.tracer) if isinstance(v, Dim) else self.operand(v)
+
     def known(self, v: Any) -> Any:
         """`v`, unless it is an object from outside whose contents can change without a guard noticing."""
         kind = type(v)

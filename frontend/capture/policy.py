@@ -8,6 +8,8 @@ import types
 from typing import Any
 
 _LIBRARY = __name__.partition(".")[0]
+# Programs that come with the library, and are compiled as a user's would be.
+PROGRAMS = frozenset(f"{_LIBRARY}.frontend.{name}" for name in ("demo", "workloads"))
 
 PURE_BUILTINS = frozenset(
     (
@@ -98,7 +100,7 @@ def module_of(x: Any) -> str:
 
 
 def is_library(module: str) -> bool:
-    return module == _LIBRARY or module.startswith(_LIBRARY + ".")
+    return (module == _LIBRARY or module.startswith(_LIBRARY + ".")) and module not in PROGRAMS
 
 
 def is_numpy(module: str) -> bool:

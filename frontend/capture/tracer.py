@@ -20,6 +20,7 @@ from ...ir.types import TensorType
 from ..state import state
 from ..tape import root_of
 from ..tensor import Tensor, new_tensor
+from .policy import PROGRAMS
 from .reach import Reach, Young
 from .replay import ArgSource, ArraySource, GradSource, ScalarSource, Source, TensorLike, TensorSource
 
@@ -48,8 +49,10 @@ def user_location() -> Location | None:
     """The innermost line that is not the library's own, NumPy's or the standard library's."""
     frame = sys._getframe(1)
     while frame is not None:
-        root = frame.f_globals.get("__name__", "").partition(".")[0]
-        if root != _LIBRARY and root != "numpy" and root not in sys.stdlib_module_names or root == "__main__":
+        name = frame.f_globals.get("__name__", "")
+        root = name.partition(".")[0]
+        library = root == _LIBRARY and name not in PROGRAMS or root == "numpy" or root in sys.stdlib_module_names
+        if not library or root == "__main__":
             return Location(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
         frame = frame.f_back
     return None

@@ -35,7 +35,13 @@ def example_graph():
     outs = (p, z, ops.mul(w, w), x, k)
     spec = Signature(
         (InputSpec('batch["x"]'), InputSpec("net.w", "state", "net.w")),
-        (OutputSpec(), OutputSpec("attr", path="net.loss"), OutputSpec("write", 1), OutputSpec("result", 0), OutputSpec()),
+        (
+            OutputSpec(),
+            OutputSpec("attr", path="net.loss"),
+            OutputSpec("write", 1),
+            OutputSpec("result", 0),
+            OutputSpec(),
+        ),
     )
     return b.finish(outs, spec)
 
@@ -284,7 +290,27 @@ def test_mutated_text_is_refused_or_still_a_graph():
     graph = example_graph()
     samples = [graph_of(op, s) for op in REGISTRY.values() for s in list(op.samples())[:1]]
     texts = [format_graph(graph), GOOD, *map(format_graph, samples)]
-    spare = ["%x", "%0", "(", ")", "[", "]", '"', ", ", "=", "nan", "-inf", "f32", "i8", "n", "//", "%", "*", "# a", "\\"]
+    spare = [
+        "%x",
+        "%0",
+        "(",
+        ")",
+        "[",
+        "]",
+        '"',
+        ", ",
+        "=",
+        "nan",
+        "-inf",
+        "f32",
+        "i8",
+        "n",
+        "//",
+        "%",
+        "*",
+        "# a",
+        "\\",
+    ]
     spare += ["sym n in [1, 2]\n", "out %0 write 0", "max(n, 2)", "(n // 3)", "()", "None", "{", "}", "_", "²", "\r"]
     refused = 0
     for k in range(6000):

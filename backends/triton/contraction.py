@@ -1,0 +1,147 @@
+"""Contractions to Triton: a tile of rows and columns per program, looped over blocks of the contracted points.
+
+Simple and correct: one configuration, masked blocks. Each side's axes are numbered row by row, so matrices, batches and
+convolutions are the same kernel.
+"""
+
+from __future__ import annotations
+
+from ...ir import dim
+from ...ir.dim import DimLike
+from ...ir.dtypes import bfloat16, float16
+from ...ir.kernel import Axis, Contraction, Kernel, Stage
+from ...ir.scalar import Expr
+from ...ir.target import Target
+from .elements import Elements, Text, Tile
+from .emit import Frame, power_of_two
+from .exprs import INTERPRETER, type_name
+from .lowered import TritonKernel
+
+
+def lower_contraction(kernel: Kernel, target: Target) -> TritonKernel:
+    """The source of a (prepared) kernel with an anchor whose stages have no inner axes."""
+    return _Contraction(kernel, target).lower()
+
+
+class _Contraction(Frame):
+    def __init__(self, kernel: Kernel, target: Target):
+        super().__init__(kernel, target)
+        assert kernel.anchor is not None
+        if any(s.axes for s in kernel.stages):
+            raise ValueError(f"{kernel.name}: the stages behind a contraction have no axes of their own")
+        self.anchor: Contraction = kernel.anchor
+        self.lhs, self.rhs = _operands(self.anchor, target)
+        self.floating = self.lhs.dtype.kind == "f"
+        c = self.anchor
+        self.batch, self.m, self.n, self.k = (dim.numel(tuple(a.extent for a in x)) for x in (c.batch, c.m, c.n, c.k))
+        limit = 64 if self.floating else 16  # integers go through a three-dimensional product
+        self.blocks = {
+            "MBLOCK": max(16, power_of_two(self.m, limit)),
+            "NBLOCK": max(16, power_of_two(self.n, limit)),
+            "KBLOCK": max(16, power_of_two(self.k, 32 if self.floating else 16)),
+        }
+        for name, value in self.blocks.items():
+            self.constant(name, value)
+
+    def lower(self) -> TritonKernel:
+        w = self.writer
+        tiles = {
+            "lhs": Tile(("MBLOCK", "KBLOCK"), [None, None]),
+            "rhs": Tile(("KBLOCK", "NBLOCK"), [None, None]),
+            "out": Tile(("MBLOCK", "NBLOCK"), [None, None]),
+        }
+        parts = {
+            name: Elements(w, self.kernel, self.target, tile, self.sizes) for name, tile in tiles.items()
+        }
+        out = parts["out"]
+        index_type = type_name(out.index_dtype)
+        wide = ".to(tl.int64)" if index_type == "tl.int64" else ""
+        m, n, k = (self.size_text(out, d, name) for d, name in ((self.m, "mnumel"), (self.n, "nnumel"), (self.k, "knumel")))
+        self._batch(list(parts.values()), wide)
+        self._side(parts["lhs"], parts["out"], self.anchor.m, "m", f"tl.program_id(0){wide} * MBLOCK", m, self.m)
+        self._side(parts["rhs"], parts["out"], self.anchor.n, "n", f"tl.program_id(1){wide} * NBLOCK", n, self.n)
+        acc = w.name("acc")
+        w.line(f"{acc} = tl.full([MBLOCK, NBLOCK], 0, {type_name(self.anchor.dtype)})")
+        with w.indented(f"for k0 in range(0, {k}, KBLOCK):"):
+            at = w.name("ki")
+            w.line(f"{at} = k0 + tl.arange(0, KBLOCK){wide}")
+            for name, along in (("lhs", 1), ("rhs", 0)):
+                self._bind(parts[name], self.anchor.k, at, along, k, self.k)
+            a, b = (self._operand(parts[name], e) for name, e in (("lhs", self.lhs), ("rhs", self.rhs)))
+            w.line(f"{acc} = {self._product(a, b, acc)}")
+        out.results[self.anchor.name] = Text(acc, out.tile.all)
+        for stage in self.kernel.stages:
+            self._stores(out, stage)
+        grid = (dim.ceildiv(self.m, self.blocks["MBLOCK"]), dim.ceildiv(self.n, self.blocks["NBLOCK"]), self.batch)
+        return self.finish(grid, 4)
+
+    # ---- indices
+    def _batch(self, parts: list[Elements], wide: str) -> None:
+        if not self.anchor.batch:
+            return
+        index = Text("0", constant=True)
+        if self.batch != 1:
+            name = self.writer.name("bi")
+            self.writer.line(f"{name} = tl.program_id(2){wide}")
+            index = Text(name)
+        parts[0].bind_axes(self.anchor.batch, index)
+        for other in parts[1:]:
+            other.tile.bound |= {a.sym: parts[0].tile.bound[a.sym] for a in self.anchor.batch}
+
+    def _side(
+        self, operand: Elements, out: Elements, axes: tuple[Axis, ...], name: str, start: str, total: str, n: DimLike
+    ) -> None:
+        """Numbers the rows (or columns) and binds their axes in an operand's tile and in the result's."""
+        at = self.writer.name(f"{name}i")
+        self.writer.line(f"{at} = {start} + tl.arange(0, {name.upper()}BLOCK)")
+        for elements in (operand, out):
+            self._bind(elements, axes, at, 0 if name == "m" else 1, total, n)
+
+    def _bind(self, e: Elements, axes: tuple[Axis, ...], at: str, along: int, total: str, n: DimLike) -> None:
+        w, level = self.writer, self.writer.level
+        index = w.name(f"{at}_{'row' if along == 0 else 'column'}")
+        w.line(f"{index} = {at}{e.tile.along(along)}")
+        if not isinstance(n, int) or n % self.blocks[e.tile.sizes[along]]:
+            mask = w.name(f"{index}_live")
+            w.line(f"{mask} = {index} < {total}")
+            e.tile.live[along] = Text(mask, 1 << along, level)
+        e.bind_axes(axes, Text(index, 1 << along, level))
+
+    # ---- values
+    def _operand(self, elements: Elements, e: Expr) -> str:
+        """One block of an operand, zero outside: what is not there adds nothing."""
+        value = elements.typed(e)
+        masks = [t for t in elements.tile.live if t is not None]
+        text = elements.full(value)
+        if masks:
+            zero = "0.0" if self.floating else "0"
+            text = f"tl.where({' & '.join(t.text for t in masks)}, {text}, {zero})"
+            if len(masks) == 1 and value.dims != elements.tile.all:
+                text = f"tl.broadcast_to({text}, {elements.tile.shape()})"
+        name = self.writer.numbered("block")
+        self.writer.line(f"{name} = {text}")
+        return name
+
+    def _product(self, a: str, b: str, acc: str) -> str:
+        if self.floating:
+            return f'tl.dot({a}, {b}, {acc}, input_precision="ieee", out_dtype={type_name(self.anchor.dtype)})'
+        kind = type_name(self.anchor.dtype)
+        if self.anchor.dtype.kind == "b":
+            product = f"tl.max(({a}[:, :, None] & {b}[None, :, :]).to(tl.int32), 1) != 0"
+            return f"{acc} | ({product})"
+        return f"{acc} + tl.sum({a}[:, :, None] * {b}[None, :, :], 1).to({kind})"
+
+    def _stores(self, out: Elements, stage: Stage) -> None:
+        for s in stage.stores:
+            out.store(s)
+
+
+def _operands(c: Contraction, target: Target) -> tuple[Expr, Expr]:
+    """lhs and rhs as the product takes them: narrow floats stay narrow, since their products are exact in float32. (Triton's
+    interpreter cannot multiply bfloat16.)"""
+    sides = (c.lhs, c.rhs)
+    if all(e.op == "cast" and e.args[0].dtype in (float16, bfloat16) for e in sides):
+        (x,), (y,) = c.lhs.args, c.rhs.args
+        if x.dtype is y.dtype and target.cpu != INTERPRETER:
+            return x, y
+    return sides

@@ -1,0 +1,249 @@
+"""Kernel IR to Triton source.
+
+Outer points are numbered row by row and spread over programs, XBLOCK to each. A kernel without inner axes is one block
+of points. Otherwise a tile is XBLOCK outer by RBLOCK inner points: a stage whose inner points fit one block keeps them
+in registers, from one stage to the next too; longer ones loop. Stages that write to computed addresses go through their
+points one by one, in order, so that the last of equal addresses wins and sums have one fixed order.
+"""
+
+from __future__ import annotations
+
+from ...ir import dim
+from ...ir.dim import Dim, DimLike
+from ...ir.kernel import Axis, Kernel, Stage, roots
+from ...ir.scalar import Expr, walk
+from ...ir.target import Target
+from .elements import Elements, Text, Tile
+from .exprs import type_name
+from .lowered import TritonKernel
+from .prepare import prepare
+from .reductions import COMBINE, Accumulator
+from .text import Writer
+
+POINTWISE_BLOCK = 1024
+TILE = 2048  # points of a tile whose stages loop
+LARGEST_ROW = 4096  # points that one block holds
+
+
+def lower_kernel(kernel: Kernel, target: Target) -> TritonKernel:
+    """The Triton source of a kernel, and how to launch it."""
+    kernel = prepare(kernel)
+    if kernel.anchor is not None:
+        from .contraction import lower_contraction
+
+        return lower_contraction(kernel, target)
+    return _LoopKernel(kernel, target).lower()
+
+
+class Frame:
+    """What every kind of kernel has: the writer, parameters, sizes, and the text around the body."""
+
+    def __init__(self, kernel: Kernel, target: Target):
+        self.kernel, self.target = kernel, target
+        self.writer = Writer()
+        self.helpers: set[str] = set()
+        self.constexprs: dict[str, int] = {}
+        for taken in ("tl", "triton", "libdevice", kernel.name, *COMBINE, *(b.name for b in kernel.params)):
+            self.writer.name(taken)
+        self.sizes = {d: Text(self.writer.name(str(d))) for d in kernel.dims}
+
+    def constant(self, name: str, value: int) -> str:
+        """A compile-time parameter."""
+        self.constexprs[name] = value
+        return self.writer.name(name)
+
+    def size_text(self, elements: Elements, n: DimLike, name: str) -> str:
+        """The text of a number of points, named if it is not a constant."""
+        if isinstance(n, int):
+            return str(n)
+        name = self.writer.name(name)
+        self.writer.line(f"{name} = {elements.dim(n).text}")
+        return name
+
+    def finish(self, grid: tuple[DimLike, ...], num_warps: int) -> TritonKernel:
+        k = self.kernel
+        names = [b.name for b in k.params] + [t.text for t in self.sizes.values()]
+        names += [f"{name}: tl.constexpr" for name in self.constexprs]
+        source = ["import triton", "import triton.language as tl"]
+        body = str(self.writer)
+        if self._uses_libdevice():
+            source.append("from triton.language.extra import libdevice")
+        for name in sorted(self.helpers):
+            source += ["", "", "@triton.jit", f"def {name}(a, b):", f"    return {COMBINE[name]}"]
+        source += ["", "", "@triton.jit", f"def {k.name}({', '.join(names)}):"]
+        source += [f"    # {', '.join(k.ops)}"] * bool(k.ops)
+        source += [f"    {t.text} = {t.text}.to(tl.int64)" for t in self.sizes.values()]
+        source += [f"    {line}" for line in body.splitlines()] or ["    pass"]
+        return TritonKernel(
+            k.name, "\n".join(source) + "\n", tuple((b.name, b.dtype) for b in k.params), k.dims,
+            tuple(t.text for t in self.sizes.values()), tuple(self.constexprs.items()), grid, num_warps,
+        )  # fmt: skip
+
+    def _uses_libdevice(self) -> bool:
+        from .exprs import INTERPRETER
+
+        everything = [e for s in self.kernel.stages for e in roots(s)]
+        floats = any(e.op == "rem" and e.dtype.kind == "f" for e in walk(*everything))
+        return floats and self.target.cpu != INTERPRETER
+
+
+class _LoopKernel(Frame):
+    def __init__(self, kernel: Kernel, target: Target):
+        super().__init__(kernel, target)
+        self.outer = dim.numel(tuple(a.extent for a in kernel.axes))
+        self.inner = [dim.numel(tuple(a.extent for a in s.axes)) for s in kernel.stages if s.axes]
+        self.tiled = bool(self.inner)
+        self.written: set[str] = set()
+        self.bound: tuple[Axis, ...] = ()  # inner axes that are bound to a whole row
+        xblock, rblock = self._blocks()
+        self.xblock, self.rblock = xblock, rblock
+        sizes = [self.constant("XBLOCK", xblock)]
+        if self.tiled:
+            sizes.append(self.constant("RBLOCK", rblock))
+        self.tile = Tile(tuple(sizes), [None] * len(sizes))
+        self.elements = Elements(self.writer, kernel, target, self.tile, self.sizes)
+        self.index_type = type_name(self.elements.index_dtype)
+        self.wide = ".to(tl.int64)" if self.index_type == "tl.int64" else ""
+
+    def lower(self) -> TritonKernel:
+        w, e = self.writer, self.elements
+        total = self.size_text(e, self.outer, "xnumel")
+        if self.outer != 1:
+            x = w.name("xi")
+            first = f"tl.program_id(0){self.wide} * XBLOCK"
+            w.line(f"{x} = {first} + tl.arange(0, XBLOCK){self.tile.along(0)}")
+            if not isinstance(self.outer, int) or self.outer % self.xblock:
+                mask = w.name("xmask")
+                w.line(f"{mask} = {x} < {total}")
+                self.tile.live[0] = Text(mask, 1)
+            e.bind_axes(self.kernel.axes, Text(x, 1))
+        else:
+            for a in self.kernel.axes:
+                self.tile.bound[a.sym] = Text("0", constant=True)
+        for stage in self.kernel.stages:
+            self._stage(stage)
+        points = self.xblock * self.rblock
+        return self.finish((dim.ceildiv(self.outer, self.xblock),), 8 if points > 2048 else 4)
+
+    # ---- blocks
+    def _blocks(self) -> tuple[int, int]:
+        """XBLOCK and RBLOCK: powers of two. Long along the dimension that more of memory is contiguous in."""
+        if not self.tiled:
+            return power_of_two(self.outer, POINTWISE_BLOCK), 1
+        longest = power_of_two(self.inner[0], LARGEST_ROW)
+        for n in self.inner[1:]:
+            longest = max(longest, power_of_two(n, LARGEST_ROW))
+        if self._columns():
+            x = power_of_two(self.outer, 64)
+            return x, min(longest, TILE // x)
+        fits = all(isinstance(n, int) and n <= LARGEST_ROW for n in self.inner)
+        r = longest if fits else min(longest, TILE)
+        return power_of_two(self.outer, max(1, min(64, TILE // 2 // r))), r
+
+    def _columns(self) -> bool:
+        """Whether more loads run along the last outer axis than along the last inner one."""
+        if not self.kernel.axes:
+            return False
+        inner = next(s.axes[-1] for s in self.kernel.stages if s.axes)
+        score = 0
+        for e in walk(*(e for s in self.kernel.stages for e in roots(s))):
+            if e.op == "load":
+                score += self._unit_stride(e, self.kernel.axes[-1]) - self._unit_stride(e, inner)
+        return score > 0
+
+    def _unit_stride(self, e: Expr, axis: Axis) -> int:
+        offset: DimLike = 0
+        for i, stride in zip(e.attr.index, self.kernel.buffer(e.attr.buffer).strides, strict=True):
+            if not isinstance(i, Expr):
+                offset = offset + i * stride
+        return int(isinstance(offset, Dim) and offset.is_linear_in(axis.sym) and offset.coefficient(axis.sym) == 1)
+
+    # ---- stages
+    def _stage(self, stage: Stage) -> None:
+        self._barrier(stage)
+        if not stage.axes:
+            self._stores(stage)
+            return
+        n = dim.numel(tuple(a.extent for a in stage.axes))
+        if any(s.accumulate or any(isinstance(i, Expr) for i in s.index) for s in stage.stores):
+            self._in_order(stage, n)
+        elif isinstance(n, int) and n <= self.rblock:
+            self._whole_row(stage, n)
+        else:
+            self._looped(stage, n)
+
+    def _stores(self, stage: Stage) -> None:
+        for s in stage.stores:
+            self.elements.store(s)
+            self.written.add(s.buffer)
+
+    def _barrier(self, stage: Stage) -> None:
+        """What another thread of the program wrote has to be there before it is read or written again."""
+        used = {e.attr.buffer for e in walk(*roots(stage)) if e.op == "load"} | {s.buffer for s in stage.stores}
+        if used & self.written:
+            self.writer.line("tl.debug_barrier()")
+            self.written.clear()
+
+    def _whole_row(self, stage: Stage, n: int) -> None:
+        """All inner points in one block. Values stay known to the next stage over the same axes."""
+        if stage.axes != self.bound:
+            r = self.writer.name("ri")
+            self.writer.line(f"{r} = tl.arange(0, RBLOCK){self.tile.along(1)}{self.wide}")
+            self.tile.live[1] = self._mask(r, str(n)) if n != self.rblock else None
+            self.elements.bind_axes(stage.axes, Text(r, 2))
+            self.bound = stage.axes
+        accumulators = [Accumulator(self.elements, r, self.helpers) for r in stage.reductions]
+        for a in accumulators:
+            a.whole(self.tile.live[1])
+        self._stores(stage)
+        for a in accumulators:
+            a.finish()
+
+    def _mask(self, index: str, end: str) -> Text:
+        name = self.writer.name("rmask")
+        self.writer.line(f"{name} = {index} < {end}")
+        return Text(name, 2, self.writer.level)
+
+    def _looped(self, stage: Stage, n: DimLike) -> None:
+        e, w = self.elements, self.writer
+        total = self.size_text(e, n, "rnumel")
+        accumulators = [Accumulator(e, r, self.helpers) for r in stage.reductions]
+        for a in accumulators:
+            a.start()
+        start = w.name("r0")
+        with w.indented(f"for {start} in range(0, {total}, RBLOCK):"):
+            r = w.name("ri")
+            w.line(f"{r} = {start} + tl.arange(0, RBLOCK){self.tile.along(1)}{self.wide}")
+            self.tile.live[1] = self._mask(r, total) if not isinstance(n, int) or n % self.rblock else None
+            e.bind_axes(stage.axes, Text(r, 2, w.level))
+            for a in accumulators:
+                a.step(self.tile.live[1])
+            self._stores(stage)
+        self._unbind(stage)
+        for a in accumulators:
+            a.finish()
+
+    def _in_order(self, stage: Stage, n: DimLike) -> None:
+        assert not stage.reductions, "a stage that writes to computed addresses folds nothing"
+        e, w = self.elements, self.writer
+        total = self.size_text(e, n, "rnumel")
+        start = w.name("r0")
+        with w.indented(f"for {start} in range(0, {total}):"):
+            r = w.name("ri")
+            w.line(f"{r} = {start} + tl.full([], 0, {self.index_type})")
+            self.tile.live[1] = None
+            e.bind_axes(stage.axes, Text(r, 0, w.level))
+            self._stores(stage)
+            w.line("tl.debug_barrier()")
+        self._unbind(stage)
+
+    def _unbind(self, stage: Stage) -> None:
+        for a in stage.axes:
+            del self.tile.bound[a.sym]
+        self.tile.live[1] = None
+        self.bound = ()
+
+
+def power_of_two(n: DimLike, most: int) -> int:
+    """The smallest power of two that holds n, at most `most` (a power of two)."""
+    return min(most, 1 << max(0, n - 1).bit_length()) if isinstance(n, int) else most
