@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from .autograd import no_grad
 from .capture import pytree
 from .capture.replay import Captured
 from .introspect import NotCaptured, compiled_of, eager_of, name_of, native_of, trace_of
@@ -22,12 +21,13 @@ ROUND_SECONDS = 0.01  # a side's calls in one round take at least this long
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkResult:
-    """Times in milliseconds a call; errors over every output and every tensor that a call writes.
+    """Times in milliseconds a call; errors over all tensors in the result.
 
     eager_ms, compiled_ms: medians over the rounds; eager_range, compiled_range: lower and upper quartile. compile_ms:
     capture, passes and code generation, without running. cached: kernels that came from the cache on disk or were
     compiled before, of `kernels`. max_abs_error: largest difference; max_rel_error: in units of the largest magnitude
-    in the same tensor. compiled: False where the call can't be captured (`reason` says why), and both sides are plain
+    in the same tensor; max_state_error: the absolute one in the tensors that a call writes (an optimizer that divides
+    by the size of gradients turns the rounding of tiny ones into whole steps). compiled: False where the call can't be captured (`reason` says why), and both sides are plain
     Python then. writes: tensors that a call changes; they have been put back.
     """
 
@@ -45,6 +45,7 @@ class BenchmarkResult:
     compiled: bool = True
     reason: str = ""
     writes: tuple[str, ...] = field(default=(), repr=False)
+    max_state_error: float = 0.0
 
     @property
     def speedup(self) -> float:
@@ -66,11 +67,15 @@ class BenchmarkResult:
             ("eager", f"{milliseconds(self.eager_ms)}  {spread(self.eager_range)}"),
             ("compiled", f"{milliseconds(self.compiled_ms)}  {spread(self.compiled_range)}"),
             ("speedup", f"{self.speedup:.2f}x"),
-            ("compile time", f"{milliseconds(self.compile_ms)}  ({self.kernels} kernels, {self.cached} from the cache)"),
+            (
+                "compile time",
+                f"{milliseconds(self.compile_ms)}  ({self.kernels} kernels, {self.cached} from the cache)",
+            ),
             ("max error", f"{self.max_abs_error:.2g} absolute, {self.max_rel_error:.2g} relative"),
         ]
         if self.writes:
-            rows.append(("writes", f"{len(self.writes)} tensors, put back afterwards ({_few(self.writes)})"))
+            error = f"max error {self.max_state_error:.2g} absolute"
+            rows.append(("writes", f"{len(self.writes)} tensors, put back afterwards ({_few(self.writes)}); {error}"))
         return rows
 
     def __str__(self) -> str:
@@ -81,7 +86,9 @@ class BenchmarkResult:
     def _repr_html_(self) -> str:
         from html import escape
 
-        rows = "".join(f"<tr><th style='text-align:left'>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in self._rows())
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in self._rows()
+        )
         return f"<table><caption>{escape(self.name)}: median of {self.rounds} rounds</caption>{rows}</table>"
 
 
@@ -127,7 +134,7 @@ def benchmark(fn: Any, /, *args: Any, seconds: float = 2.0, **kwargs: Any) -> Be
     executables = [native_of(captured.executable), native_of(captured.backward and captured.backward.executable)]
     native = [e for e in executables if e is not None]
     kernels = sum(len(e.kernels) for e in native)
-    absolute, relative = _errors(got, want)
+    absolute, relative = _errors(got[0], want[0])
     return BenchmarkResult(
         name=name_of(fn),
         eager_ms=statistics.median(eager_times),
@@ -141,13 +148,16 @@ def benchmark(fn: Any, /, *args: Any, seconds: float = 2.0, **kwargs: Any) -> Be
         kernels=kernels,
         cached=sum(e.hits for e in native),
         writes=tuple(state.names),
+        max_state_error=_errors(got[1], want[1])[0],
     )
 
 
 def _uncompiled(name: str, eager: Callable, args: tuple, kwargs: dict, reason: str, seconds: float) -> BenchmarkResult:
     (times,) = _in_turns([_repeat(lambda: eager(*args, **kwargs))], seconds)
     median, spread = statistics.median(times), _quartiles(times)
-    return BenchmarkResult(name, median, median, 0.0, 0.0, 0.0, len(times), spread, spread, compiled=False, reason=reason)
+    return BenchmarkResult(
+        name, median, median, 0.0, 0.0, 0.0, len(times), spread, spread, compiled=False, reason=reason
+    )
 
 
 # ------------------------------------------------------------------ timing
@@ -220,12 +230,16 @@ class _State:
                 grad._data[...] = before
             t._grad = grad
 
-    def after(self, call: Callable[[], Any]) -> list[Any]:
-        """Copies of the leaves of `call()` and of everything that it has written."""
-        leaves = [x.detach().numpy() if isinstance(x, Tensor) else x for x in pytree.flatten(call())[0]]
-        written = [array for array, _ in self.arrays] + [None if t._grad is None else t._grad._data for t, _, _ in self.grads]
-        with no_grad():
-            return [x.copy() if isinstance(x, np.ndarray) else x for x in (*leaves, *written)]
+    def after(self, call: Callable[[], Any]) -> tuple[list[Any], list[Any]]:
+        """Copies of the leaves of `call()`, and of everything that it has written."""
+        result = [x.detach().numpy() if isinstance(x, Tensor) else x for x in pytree.flatten(call())[0]]
+        written = [array for array, _ in self.arrays]
+        written += [None if t._grad is None else t._grad._data for t, _, _ in self.grads]
+        return _copies(result), _copies(written)
+
+
+def _copies(leaves: list[Any]) -> list[Any]:
+    return [x.copy() if isinstance(x, np.ndarray) else x for x in leaves]
 
 
 def _errors(got: list[Any], want: list[Any]) -> tuple[float, float]:

@@ -215,7 +215,9 @@ def classify_elsewhere(net: nn.Module, digits: Digits, program: Path, cache: str
     export(net.eval(), (as_tensor(digits.test_x),)).save(program)
     inputs, outputs = folder / "test.npy", folder / "logits.npy"
     np.save(inputs, digits.test_x)
-    child = _child("-m", "tracefuse.frontend.cli", "run", str(program), str(inputs), "--output", str(outputs), cache=cache)
+    child = _child(
+        "-m", "tracefuse.frontend.cli", "run", str(program), str(inputs), "--output", str(outputs), cache=cache
+    )
     child.communicate()
     if child.returncode:
         raise DemoError(f"`tracefuse run {program}` ended with status {child.returncode}")
@@ -304,9 +306,7 @@ def run(epochs: int, output: Path, stream: TextIO | None) -> dict[str, Any]:
                 os.environ["TRACEFUSE_CACHE_DIR"] = before
 
 
-def _run(
-    epochs: int, output: Path, progress: Progress, digits: Digits, folder: Path, cache: str
-) -> dict[str, Any]:
+def _run(epochs: int, output: Path, progress: Progress, digits: Digits, folder: Path, cache: str) -> dict[str, Any]:
     progress.say(f"{len(digits.train_x)} training digits, {len(digits.test_x)} test digits, batches of {BATCH}")
     eager, compiled = train(digits, epochs, progress)
     progress.say("trained; now a second process, and the exported net in a third one")
@@ -341,10 +341,14 @@ def _run(
 def _problems(r: dict[str, Any]) -> list[str]:
     out = []
     if not r["max_loss_rel_diff"] <= LOSS_TOLERANCE:
-        out.append(f"eager and compiled losses differ by {r['max_loss_rel_diff']:.2g} (relative), over {LOSS_TOLERANCE:g}")
+        out.append(
+            f"eager and compiled losses differ by {r['max_loss_rel_diff']:.2g} (relative), over {LOSS_TOLERANCE:g}"
+        )
     for which in ("eager", "compiled", "exported"):
         if r[f"accuracy_{which}"] < ACCURACY_NEEDED:
-            out.append(f"the {which} net is right on {r[f'accuracy_{which}']:.1%} of the test digits, under {ACCURACY_NEEDED:.0%}")
+            out.append(
+                f"the {which} net is right on {r[f'accuracy_{which}']:.1%} of the test digits, under {ACCURACY_NEEDED:.0%}"
+            )
     return out
 
 

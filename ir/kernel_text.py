@@ -89,4 +89,6 @@ def format_schedule(s: Schedule) -> str:
     parts = [f"{f} {getattr(s, f)}" for f in ("vector", "lanes", "unroll", "parallel", "grain", "block", "tile") if getattr(s, f)]
     if s.stream:
         parts.append(f"stream {', '.join(s.stream)}")
+    if s.prefetch:
+        parts.append("prefetch " + ", ".join(f"{b} in stage {k} by {n}" for b, k, n in s.prefetch))
     return "schedule " + "; ".join(parts)

@@ -39,6 +39,10 @@ MATH: dict[str, int] = {
     "sinh": 1, "cosh": 1, "tanh": 1, "asinh": 1, "acosh": 1, "atanh": 1,
     "erf": 1, "erfc": 1, "erfinv": 1, "lgamma": 1, "digamma": 1, "pow": 2, "cbrt": 1, "rsqrt": 1,
 }  # fmt: skip
+# Operations that only some targets have; the expansions of MATH use them where they are told to.
+OPTIONAL: dict[str, int] = {
+    "scale": 2,  # x * 2**n for a float n without fraction, rounded once
+}
 COMPARISONS = frozenset(("eq", "ne", "lt", "le", "gt", "ge"))
 LEAVES = frozenset(("const", "index", "load", "in_bounds", "result"))
 
@@ -185,7 +189,7 @@ def result(name: str, dtype: DType) -> Expr:
 
 def apply(op: str, *args: Any, dtype: DType | None = None) -> Expr:
     """`op` on Exprs; Python numbers among the operands become constants of the others' dtype. Folds what is cheap."""
-    if op not in BASIC and op not in MATH:
+    if op not in BASIC and op not in MATH and op not in OPTIONAL:
         raise ValueError(f"{op!r} is not a scalar operation")
     typed = next((a.dtype for a in reversed(args) if isinstance(a, Expr)), None)
     if typed is None:

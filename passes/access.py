@@ -49,7 +49,8 @@ class Source(NamedTuple):
 
 
 class Access:
-    """Follows values to their sources. `inline` says which pointwise nodes are recomputed wherever they are read."""
+    """Follows values to their sources. `inline` says which nodes are recomputed wherever they are read: pointwise ones,
+    and gathers."""
 
     def __init__(self, inline: Callable[[Node], bool]):
         self.inline = inline
@@ -81,7 +82,7 @@ class Access:
             for a in mapped.alternatives:
                 out += self.sources(node.inputs[a.operand], a.index, plain)
             return out
-        if name == "gather":
+        if name == "gather" and self.inline(node):
             return self.gather_sources(node, at, direct)
         if node.op.kind == "pointwise" and self.inline(node):
             for v in node.inputs:

@@ -1,17 +1,20 @@
-"""Contracts a*b + c into one fused multiply-add, explicitly: half the instructions, one rounding less."""
+"""Cheaper arithmetic with the same or nearly the same rounding: a*b + c becomes one fused multiply-add, and a row divided
+by a reduction's result is multiplied by its reciprocal (one rounding more)."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
 
-from ..ir.kernel import Kernel, roots
-from ..ir.scalar import Expr, apply, transform, walk
+from ..ir.kernel import Kernel, Stage, roots
+from ..ir.scalar import Expr, apply, free_symbols, transform, walk
 from ..ir.target import Target
 
 
 def contract(kernel: Kernel, target: Target) -> Kernel:
-    """Floating products that only one sum reads join it. Kernels for targets without fma stay as they are."""
+    """Floating products that only one sum reads join it (on targets with fma); quotients by a value of the whole row
+    become products."""
+    kernel = _reciprocals(kernel)
     if target.isa == "scalar":
         return kernel
     uses: Counter[int] = Counter()
@@ -49,3 +52,30 @@ def contract(kernel: Kernel, target: Target) -> Kernel:
         for s in kernel.stages
     )
     return replace(kernel, stages=stages)
+
+
+def _reciprocals(kernel: Kernel) -> Kernel:
+    def stage_of(s: Stage) -> Stage:
+        inner = frozenset(a.sym for a in s.axes)
+        memo: dict[int, Expr] = {}
+        inverses: dict[Expr, Expr] = {}
+
+        def leaf(e: Expr) -> Expr | None:
+            if e.op != "div" or e.dtype.kind != "f":
+                return None
+            x, y = e.args
+            if not free_symbols(x) & inner or free_symbols(y) & inner or not any(n.op == "result" for n in walk(y)):
+                return None
+            if y not in inverses:
+                inverses[y] = apply("div", 1.0, y)
+            return x * inverses[y]
+
+        return replace(
+            s,
+            reductions=tuple(replace(r, inputs=tuple(transform(x, leaf, memo) for x in r.inputs)) for r in s.reductions),
+            stores=tuple(replace(x, value=transform(x.value, leaf, memo)) for x in s.stores),
+        )
+
+    if kernel.anchor is not None or not any(s.axes and s.stores for s in kernel.stages):
+        return kernel
+    return replace(kernel, stages=tuple(stage_of(s) if s.axes else s for s in kernel.stages))

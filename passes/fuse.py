@@ -3,8 +3,8 @@
 A group iterates over the elements of a *reference shape*; some of its axes may be *inner*: reduced by the group's
 reductions. Members stand at the full level (one value per element) or at the outer level (one per point of the other
 axes). A node may join the group that computes its operands when it reads them at its own point, and when no path leads
-out of the group and back in. Contractions and scatters start groups of their own, which element-wise nodes may join as
-an epilogue. Movement and creation nodes belong to no group: they are index maps (see `access`).
+out of the group and back in. Contractions start groups of their own, which element-wise nodes may join as an epilogue;
+scatters have a group to themselves. Movement and creation nodes belong to no group: they are index maps (see `access`).
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Fuser:
         for node in self.graph.nodes:
             if is_virtual(node):
                 continue
-            if node.op.kind == "pointwise" and self._free(node):
+            if node.op.kind == "pointwise" and self._free(node) or node.op.name == "gather" and not self._kept(node.out):
                 self.inlined.add(node)
             elif node.op.name in REDUCTIONS:
                 self._reduction(node)
@@ -150,9 +150,13 @@ class Fuser:
         return Partition(self._sorted(), self.home, stored, self.access)
 
     # ---- joining
+    def _kept(self, v: Value) -> bool:
+        """Whether `v` has to be in memory whoever reads it: an output, or addressed by computed indices."""
+        return v in self.outputs or v in self.pinned
+
     def _free(self, node: Node) -> bool:
         """Computed wherever it is read: built from constants and indices only, or cheap scalar arithmetic."""
-        if node.out in self.outputs or node.out in self.pinned:
+        if self._kept(node.out):
             return False
         sources = [s for v in node.inputs for s in self.access.sources(v, None)]
         if not sources:
@@ -188,6 +192,8 @@ class Fuser:
 
     def _fits(self, node: Node, group: Group) -> bool:
         """Whether every operand that the group computes is read at the group's own point, unconditionally."""
+        if group.anchor is not None and group.anchor.op.name == "scatter":
+            return False  # its elements are final only when all updates are in
         at = group.where(node.out)
         if at is None:
             return False

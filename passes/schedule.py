@@ -7,8 +7,11 @@ from ..ir.dim import DimLike
 from ..ir.kernel import Axis, Kernel, Schedule, roots
 from ..ir.scalar import MATH, Expr, walk
 from ..ir.target import Target
+from .access import expr_cost
 
 STREAM_BYTES = 8 << 20  # outputs larger than this go past the cache
+PREFETCH_BYTES = 2 << 20  # inputs larger than this are fetched ahead of time
+HEAVY = 20  # instructions per element, from which on that pays
 MIN_TASK_WORK = 16384  # elementary operations worth waking a thread for
 
 
@@ -34,7 +37,7 @@ def schedule(kernel: Kernel, target: Target) -> Schedule:
     block = 0
     if not rows and kernel.axes:
         block = _block(kernel, lanes * unroll)
-    return Schedule(axis.name, lanes, unroll, 1, _grain(kernel, axis, block), block, stream=_streamed(kernel))
+    return Schedule(axis.name, lanes, unroll, 1, _grain(kernel, axis, block), block, stream=_streamed(kernel), prefetch=_prefetched(kernel, rows))
 
 
 def _lanes(kernel: Kernel, target: Target) -> int:
@@ -143,4 +146,29 @@ def _streamed(kernel: Kernel) -> tuple[str, ...]:
         size = dim.numel(b.shape)
         if b.role == "out" and b.name not in read and isinstance(size, int) and size * b.dtype.itemsize > STREAM_BYTES:
             out.append(b.name)
+    return tuple(out)
+
+
+def _prefetched(kernel: Kernel, rows: bool) -> tuple[tuple[str, int, int], ...]:
+    """Inputs that come from main memory, where arithmetic would keep the hardware from fetching them in time.
+
+    A row with several stages asks for the next row while it computes most; a single pass asks a page ahead.
+    """
+    costs = [expr_cost(*roots(s)) if s.axes or not rows else 0 for s in kernel.stages]
+    at = max(range(len(costs)), key=costs.__getitem__)
+    if costs[at] < HEAVY:
+        return ()
+    out = []
+    for b in kernel.params:
+        n = dim.numel(b.shape)
+        loaded = any(e.op == "load" and e.attr.buffer == b.name for e in walk(*roots(kernel.stages[at])))
+        if b.role == "scratch" or not loaded or not isinstance(n, int) or n * b.dtype.itemsize <= PREFETCH_BYTES:
+            continue
+        ahead = 4096
+        if rows and len([s for s in kernel.stages if s.axes]) > 1:
+            row = dim.numel(tuple(a.extent for a in kernel.stages[at].axes))
+            if not isinstance(row, int):
+                continue
+            ahead = row * b.dtype.itemsize
+        out.append((b.name, at, ahead))
     return tuple(out)

@@ -8,67 +8,15 @@ it meanwhile frees nothing that is in use.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-from ..backends.llvm.builder import Block, Function, Module, Val, i32, i64
+from ..backends.llvm.builder import Module, Val, i32, i64
 from . import entry_layout as at
+from .entry_builder import FALSE, MISSED, NULL, SETTINGS, TRUE, Code
 from .entry_layout import Layout
-
-NULL = Val("null", "ptr")
-SETTINGS = Val("@tf_entry_settings", "ptr")
-MISSED = 1  # what tf_run returns when the plan declined
-TRUE, FALSE = Val("true", "i1"), Val("false", "i1")
-
-
-class _Code:
-    """A function under construction, with words to read and one place to fail to."""
-
-    def __init__(self, m: Module, name: str, ret: str, params: list[tuple[str, str]], linkage: str = "internal"):
-        # the frame grows with the trace: touch every page of it, so that a stack that is too small is noticed
-        attrs = "nounwind" if linkage else 'nounwind uwtable "probe-stack"="inline-asm"'
-        self.f: Function = m.function(name, ret, params, attrs, linkage)
-        self.args = self.f.args
-        self.no: Block = self.f.block("no")
-
-    def at(self, base: Val, offset: int, type: str = "ptr") -> Val:
-        """The field at a byte offset."""
-        return self.f.load(type, self.f.gep("i8", base, i64(offset)))
-
-    def word(self, base: Val, index: int, type: str = "i64") -> Val:
-        return self.f.load(type, self.f.gep("i64", base, i64(index)))
-
-    def place(self, base: Val, index: Val) -> Val:
-        return self.f.gep("i64", base, index)
-
-    def row(self, table: Val, index: Val, words: int) -> Val:
-        return self.f.gep("i64", table, self.f.mul(index, i64(words)))
-
-    def require(self, condition: Val) -> None:
-        """Goes on where `condition` holds, else to `no`."""
-        go_on = self.f.block("ok")
-        self.f.cbr(condition, go_on, self.no)
-        self.f.current = go_on
-
-    def equal(self, x: Val, y: Val) -> Val:
-        return self.f.cmp("eq", x, y)
-
-    @contextmanager
-    def rows(self, base: Val, count_at: int, words: int) -> Iterator[tuple[Val, Val]]:
-        """for index, row in enumerate(table): a table's count stands before its address."""
-        table = self.word(base, count_at + 1, "ptr")
-        with self.f.loop(i64(0), self.word(base, count_at)) as each:
-            yield each.index, self.row(table, each.index, words)
-
-    def finish(self, yes: Val, no: Val) -> None:
-        self.f.ret(yes)
-        self.f.current = self.no
-        self.f.ret(no)
-
+from .entry_results import RESULT_PARTS
 
 def _check_array(m: Module) -> None:
     """i1 tf_check_array(array, record, frame, dims, sizes): is it what the record asks; pointer, sizes -> frame."""
-    c = _Code(
+    c = Code(
         m,
         "tf_check_array",
         "i1",
@@ -120,7 +68,7 @@ def _check_arg(m: Module) -> None:
     A number goes to `scalar`, an array (not yet owned) to `held`, which stays null otherwise.
     """
     params = [("ptr", n) for n in ("arg", "rec", "frame", "dims", "sizes", "scalar", "held")]
-    c = _Code(m, "tf_check_arg", "i1", params)
+    c = Code(m, "tf_check_arg", "i1", params)
     f, (arg, record, frame, dims, sizes, scalar, held) = c.f, c.args
     f.store(NULL, held)
     kind, type = c.word(record, at.A_KIND), c.at(arg, 8)
@@ -137,6 +85,8 @@ def _check_arg(m: Module) -> None:
         found = f.select(c.equal(unset, NULL), c.word(SETTINGS, at.G_NONE, "ptr"), unset)
         first, second = c.equal(found, c.word(slot, 1, "ptr")), c.equal(found, c.word(slot, 2, "ptr"))
         c.require(f.binary("or", first, second))
+    with f.when(f.cmp("ne", c.word(record, at.A_FRESH), i64(0))):
+        c.require(f.call_pointer(Val("@tf_is_fresh", "ptr"), "i1", arg))
     data = f.load("ptr", f.gep("i8", arg, c.word(SETTINGS, at.G_DATA_SLOT)))
     c.require(f.cmp("ne", data, NULL))
     tensor_end = f.current
@@ -180,31 +130,99 @@ def _check_arg(m: Module) -> None:
     c.finish(TRUE, FALSE)
 
 
-def _guard(m: Module) -> None:
-    """i1 tf_guard(trace, args, nargs, frame): does this trace serve the call? Fills values, dims, scalars, held."""
-    c = _Code(m, "tf_guard", "i1", [("ptr", "trace"), ("ptr", "args"), ("i64", "nargs"), ("ptr", "frame")])
-    f, (trace, args, nargs, frame) = c.f, c.args
-    c.require(c.equal(nargs, c.word(trace, at.ARGS)))
-    with c.rows(trace, at.WORDS, 2) as (_, guard):
-        c.require(c.equal(f.load("i64", c.word(guard, 0, "ptr")), c.word(guard, 1)))
+def _is_fresh(m: Module) -> None:
+    """i1 tf_is_fresh(tensor): no view, or one whose root has the same `_version` object."""
+    c = Code(m, "tf_is_fresh", "i1", [("ptr", "tensor")])
+    f, (tensor,) = c.f, c.args
+    none = c.word(SETTINGS, at.G_NONE, "ptr")
+    base_slot, version_slot = c.word(SETTINGS, at.G_BASE_SLOT), c.word(SETTINGS, at.G_VERSION_SLOT)
+    start, step, end = f.current, f.block("step"), f.block("end")
+    f.br(step)
+    f.current = step
+    root = Val("%root", "ptr")
+    base = f.load("ptr", f.gep("i8", root, base_slot))
+    f.cbr(f.binary("or", c.equal(base, none), c.equal(base, NULL)), end, step)
+    step.lines.insert(0, f"  %root = phi ptr [ {tensor.ref}, %{start.label} ], [ {base.ref}, %{step.label} ]")
+    f.current = end
+    versions = (f.load("ptr", f.gep("i8", t, version_slot)) for t in (tensor, root))
+    c.require(c.equal(*versions))
+    c.finish(TRUE, FALSE)
+
+
+def _look(m: Module) -> None:
+    """i1 tf_look(trace, args, frame): are arguments and states as they must be? Fills values, dims, scalars, held."""
+    c = Code(m, "tf_look", "i1", [("ptr", "trace"), ("ptr", "args"), ("ptr", "frame")])
+    f, (trace, args, frame) = c.f, c.args
     dims, sizes, scalars, held = (
         c.place(frame, c.word(trace, k)) for k in (at.AT_DIMS, at.AT_SIZES, at.AT_SCALARS, at.AT_HELD)
     )
+    check = Val("@tf_check_arg", "ptr")
     with c.rows(trace, at.ARGS, at.ARG_WORDS) as (k, record):
         arg = f.load("ptr", c.place(args, k))
         rest = (record, frame, dims, sizes, c.place(scalars, k), c.place(held, k))
-        c.require(f.call_pointer(Val("@tf_check_arg", "ptr"), "i1", arg, *rest))
+        c.require(f.call_pointer(check, "i1", arg, *rest))
+    with c.rows(trace, at.LOADS, at.LOAD_WORDS) as (n, load):
+        k = f.add(c.word(trace, at.ARGS), n)
+        record = c.row(c.word(trace, at.ARG_TABLE, "ptr"), k, at.ARG_WORDS)
+        found = f.load("ptr", f.gep("i8", c.word(load, at.L_OWNER, "ptr"), c.word(load, at.L_SLOT)))
+        c.require(f.cmp("ne", found, NULL))
+        rest = (record, frame, dims, sizes, c.place(scalars, k), c.place(held, k))
+        c.require(f.call_pointer(check, "i1", found, *rest))
     with c.rows(trace, at.STATES, at.STATE_WORDS) as (_, state):
         array, data = c.word(state, at.S_ARRAY, "ptr"), c.word(state, at.S_DATA, "ptr")
+        record = c.word(state, at.S_RECORD, "ptr")
+        raw, owned, same = f.block("raw"), f.block("owned"), f.block("same")
+        f.cbr(c.equal(record, NULL), owned, raw)
+        f.current = raw
+        looked = f.call_pointer(Val("@tf_check_array", "ptr"), "i1", array, record, frame, dims, sizes)
+        f.cbr(looked, same, c.no)
+        f.current = owned
         slot = f.gep("i8", c.word(state, at.S_TENSOR, "ptr"), c.word(SETTINGS, at.G_DATA_SLOT))
-        c.require(c.equal(f.load("ptr", slot), array))
+        f.cbr(c.equal(f.load("ptr", slot), array), same, c.no)
+        f.current = same
         c.require(c.equal(c.at(array, at.ARRAY_DATA), data))
         value = c.word(state, at.S_VALUE)
         f.store(data, c.place(frame, value))
         f.store(c.word(state, at.S_NBYTES), c.place(sizes, value))
+    c.finish(TRUE, FALSE)
+
+
+def _ask(m: Module) -> None:
+    """i1 tf_ask(check): whether a guard in Python returns True. One that raises does not hold."""
+    c = Code(m, "tf_ask", "i1", [("ptr", "check")])
+    f, (check,) = c.f, c.args
+    answer = f.call("PyObject_CallNoArgs", "ptr", check)
+    with f.when(c.equal(answer, NULL)):
+        f.call("PyErr_Clear", "void")
+    f.call("Py_DecRef", "void", answer)  # takes null, and True lives on
+    c.require(c.equal(answer, c.word(SETTINGS, at.G_TRUE, "ptr")))
+    c.finish(TRUE, FALSE)
+
+
+def _guard(m: Module) -> None:
+    """i1 tf_guard(trace, args, nargs, mode, frame): does this trace serve the call?"""
+    params = [("ptr", "trace"), ("ptr", "args"), ("i64", "nargs"), ("i64", "mode"), ("ptr", "frame")]
+    c = Code(m, "tf_guard", "i1", params)
+    f, (trace, args, nargs, mode, frame) = c.f, c.args
+    c.require(c.equal(nargs, c.word(trace, at.ARGS)))
+    wanted = c.word(trace, at.MODE)
+    c.require(f.binary("or", c.equal(wanted, mode), c.equal(wanted, i64(at.ANY_MODE))))
+    with c.rows(trace, at.WORDS, 2) as (_, guard):
+        c.require(c.equal(f.load("i64", c.word(guard, 0, "ptr")), c.word(guard, 1)))
+    dims, sizes = (c.place(frame, c.word(trace, k)) for k in (at.AT_DIMS, at.AT_SIZES))
+    look = Val("@tf_look", "ptr")
+    c.require(f.call_pointer(look, "i1", trace, args, frame))
+    with c.rows(trace, at.SAME, 3) as (_, pair):
+        one, other = (f.load("ptr", c.place(args, c.word(pair, k))) for k in (0, 1))
+        c.require(c.equal(f.convert("zext", c.equal(one, other), "i64"), c.word(pair, 2)))
     with c.rows(trace, at.DICTS, 3) as (_, guard):
         found = f.call("PyDict_GetItemWithError", "ptr", c.word(guard, 0, "ptr"), c.word(guard, 1, "ptr"))
         c.require(c.equal(found, c.word(guard, 2, "ptr")))
+    with c.rows(trace, at.CHECKS, 1) as (_, guard):
+        c.require(f.call_pointer(Val("@tf_ask", "ptr"), "i1", c.word(guard, 0, "ptr")))
+    with f.when(f.cmp("ne", c.word(trace, at.CHECKS), i64(0))):
+        # Python has run: what was looked at may have changed, and the arrays are not owned yet
+        c.require(f.call_pointer(look, "i1", trace, args, frame))
     with c.rows(trace, at.DISJOINT, 2) as (_, pair):
         (a, a_end), (b, b_end) = (_range(c, frame, sizes, c.word(pair, k)) for k in (0, 1))
         c.require(f.binary("or", f.cmp("ule", a_end, b), f.cmp("ule", b_end, a)))
@@ -214,126 +232,9 @@ def _guard(m: Module) -> None:
     c.finish(TRUE, FALSE)
 
 
-def _range(c: _Code, frame: Val, sizes: Val, value: Val) -> tuple[Val, Val]:
+def _range(c: Code, frame: Val, sizes: Val, value: Val) -> tuple[Val, Val]:
     start = c.f.load("i64", c.place(frame, value))
     return start, c.f.add(start, c.f.load("i64", c.place(sizes, value)))
-
-
-def _make_output(m: Module) -> None:
-    """ptr tf_make_output(record, dims): a new array, or null with an exception. Big ones come from `memory.empty`."""
-    c = _Code(m, "tf_make_output", "ptr", [("ptr", "rec"), ("ptr", "dims")])
-    f, (record, dims) = c.f, c.args
-    ndim, rows = c.word(record, at.O_NDIM), c.word(record, at.O_DIMS, "ptr")
-    shape = f.alloca("i64", 64, align=16)
-    with f.loop(i64(0), ndim, carried=[c.word(record, at.O_ITEM)]) as axes:
-        rule = c.row(rows, axes.index, at.DIM_WORDS)
-        slot = c.word(rule, at.D_SLOT)
-        symbolic = f.cmp("sge", slot, i64(0))
-        source = f.select(symbolic, c.place(dims, slot), c.place(rule, i64(at.D_LOW)))
-        size = f.load("i64", source)
-        f.store(size, c.place(shape, axes.index))
-        axes.next = [f.mul(axes.carried[0], size)]
-    big, small = f.block("big"), f.block("small")
-    f.cbr(f.cmp("sge", axes.results[0], c.word(SETTINGS, at.G_BIG)), big, small)
-    f.current = small
-    number, rank = (f.convert("trunc", c.word(record, k), "i32") for k in (at.O_TYPE_NUMBER, at.O_NDIM))
-    array_type = Val("@tf_array_type", "ptr")
-    f.ret(f.call("tf_array_new", "ptr", array_type, rank, shape, number, NULL, NULL, i32(0), i32(0), NULL))
-    f.current = big
-    sizes = f.call("PyTuple_New", "ptr", ndim)
-    c.require(f.cmp("ne", sizes, NULL))
-    with f.loop(i64(0), ndim) as axes:
-        number = f.call("PyLong_FromLongLong", "ptr", f.load("i64", c.place(shape, axes.index)))
-        f.call("PyTuple_SetItem", "i32", sizes, axes.index, number)
-    pair = f.alloca("ptr", 2, align=16)
-    f.store(sizes, pair)
-    f.store(c.word(record, at.O_DTYPE, "ptr"), c.place(pair, i64(1)))
-    array = f.call("PyObject_Vectorcall", "ptr", c.word(SETTINGS, at.G_EMPTY, "ptr"), pair, i64(2), NULL)
-    f.call("Py_DecRef", "void", sizes)
-    c.finish(array, NULL)
-
-
-def _box(m: Module) -> None:
-    """ptr tf_box(array): a new Tensor with it (taking over the reference), or null with an exception."""
-    c = _Code(m, "tf_box", "ptr", [("ptr", "array")])
-    f, (array,) = c.f, c.args
-    tensor = f.call("PyType_GenericAlloc", "ptr", c.word(SETTINGS, at.G_TENSOR_TYPE, "ptr"), i64(0))
-    c.require(f.cmp("ne", tensor, NULL))
-    f.store(array, f.gep("i8", tensor, c.word(SETTINGS, at.G_DATA_SLOT)))
-    with c.rows(SETTINGS, at.G_DEFAULTS, 2) as (_, default):
-        value = c.word(default, 1, "ptr")
-        f.call("Py_IncRef", "void", value)
-        f.store(value, f.gep("i8", tensor, c.word(default, 0)))
-    f.ret(tensor)
-    f.current = c.no
-    f.call("Py_DecRef", "void", array)
-    f.ret(NULL)
-
-
-def _result(m: Module) -> None:
-    """ptr tf_result(record, args, outputs, earlier): one result as a new reference; null with an exception."""
-    c = _Code(m, "tf_result", "ptr", [("ptr", "rec"), ("ptr", "args"), ("ptr", "outputs"), ("ptr", "earlier")])
-    f, (record, args, outputs, earlier) = c.f, c.args
-    index = c.word(record, 1)
-    cases = [f.block(n) for n in ("tensor", "array", "argument", "again", "object")]
-    done = f.block("done")
-    listed = " ".join(f"i64 {k}, label %{b.label}" for k, b in enumerate(cases))
-    f.current.terminator = f"  switch {c.word(record, 0)}, label %{c.no.label} [ {listed} ]"
-    found: list[tuple[Val, Block]] = []
-    f.current = cases[at.R_TENSOR]
-    array = f.load("ptr", c.place(outputs, index))
-    f.call("Py_IncRef", "void", array)
-    f.ret(f.call_pointer(Val("@tf_box", "ptr"), "ptr", array))
-    f.current = cases[at.R_AGAIN]
-    found.append((f.call("PyTuple_GetItem", "ptr", earlier, index), f.current))
-    f.br(done)
-    for case, table in ((at.R_ARRAY, outputs), (at.R_ARGUMENT, args), (at.R_OBJECT, None)):
-        f.current = cases[case]
-        one = f.load("ptr", c.place(table, index)) if table else c.word(record, 1, "ptr")
-        found.append((one, f.current))
-        f.br(done)
-    f.current = done
-    one = f.phi("ptr", *found)
-    f.call("Py_IncRef", "void", one)
-    c.finish(one, NULL)
-
-
-def _results(m: Module) -> None:
-    """ptr tf_results(trace, args, outputs): what the call returns; null with an exception."""
-    c = _Code(m, "tf_results", "ptr", [("ptr", "trace"), ("ptr", "args"), ("ptr", "outputs")])
-    f, (trace, args, outputs) = c.f, c.args
-    single, several = f.block("single"), f.block("several")
-    structure = c.word(trace, at.STRUCTURE)
-    f.cbr(c.equal(structure, i64(at.SINGLE)), single, several)
-    f.current = single
-    one = Val("@tf_result", "ptr")
-    f.ret(f.call_pointer(one, "ptr", c.word(trace, at.RESULT_TABLE, "ptr"), args, outputs, NULL))
-    f.current = several
-    everything = f.call("PyTuple_New", "ptr", c.word(trace, at.RESULTS))
-    drop = f.block("drop")
-    whole = f.cmp("ne", everything, NULL)
-    c.require(whole)
-    with c.rows(trace, at.RESULTS, 2) as (k, record):
-        item = f.call_pointer(one, "ptr", record, args, outputs, everything)
-        go_on = f.block("ok")
-        f.cbr(f.cmp("ne", item, NULL), go_on, drop)
-        f.current = go_on
-        f.call("PyTuple_SetItem", "i32", everything, k, item)
-    finished, plain = f.block("finished"), f.block("plain")
-    f.cbr(c.equal(structure, i64(at.FINISHED)), finished, plain)
-    f.current = plain
-    f.ret(everything)
-    f.current = finished
-    cell = f.alloca("ptr", align=16)
-    f.store(everything, cell)
-    answer = f.call("PyObject_Vectorcall", "ptr", c.word(trace, at.FINISH, "ptr"), cell, i64(1), NULL)
-    f.call("Py_DecRef", "void", everything)
-    f.ret(answer)
-    f.current = drop
-    f.call("Py_DecRef", "void", everything)
-    f.ret(NULL)
-    f.current = c.no
-    f.ret(NULL)
 
 
 def _arena(m: Module) -> None:
@@ -342,7 +243,7 @@ def _arena(m: Module) -> None:
     The process's one arena when it is free and big enough, else G_LEASE(nbytes): a tuple of an address and whatever
     owns the memory there, which goes to `lease`.
     """
-    c = _Code(m, "tf_arena", "ptr", [("i64", "nbytes"), ("ptr", "lease")])
+    c = Code(m, "tf_arena", "ptr", [("i64", "nbytes"), ("ptr", "lease")])
     f, (nbytes, lease) = c.f, c.args
     f.store(NULL, lease)
     nothing, shared, own, take = (f.block(n) for n in ("nothing", "shared", "own", "take"))
@@ -371,16 +272,16 @@ def _arena(m: Module) -> None:
 
 def _run(m: Module) -> None:
     """ptr tf_run(trace, args, frame): outputs, plan, results. Null with an exception; MISSED when the plan declines."""
-    c = _Code(m, "tf_run", "ptr", [("ptr", "trace"), ("ptr", "args"), ("ptr", "frame")])
+    c = Code(m, "tf_run", "ptr", [("ptr", "trace"), ("ptr", "args"), ("ptr", "frame")])
     f, (trace, args, frame) = c.f, c.args
     dims, held, outputs = (c.place(frame, c.word(trace, k)) for k in (at.AT_DIMS, at.AT_HELD, at.AT_OUTPUTS))
     answer = f.alloca("ptr", align=8)
     lease = f.alloca("ptr", align=8)
     f.store(NULL, answer)
     f.store(NULL, lease)
-    nargs, made = c.word(trace, at.ARGS), c.word(trace, at.OUTPUTS)
+    holds, made = c.word(trace, at.HOLDS), c.word(trace, at.OUTPUTS)
     # owned from here on: someone else may rebind a tensor's data while other threads run
-    with f.loop(i64(0), nargs) as each:
+    with f.loop(i64(0), holds) as each:
         f.call("Py_IncRef", "void", f.load("ptr", c.place(held, each.index)))
     with f.loop(i64(0), made) as each:
         f.store(NULL, c.place(outputs, each.index))
@@ -416,13 +317,14 @@ def _run(m: Module) -> None:
     f.store(f.convert("inttoptr", i64(MISSED), "ptr"), answer)
     f.br(c.no)
     f.current = done
+    c.require(f.call_pointer(Val("@tf_count_writes", "ptr"), "i1", trace, args))
     f.store(f.call_pointer(Val("@tf_results", "ptr"), "ptr", trace, args, outputs), answer)
     f.br(c.no)
     f.current = c.no  # the way out for all: lets everything go (Py_DecRef takes null)
     f.call("Py_DecRef", "void", f.load("ptr", lease))
     with f.loop(i64(0), made) as each:
         f.call("Py_DecRef", "void", f.load("ptr", c.place(outputs, each.index)))
-    with f.loop(i64(0), nargs) as each:
+    with f.loop(i64(0), holds) as each:
         f.call("Py_DecRef", "void", f.load("ptr", c.place(held, each.index)))
     f.ret(f.load("ptr", answer))
 
@@ -430,7 +332,7 @@ def _run(m: Module) -> None:
 def _entry(m: Module, layout: Layout) -> None:
     """The vectorcall."""
     params = [("ptr", "self"), ("ptr", "args"), ("i64", "nargsf"), ("ptr", "names")]
-    c = _Code(m, "tf_entry", "ptr", params, linkage="")
+    c = Code(m, "tf_entry", "ptr", params, linkage="")
     f, (self, args, nargsf, names) = c.f, c.args
     nargs = f.binary("and", nargsf, i64((1 << 63) - 1))
     chain = c.at(self, at.F_CHAIN)
@@ -441,6 +343,7 @@ def _entry(m: Module, layout: Layout) -> None:
     f.call("Py_IncRef", "void", chain)
     table = f.gep("i8", c.at(chain, layout.pointers_slot), i64(layout.bytes_data))
     frame = f.emit("ptr", f"alloca i64, {c.word(table, 0)}, align 16")
+    mode = f.convert("ptrtoint", f.call("PyThread_tss_get", "ptr", c.word(SETTINGS, at.G_MODE_KEY, "ptr")), "i64")
     first = c.place(table, i64(1))
     f.br(step)
     f.current = step
@@ -449,7 +352,7 @@ def _entry(m: Module, layout: Layout) -> None:
     try_it = f.block("try")
     f.cbr(c.equal(trace, NULL), leave, try_it)
     f.current = try_it
-    f.cbr(f.call_pointer(Val("@tf_guard", "ptr"), "i1", trace, args, nargs, frame), run, next_one)
+    f.cbr(f.call_pointer(Val("@tf_guard", "ptr"), "i1", trace, args, nargs, mode, frame), run, next_one)
     f.current = next_one
     following = c.place(cursor, i64(1))
     f.br(step)
@@ -481,9 +384,25 @@ def _entry(m: Module, layout: Layout) -> None:
     f.ret(answer)
 
 
+def _set_mode(m: Module) -> None:
+    """ptr tf_set_mode(self, number): the body of `entry.set_mode`, a builtin function."""
+    c = Code(m, "tf_set_mode", "ptr", [("ptr", "self"), ("ptr", "number")], linkage="")
+    f, (_, number) = c.f, c.args
+    mode = f.convert("inttoptr", f.call("PyLong_AsLongLong", "i64", number), "ptr")
+    c.require(c.equal(f.call("PyErr_Occurred", "ptr"), NULL))
+    c.require(c.equal(f.call("PyThread_tss_set", "i32", c.word(SETTINGS, at.G_MODE_KEY, "ptr"), mode), i32(0)))
+    none = c.word(SETTINGS, at.G_NONE, "ptr")
+    f.call("Py_IncRef", "void", none)
+    f.ret(none)
+    f.current = c.no
+    with f.when(c.equal(f.call("PyErr_Occurred", "ptr"), NULL)):
+        f.call("PyErr_NoMemory", "ptr")
+    f.ret(NULL)
+
+
 def _type_functions(m: Module) -> None:
     """What the heap type needs: binding as a method, and taking part in garbage collection."""
-    c = _Code(m, "tf_descr_get", "ptr", [("ptr", "self"), ("ptr", "instance"), ("ptr", "owner")], linkage="")
+    c = Code(m, "tf_descr_get", "ptr", [("ptr", "self"), ("ptr", "instance"), ("ptr", "owner")], linkage="")
     f, (self, instance, _) = c.f, c.args
     c.require(f.cmp("ne", instance, NULL))
     f.ret(f.call("PyMethod_New", "ptr", self, instance))
@@ -491,7 +410,7 @@ def _type_functions(m: Module) -> None:
     f.call("Py_IncRef", "void", self)
     f.ret(self)
 
-    c = _Code(m, "tf_traverse", "i32", [("ptr", "self"), ("ptr", "visit"), ("ptr", "arg")], linkage="")
+    c = Code(m, "tf_traverse", "i32", [("ptr", "self"), ("ptr", "visit"), ("ptr", "arg")], linkage="")
     f, (self, visit, arg) = c.f, c.args
     stopped = f.alloca("i32", align=4)
     f.store(i32(0), stopped)
@@ -504,7 +423,7 @@ def _type_functions(m: Module) -> None:
     f.current = c.no
     f.ret(f.load("i32", stopped))
 
-    c = _Code(m, "tf_clear", "i32", [("ptr", "self")], linkage="")
+    c = Code(m, "tf_clear", "i32", [("ptr", "self")], linkage="")
     f, (self,) = c.f, c.args
     for offset in (at.F_DICT, at.F_MISS, at.F_CHAIN):
         held = c.at(self, offset)
@@ -523,10 +442,11 @@ def entry_text(layout: Layout) -> str:
     m.add_global(f'@tf_gone_message = private constant [{len(message) + 1} x i8] c"{message}\\00"')
     for name in ("tf_array_type", "PyFloat_Type", "PyLong_Type", "PyExc_RuntimeError"):
         m.add_global(f"@{name} = external global i8")
-    for part in (_check_array, _check_arg, _guard, _make_output, _box, _result, _results, _arena, _run):
+    for part in (_is_fresh, _check_array, _check_arg, _look, _ask, _guard, *RESULT_PARTS, _arena, _run):
         part(m)
     _entry(m, layout)
     _type_functions(m)
+    _set_mode(m)
     f = m.function("tf_settings", "ptr", [], "nounwind")
     f.ret(SETTINGS)
     return str(m)

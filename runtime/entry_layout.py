@@ -10,39 +10,48 @@ import ctypes
 import struct
 import sys
 import sysconfig
+import types
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from .trace_spec import ABSENT, Arg, ArrayArg, EqualArg, ScalarArg, Size, Slot, StaticArg, TraceSpec
+from .trace_spec import ABSENT, Arg, ArrayArg, EqualArg, ScalarArg, Size, Slot, State, StaticArg, TraceSpec, Word
 
 # ---- a trace: header words
 (
     HITS, ARGS, ARG_TABLE, WORDS, WORD_TABLE, DICTS, DICT_TABLE, STATES, STATE_TABLE, CONSTANTS, CONSTANT_TABLE,
     DERIVE, DISJOINT, DISJOINT_TABLE, OUTPUTS, OUTPUT_TABLE, RESULTS, RESULT_TABLE, PLAN, ARENA, ARENA_DIM,
-    RELEASE_GIL, STRUCTURE, FINISH, AT_DIMS, AT_SIZES, AT_SCALARS, AT_HELD, AT_OUTPUTS, HEADER_WORDS,
-) = range(30)  # fmt: skip
+    RELEASE_GIL, STRUCTURE, FINISH, AT_DIMS, AT_SIZES, AT_SCALARS, AT_HELD, AT_OUTPUTS, MODE, SAME, SAME_TABLE,
+    CHECKS, CHECK_TABLE, LOADS, LOAD_TABLE, EFFECTS, EFFECT_TABLE, RETURNED, VERSIONS, VERSION_TABLE, HOLDS,
+    HEADER_WORDS,
+) = range(43)  # fmt: skip
+ANY_MODE = -1
 # ---- records of the tables
 (A_KIND, A_VALUE, A_TYPE_NUMBER, A_NDIM, A_DIMS, A_STRIDES, A_FLAGS, A_OBJECT, A_TYPE, A_SLOTS, A_SLOT_TABLE, A_ITEM,
- A_NBYTES, ARG_WORDS) = range(14)  # fmt: skip
+ A_NBYTES, A_FRESH, ARG_WORDS) = range(15)  # fmt: skip
 TENSOR, ARRAY, STATIC, EQUAL, BITS, FLOAT, INT = range(7)  # A_KIND
 D_SLOT, D_FIRST, D_LOW, D_HIGH, DIM_WORDS = range(5)  # D_SLOT < 0: the size is D_LOW
-S_TENSOR, S_ARRAY, S_DATA, S_VALUE, S_NBYTES, STATE_WORDS = range(6)
+S_TENSOR, S_ARRAY, S_DATA, S_VALUE, S_NBYTES, S_RECORD, STATE_WORDS = range(7)
+L_OWNER, L_SLOT, LOAD_WORDS = range(3)
+E_OWNER, E_SLOT, E_RESULT, EFFECT_WORDS = range(4)  # E_RESULT < 0: None
+V_TENSOR, V_ARGUMENT, VERSION_WORDS = range(3)  # V_TENSOR 0: an argument
 O_VALUE, O_NDIM, O_DIMS, O_TYPE_NUMBER, O_ITEM, O_DTYPE, OUTPUT_WORDS = range(7)
 R_TENSOR, R_ARRAY, R_ARGUMENT, R_AGAIN, R_OBJECT = range(5)
 SINGLE, TUPLE, FINISHED = range(3)
 RESULT_KINDS = {"tensor": R_TENSOR, "array": R_ARRAY, "argument": R_ARGUMENT, "again": R_AGAIN, "object": R_OBJECT}
 # ---- the settings of the process, `@tf_entry_settings`
 (G_TENSOR_TYPE, G_DATA_SLOT, G_DEFAULTS, G_DEFAULT_TABLE, G_EMPTY, G_LEASE, G_BIG, G_ARENA_BUSY, G_ARENA_ADDRESS,
- G_ARENA_SIZE, G_NONE, SETTINGS_WORDS) = range(12)  # fmt: skip
+ G_ARENA_SIZE, G_NONE, G_TRUE, G_MODE_KEY, G_BASE_SLOT, G_VERSION_SLOT, SETTINGS_WORDS) = range(16)  # fmt: skip
 MOST_DEFAULTS = 16
 
 # ---- NumPy's objects: the same since 1.7, checked below
 ARRAY_DATA, ARRAY_NDIM, ARRAY_DIMS, ARRAY_STRIDES, ARRAY_DESCR, ARRAY_FLAGS = 16, 24, 32, 40, 56, 64
 DESCR_BYTE_ORDER, DESCR_TYPE_NUMBER = 26, 28
 C_CONTIGUOUS, ALIGNED, WRITEABLE = 0x1, 0x100, 0x400
+CELL_CONTENTS = 16  # of a closure cell, checked by `cell_word`
 # ---- CompiledFunction's own
 F_VECTORCALL, F_DICT, F_WEAKREFS, F_MISS, F_CHAIN, FUNCTION_BYTES = 16, 24, 32, 40, 48, 56
 
@@ -64,6 +73,27 @@ def slot_offset(cls: type, name: str) -> int:
         if _word(id(instance) + offset) == id(marker):
             return offset
     raise UnknownLayout(f"no slot {name} in {cls.__name__}")
+
+
+def slot_word(owner: Any, cls: type, name: str) -> Word:
+    """The guard that `owner` (an instance of `cls`, which declares the slot) has in it what it has now."""
+    expected = getattr(owner, name)
+    return Word(id(owner) + _slot_offset(cls, name), id(expected), (owner, expected))
+
+
+_slot_offset = cache(slot_offset)
+
+
+def cell_word(cell: types.CellType) -> Word:
+    """The guard that a closure cell has in it what it has now. UnknownLayout for one that is empty."""
+    try:
+        expected = cell.cell_contents
+    except ValueError:
+        raise UnknownLayout("an empty cell") from None
+    address = id(cell) + CELL_CONTENTS
+    if _word(address) != id(expected):
+        raise UnknownLayout("closure cells")
+    return Word(address, id(expected), (cell, expected))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,11 +194,13 @@ def write_trace(spec: TraceSpec, tensor_type: type | None, keep: list[Any]) -> t
 
     w = _Writer(HEADER_WORDS)
     head = w.words
-    dims_at = spec.values
+    holds = len(spec.args) + len(spec.loads)
+    unused = spec.values  # where values go that the plan does not get
+    dims_at = spec.values + 1
     sizes_at = dims_at + spec.dims
-    scalars_at = sizes_at + spec.values
-    held_at = scalars_at + len(spec.args)
-    outputs_at = held_at + len(spec.args)
+    scalars_at = sizes_at + spec.values + 1
+    held_at = scalars_at + holds
+    outputs_at = held_at + holds
     places = (dims_at, sizes_at, scalars_at, held_at, outputs_at)
     for at, value in zip((AT_DIMS, AT_SIZES, AT_SCALARS, AT_HELD, AT_OUTPUTS), places):
         head[at] = value
@@ -185,24 +217,31 @@ def write_trace(spec: TraceSpec, tensor_type: type | None, keep: list[Any]) -> t
         w.refer(count_at + 1, position)
         return position
 
+    head[MODE] = ANY_MODE if spec.mode is None else spec.mode
+    head[RETURNED] = len(spec.results) if spec.returned == -1 else spec.returned
     bound: set[int] = set()
-    args_at = table(ARGS, [_arg_row(arg, address) for arg in spec.args])
-    for k, arg in enumerate(spec.args):
+    # what is loaded has its record behind those of the arguments, raw states theirs behind that
+    raw = [k for k, s in enumerate(spec.states) if s.tensor is None]
+    records: list[Arg] = [*spec.args, *(x.arg for x in spec.loads), *(_array_record(spec.states[k]) for k in raw)]
+    args_at = table(ARGS, [_arg_row(arg, address, unused) for arg in records])
+    head[ARGS], head[HOLDS] = len(spec.args), holds
+    for k, arg in enumerate(records):
         if isinstance(arg, ArrayArg):
             record = args_at + k * ARG_WORDS
             w.refer(record + A_DIMS, w.table(_dim_rows(arg.shape, bound)))
             if arg.strides is not None:
                 w.refer(record + A_STRIDES, w.table([[s] for s in arg.strides]))
             if arg.slots and tensor_type is not None:
-                rows = [[slot_offset(tensor_type, n), address(o[0]), address(o[-1])] for n, o in arg.slots]
+                rows = [[_slot_offset(tensor_type, n), address(o[0]), address(o[-1])] for n, o in arg.slots]
                 w.refer(record + A_SLOT_TABLE, w.table(rows))
     table(WORDS, [[g.address, g.expected] for g in spec.words])
     guards = [
         (address(g.mapping), address(g.key), 0 if g.expected is ABSENT else address(g.expected)) for g in spec.dicts
     ]
     table(DICTS, [list(g) for g in guards])
-    states = [[address(s.tensor), address(s.array), s.array.ctypes.data, s.value, s.array.nbytes] for s in spec.states]
-    table(STATES, states)
+    states_at = table(STATES, [_state_row(s, address) for s in spec.states])
+    for n, k in enumerate(raw):
+        w.refer(states_at + k * STATE_WORDS + S_RECORD, args_at + (holds + n) * ARG_WORDS)
     table(CONSTANTS, [[c.value, c.address] for c in spec.constants])
     table(DISJOINT, [list(pair) for pair in spec.disjoint])
     outputs_table = table(
@@ -213,13 +252,44 @@ def write_trace(spec: TraceSpec, tensor_type: type | None, keep: list[Any]) -> t
         w.refer(outputs_table + k * OUTPUT_WORDS + O_DIMS, w.table(_dim_rows(output.shape, every)))
     results = [[RESULT_KINDS[r.kind], address(r.object) if r.kind == "object" else r.index] for r in spec.results]
     table(RESULTS, results)
+    table(SAME, [[i, j, int(equal)] for i, j, equal in spec.same])
+    table(CHECKS, [[address(check)] for check in spec.checks])
+    if tensor_type is not None:
+        table(LOADS, [[address(x.owner), _slot_offset(tensor_type, x.slot)] for x in spec.loads])
+        effects = [
+            [address(e.owner), _slot_offset(tensor_type, e.slot), -1 if e.result is None else e.result]
+            for e in spec.effects
+        ]
+        table(EFFECTS, effects)
+        table(VERSIONS, _version_rows(spec, address))
     return w.finish(), outputs_at + len(spec.outputs)
 
 
-def _arg_row(arg: Arg, address: Any) -> list[int]:
+def word_position(memory: np.ndarray, k: int) -> int:
+    """Where in a trace's memory the expected number of its k-th `Word` is."""
+    return (int(memory[WORD_TABLE]) - memory.ctypes.data) // 8 + 2 * k + 1
+
+
+def _array_record(s: State) -> ArrayArg:
+    return ArrayArg(s.value, s.array.dtype, s.array.shape, tensor=False)
+
+
+def _state_row(s: State, address: Any) -> list[int]:
+    tensor = 0 if s.tensor is None else address(s.tensor)
+    return [tensor, address(s.array), s.array.ctypes.data, s.value, s.array.nbytes, 0]
+
+
+def _version_rows(spec: TraceSpec, address: Any) -> list[list[int]]:
+    arguments = {a.value: k for k, a in enumerate(spec.args) if isinstance(a, ArrayArg)}
+    states = {s.value: s.tensor for s in spec.states}
+    return [[0, arguments[v]] if v in arguments else [address(states[v]), 0] for v in spec.written]
+
+
+def _arg_row(arg: Arg, address: Any, unused: int) -> list[int]:
     row = [0] * ARG_WORDS
     if isinstance(arg, ArrayArg):
-        row[A_KIND], row[A_VALUE] = TENSOR if arg.tensor else ARRAY, arg.value
+        row[A_KIND], row[A_VALUE] = TENSOR if arg.tensor else ARRAY, unused if arg.value == -1 else arg.value
+        row[A_FRESH] = int(arg.fresh)
         row[A_TYPE_NUMBER], row[A_NDIM], row[A_ITEM] = arg.dtype.num, len(arg.shape), arg.dtype.itemsize
         row[A_FLAGS] = ALIGNED | (C_CONTIGUOUS if arg.strides is None else 0) | (WRITEABLE if arg.writeable else 0)
         row[A_SLOTS], row[A_NBYTES] = len(arg.slots), strided_bytes(arg)

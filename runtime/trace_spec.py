@@ -33,6 +33,8 @@ class ArrayArg:
     value: where its data pointer goes in `values`. dtype in native byte order, aligned. strides (in bytes, none
     negative, only with constant sizes): None means C-contiguous. writeable: required when the plan writes it.
     slots: (name, allowed objects: one or two) of other slots of the Tensor, compared by identity; unset counts as None.
+    fresh: if the Tensor is a view (`_base`), nothing has been written into its root since: both have the same `_version`
+    object. value -1: only looked at, the plan does not get it.
     """
 
     value: int
@@ -42,6 +44,7 @@ class ArrayArg:
     strides: tuple[int, ...] | None = None
     writeable: bool = False
     slots: tuple[tuple[str, tuple[Any, ...]], ...] = ()
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +77,7 @@ Arg = ArrayArg | StaticArg | EqualArg | ScalarArg
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """An int64 in memory (an epoch, a mode) that must still be `expected`. `holder` keeps that memory alive."""
+    """An int64 in memory (an epoch, a reference) that must still be `expected`. `holder` keeps that memory alive."""
 
     address: int
     expected: int
@@ -94,12 +97,31 @@ class DictGuard:
 class State:
     """A tensor that the trace reads or writes without being given it: `tensor._data` is still `array`, where it was.
 
-    The trace keeps both alive. value: as in ArrayArg.
+    The trace keeps both alive. value: as in ArrayArg. tensor None: a C-contiguous array by itself; then its element type
+    and shape are looked at too.
     """
 
     tensor: Any
     array: np.ndarray
     value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A Tensor that hangs on another one: `owner.<slot>` as the call begins, which must be what `arg` says."""
+
+    owner: Any
+    slot: str
+    arg: ArrayArg
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Afterwards `owner.<slot>` is results[result]; None for result None."""
+
+    owner: Any
+    slot: str
+    result: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +164,11 @@ class TraceSpec:
     derive: address of `i32 derive(ptr dims)`, which computes the sizes that no argument binds; not 0 is a failed guard.
     disjoint: pairs of positions in `values` (arrays of arguments and states) whose memory may not overlap.
     arena: bytes of scratch, or the Slot whose size says how many. release_gil: let other threads run meanwhile.
-    structure: "single" (one result), "tuple", or what gets the tuple of results and returns the call's value.
+    structure: "single" (the first result), "tuple", or what gets the tuple of results and returns the call's value.
+    effects: happen before that. returned: how many results the tuple has, -1 for all; the others serve effects.
+    mode: what `entry.set_mode` must have set in the calling thread; None: anything. same: (i, j, whether arguments i and
+    j are one object). checks: guards in Python, which return True; asked last.
+    written: positions in `values` of the Tensors (arguments or states) whose `_version` counts this call.
     keep: whatever must live as long as the trace: its Code first of all. It is let go when no call is inside any more.
     """
 
@@ -158,6 +184,13 @@ class TraceSpec:
     constants: tuple[Constant, ...] = ()
     words: tuple[Word, ...] = ()
     dicts: tuple[DictGuard, ...] = ()
+    mode: int | None = None
+    same: tuple[tuple[int, int, bool], ...] = ()
+    checks: tuple[Callable[[], bool], ...] = ()
+    loads: tuple[Load, ...] = ()
+    effects: tuple[Effect, ...] = ()
+    returned: int = -1
+    written: tuple[int, ...] = ()
     disjoint: tuple[tuple[int, int], ...] = ()
     arena: int | Slot = 0
     release_gil: bool = False
@@ -170,10 +203,11 @@ class TraceSpec:
         if not 0 <= self.values <= 1 << 15 or not 0 <= self.dims <= 1 << 12 or len(self.args) > 1 << 12:
             raise ValueError("a trace has at most 32768 values, 4096 dims and 4096 arguments")
         positions = [a.value for a in self.args if isinstance(a, ArrayArg | ScalarArg)]
-        positions += [x.value for x in (*self.states, *self.constants, *self.outputs)]
+        positions += [x.value for x in (*self.states, *self.constants, *self.outputs, *(x.arg for x in self.loads))]
+        positions = [p for p in positions if p != -1]
         if sorted(positions) != list(range(self.values)):
             raise ValueError(f"{self.values} values, but these are given: {sorted(positions)}")
-        for arg in self.args:
+        for arg in (*self.args, *(x.arg for x in self.loads)):
             if isinstance(arg, ArrayArg):
                 self._check_array(arg)
             elif isinstance(arg, EqualArg) and type(arg.expected) not in (int, float, str, bytes):
@@ -184,15 +218,27 @@ class TraceSpec:
             if type(guard.mapping) is not dict or type(guard.key) is not str:
                 raise TypeError("a dict guard needs an exact dict and a str")
         for state in self.states:
-            if type(state.array) is not np.ndarray or state.tensor._data is not state.array:
+            if type(state.array) is not np.ndarray or state.tensor is not None and state.tensor._data is not state.array:
                 raise ValueError("a state's array is the exact ndarray in its tensor's _data")
+            if state.tensor is None and not (state.array.flags.c_contiguous and state.array.flags.aligned):
+                raise ValueError("a state that is an array by itself is C-contiguous")
         slots = [s for shaped in self.outputs for s in shaped.shape if isinstance(s, Slot)]
         slots += [self.arena] if isinstance(self.arena, Slot) else []
         if any(not 0 <= s.index < self.dims for s in slots):
             raise ValueError("a size refers to a dim that is not there")
-        sized = {a.value for a in self.args if isinstance(a, ArrayArg)} | {s.value for s in self.states}
+        tensors = {a.value for a in self.args if isinstance(a, ArrayArg) and a.tensor}
+        tensors |= {s.value for s in self.states if s.tensor is not None}
+        if not tensors >= set(self.written):
+            raise ValueError("only Tensors, arguments and states, have a version")
+        sized = {a.value for a in (*self.args, *(x.arg for x in self.loads)) if isinstance(a, ArrayArg)}
+        sized |= {s.value for s in self.states}
         if any(a not in sized or b not in sized for a, b in self.disjoint):
             raise ValueError("only arguments and states can be checked for overlap")
+        arrays = {k for k, a in enumerate(self.args) if isinstance(a, ArrayArg)}
+        if any(i not in arrays or j not in arrays for i, j, _ in self.same):
+            raise ValueError("only array arguments are compared with each other")
+        if any(not x.arg.tensor or x.arg.slots for x in self.loads):
+            raise ValueError("what is loaded is a Tensor, without conditions on its slots")
         self._check_results()
 
     def _check_array(self, arg: ArrayArg) -> None:
@@ -208,8 +254,11 @@ class TraceSpec:
             raise ValueError("slots are those of a Tensor, with one or two allowed objects each")
 
     def _check_results(self) -> None:
-        if self.structure == "single" and len(self.results) != 1:
-            raise ValueError(f"a single result, but {len(self.results)} are given")
+        returned = len(self.results) if self.returned == -1 else self.returned
+        if not 0 <= returned <= len(self.results) or self.structure == "single" and returned != 1:
+            raise ValueError(f"{self.structure!r} with {returned} of {len(self.results)} results")
+        if any(e.result is not None and not 0 <= e.result < len(self.results) for e in self.effects):
+            raise ValueError("an effect needs a result that is there")
         if self.structure not in ("single", "tuple") and not callable(self.structure):
             raise ValueError(f"structure {self.structure!r}: 'single', 'tuple' or a callable")
         limits = {"tensor": len(self.outputs), "array": len(self.outputs), "argument": len(self.args)}

@@ -167,6 +167,10 @@ class _LoopGenerator:
             e.leave()
         return loop.results
 
+    def _begin(self, stage: Stage) -> None:
+        number = next(k for k, s in enumerate(self.kernel.stages) if s is stage)
+        self.emitter.prefetch = {b: distance for b, k, distance in self.schedule.prefetch if k == number}
+
     # ---- columns: the vector axis is the last outer one
     def _columns(self, position: Val, block: int | None) -> None:
         f, extent = self.f, self.kernel.axes[-1].extent
@@ -180,6 +184,7 @@ class _LoopGenerator:
 
     def _column_body(self, base: Val, copies: list[_Copy], state: State) -> State:
         for stage in self.kernel.stages:
+            self._begin(stage)
             if stage.axes:
                 self._column_stage(stage, base, copies)
             else:
@@ -219,6 +224,7 @@ class _LoopGenerator:
 
     # ---- rows: the vector axis is an inner one
     def _row_stage(self, stage: Stage) -> None:
+        self._begin(stage)
         if not stage.axes:
             self._stores(stage, None)
             return

@@ -48,6 +48,7 @@ class ElementEmitter:
         self.lanes = 1
         self.aligned = False  # vector_base is a multiple of lanes
         self._expanded: dict[int, tuple[Expr, Expr]] = {}
+        self.prefetch: dict[str, int] = {}  # how many bytes ahead vector loads of a buffer fetch
         self._mask: Val | None = None
         self._iotas: dict[str, Val] = {}
 
@@ -325,7 +326,7 @@ class ElementEmitter:
         if e.op in MATH:
             found = self._expanded.get(id(e))
             if found is None:
-                found = self._expanded[id(e)] = (e, expand(e, fma=self.fma))
+                found = self._expanded[id(e)] = (e, expand(e, self.fma, self.target.isa == "avx512"))
             e = found[1]
         if e.op == "const":
             return literal(e.attr, scalar_type(e.dtype))
@@ -384,7 +385,7 @@ class ElementEmitter:
         cell = memory_type(dtype)
         base, affine, indirect = self._address(access.buffer, access.index, varies)
         condition = self.condition(access.mask)
-        if not varies:
+        if not varies or self.lanes == 1:
             offset = self.index(affine)
             if indirect is not None:
                 offset = f.add(indirect, offset)
@@ -404,6 +405,8 @@ class ElementEmitter:
         if stride == 1 and uniform_indirect:
             pointer = self._pointer(access.buffer, dtype, affine, indirect)
             if live is None:
+                if access.buffer in self.prefetch:
+                    self._fetch_ahead(pointer, self.prefetch[access.buffer])
                 out = f.load(wide, pointer, dtype.itemsize)
             else:
                 out = self._masked_load(wide, pointer, live, dtype.itemsize)
@@ -427,6 +430,11 @@ class ElementEmitter:
                 overload=f"{_suffix(wide)}.v{self.lanes}p0",
             )  # fmt: skip
         return self._from_memory(out, dtype)
+
+    def _fetch_ahead(self, pointer: Val, distance: int) -> None:
+        ahead = self.f.gep("i8", pointer, i64(distance))
+        for_reading, keep, data = Val("0", "i32"), Val("3", "i32"), Val("1", "i32")
+        self.f.intrinsic("prefetch", "void", ahead, for_reading, keep, data, overload="p0")
 
     def _masked_load(self, wide: str, pointer: Val, live: Val, align: int) -> Val:
         f = self.f

@@ -12,7 +12,7 @@ from ...ir.dtypes import DType, bfloat16, bool_, float16, float32, float64
 from ...ir.scalar import BASIC, COMPARISONS
 from ...ir.target import Target
 from . import narrow_floats
-from .builder import Function, Val, lanes_of, literal, scalar_type, suffix, vec
+from .builder import Function, Val, element_of, lanes_of, literal, scalar_type, suffix, vec
 from .remainder import float_remainder
 
 _INTEGER_BINARY = {"add": "add", "sub": "sub", "mul": "mul", "and": "and", "or": "or", "xor": "xor", "shl": "shl"}
@@ -43,6 +43,8 @@ class ScalarEmitter:
 
         Raises ValueError for an operation that `dtype` does not have.
         """
+        if op == "scale":
+            return self._scale(f, args[0], args[1])
         if op not in BASIC or len(args) != BASIC[op]:
             raise ValueError(f"{op!r} of {len(args)} operands is not a basic operation")
         if op == "cast":
@@ -58,6 +60,21 @@ class ScalarEmitter:
         if dtype.bits == 16:
             return self._narrow(f, op, args, dtype)
         return self._float(f, op, args)
+
+    def _scale(self, f: Function, x: Val, n: Val) -> Val:
+        """x * 2**n by AVX-512's instruction, on whole registers."""
+        lanes, full = lanes_of(x.type), 16 if element_of(x.type) == "float" else 8
+        if lanes < full:  # powers of two, both
+            wide = [f.splat(v, full) if lanes == 1 else f.shuffle(v, None, [k % lanes for k in range(full)]) for v in (x, n)]
+            out = self._scale(f, *wide)
+            return f.extract(out, 0) if lanes == 1 else f.shuffle(out, None, range(lanes))
+        if lanes > full:
+            low, high = range(lanes // 2), range(lanes // 2, lanes)
+            halves = [self._scale(f, f.shuffle(x, None, part), f.shuffle(n, None, part)) for part in (low, high)]
+            return f.shuffle(halves[0], halves[1], range(lanes))
+        name = f"x86.avx512.mask.scalef.{'ps' if full == 16 else 'pd'}.512"
+        every, rounding = Val("-1", f"i{full}"), Val("4", "i32")
+        return f.intrinsic(name, x.type, x, n, literal(0, x.type), every, rounding, overload="")
 
     def _select(self, f: Function, condition: Val, x: Val, y: Val) -> Val:
         type = x.type

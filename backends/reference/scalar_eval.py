@@ -117,6 +117,8 @@ def _apply(e: Expr, args: list[np.ndarray]) -> np.ndarray:
         return args[0].astype(e.dtype.np)
     if e.op == "bitcast":
         return _bitcast(args[0], e.dtype)
+    if e.op == "scale":
+        return np.ldexp(args[0], args[1].astype(np.int64))
     return BASIC[e.op](*args)
 
 

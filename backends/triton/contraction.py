@@ -12,7 +12,7 @@ from ...ir.dtypes import bfloat16, float16
 from ...ir.kernel import Axis, Contraction, Kernel, Stage
 from ...ir.scalar import Expr
 from ...ir.target import Target
-from .elements import Elements, Text, Tile
+from .elements import ZERO, Elements, Text, Tile
 from .emit import Frame, power_of_two
 from .exprs import INTERPRETER, type_name
 from .lowered import TritonKernel
@@ -62,11 +62,12 @@ class _Contraction(Frame):
         self._side(parts["rhs"], parts["out"], self.anchor.n, "n", f"tl.program_id(1){wide} * NBLOCK", n, self.n)
         acc = w.name("acc")
         w.line(f"{acc} = tl.full([MBLOCK, NBLOCK], 0, {type_name(self.anchor.dtype)})")
-        with w.indented(f"for k0 in range(0, {k}, KBLOCK):"):
+        start = w.name("k0")
+        with w.indented(f"for {start} in range(0, {k}, KBLOCK):"):
             at = w.name("ki")
-            w.line(f"{at} = k0 + tl.arange(0, KBLOCK){wide}")
-            for name, along in (("lhs", 1), ("rhs", 0)):
-                self._bind(parts[name], self.anchor.k, at, along, k, self.k)
+            w.line(f"{at} = {start} + tl.arange(0, KBLOCK){wide}")
+            self._bind(parts["lhs"], self.anchor.k, at, 1, k, self.k)
+            self._bind(parts["rhs"], self.anchor.k, at, 0, k, self.k)
             a, b = (self._operand(parts[name], e) for name, e in (("lhs", self.lhs), ("rhs", self.rhs)))
             w.line(f"{acc} = {self._product(a, b, acc)}")
         out.results[self.anchor.name] = Text(acc, out.tile.all)
@@ -79,7 +80,7 @@ class _Contraction(Frame):
     def _batch(self, parts: list[Elements], wide: str) -> None:
         if not self.anchor.batch:
             return
-        index = Text("0", constant=True)
+        index = ZERO
         if self.batch != 1:
             name = self.writer.name("bi")
             self.writer.line(f"{name} = tl.program_id(2){wide}")
@@ -91,11 +92,14 @@ class _Contraction(Frame):
     def _side(
         self, operand: Elements, out: Elements, axes: tuple[Axis, ...], name: str, start: str, total: str, n: DimLike
     ) -> None:
-        """Numbers the rows (or columns) and binds their axes in an operand's tile and in the result's."""
+        """Numbers the rows (or columns) and binds their axes, in an operand's tile and in the result's: they lie along the
+        same dimension of both."""
         at = self.writer.name(f"{name}i")
         self.writer.line(f"{at} = {start} + tl.arange(0, {name.upper()}BLOCK)")
-        for elements in (operand, out):
-            self._bind(elements, axes, at, 0 if name == "m" else 1, total, n)
+        along = 0 if name == "m" else 1
+        self._bind(operand, axes, at, along, total, n)
+        out.tile.live[along] = operand.tile.live[along]
+        out.tile.bound |= {a.sym: operand.tile.bound[a.sym] for a in axes}
 
     def _bind(self, e: Elements, axes: tuple[Axis, ...], at: str, along: int, total: str, n: DimLike) -> None:
         w, level = self.writer, self.writer.level

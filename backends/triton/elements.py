@@ -17,7 +17,7 @@ from ...ir.dtypes import DType, int32, int64
 from ...ir.kernel import Axis, Buffer, Kernel, Store, index_expressions, roots
 from ...ir.scalar import Expr, walk
 from ...ir.target import Target
-from .exprs import is_infix, literal, takes_literals, template, type_name
+from .exprs import form, literal, takes_literals, type_name
 from .text import Writer
 
 LONGEST_INLINE = 72  # characters of an expression that is read once and still gets no name
@@ -26,22 +26,22 @@ INT32_END = 2**31
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A piece of source. dims: bit k set if it varies along tile dimension k. level: the block it has to stand in."""
+    """A piece of source. dims: bit k set if it varies along tile dimension k. level: the block it has to stand in.
+    constant: a Python number, without a type of its own. infix: needs parentheses inside a larger expression."""
 
     text: str
     dims: int = 0
     level: int = 0
-    constant: bool = False  # a Python number, without a type of its own
+    constant: bool = False
+    infix: bool = False
 
     @property
     def operand(self) -> str:
         """For use inside a larger expression."""
-        plain = not self.text.startswith("-") if self.constant else _is_atom(self.text)
-        return self.text if plain else f"({self.text})"
+        return f"({self.text})" if self.infix else self.text
 
 
-def _is_atom(text: str) -> bool:
-    return text.replace("_", "").isalnum()
+ZERO = Text("0", constant=True)
 
 
 @dataclass(eq=False)
@@ -85,7 +85,7 @@ class Elements:
         looped = [a for a in axes if a.extent != 1]
         for a in axes:
             if a.extent == 1:
-                self.tile.bound[a.sym] = Text("0", constant=True)
+                self.tile.bound[a.sym] = ZERO
         for k in range(len(looped) - 1, 0, -1):
             a, n = looped[k], self.dim(looped[k].extent)
             self.tile.bound[a.sym] = self._name(f"{rest.operand} % {n.operand}", self.writer.name(a.name), rest, n)
@@ -95,15 +95,14 @@ class Elements:
             self.tile.bound[looped[0].sym] = rest
 
     def _name(self, text: str, name: str, *parts: Text) -> Text:
-        level = max((p.level for p in parts), default=0)
-        self.writer.line(f"{name} = {text}", level)
-        return Text(name, _dims(parts), level)
+        self.writer.line(f"{name} = {text}", _level(parts))
+        return Text(name, _dims(parts), _level(parts))
 
     # ---- index expressions
     def dim(self, d: DimLike) -> Text:
         """An index expression as an integer of the kernel's index type."""
         if isinstance(d, int):
-            return Text(repr(d), constant=True)
+            return Text(repr(d), constant=True, infix=d < 0)
         out = ""
         parts: list[Text] = []
         for monomial, coefficient in d.terms:
@@ -117,7 +116,8 @@ class Elements:
                 out = product if coefficient > 0 else f"-{product}"
             else:
                 out += f" {'+' if coefficient > 0 else '-'} {product}"
-        return Text(out, _dims(parts), max((p.level for p in parts), default=0))
+        single = len(d.terms) == 1 and d.terms[0][1] == 1 and len(parts) == 1
+        return Text(out, _dims(parts), _level(parts), infix=parts[0].infix if single else True)
 
     def _atom(self, a: dim.Atom) -> Text:
         if a.kind == "sym":
@@ -125,13 +125,13 @@ class Elements:
             return self.tile.bound[sym] if sym in self.tile.bound else self.sizes[sym]
         x, y = self.dim(a.a), self.dim(a.b)
         if a.kind in ("max", "min"):
-            text = f"tl.{a.kind}imum({x.text}, {y.text})"
-        elif dim.nonnegative(a.a):
+            return Text(f"tl.{a.kind}imum({x.text}, {y.text})", _dims((x, y)), _level((x, y)))
+        if dim.nonnegative(a.a):
             text = f"{x.operand} {'//' if a.kind == 'floordiv' else '%'} {y.operand}"
         else:  # Triton divides towards zero
             rest = f"({x.operand} % {y.operand} + {y.operand}) % {y.operand}"
             text = rest if a.kind == "mod" else f"({x.operand} - {rest}) // {y.operand}"
-        return Text(text, _dims((x, y)), max(x.level, y.level))
+        return Text(text, _dims((x, y)), _level((x, y)), infix=True)
 
     def condition(self, conditions: tuple[DimLike, ...]) -> Text | None:
         """Where every Dim is >= 0; None: everywhere."""
@@ -141,7 +141,7 @@ class Elements:
         if not parts:
             return None
         text = " & ".join(f"({p.text} >= 0)" for p in parts)
-        return Text(text if len(parts) > 1 else text[1:-1], _dims(parts), max(p.level for p in parts))
+        return Text(text, _dims(parts), _level(parts), infix=len(parts) > 1)
 
     # ---- scalar expressions
     def value(self, e: Expr) -> Text:
@@ -168,6 +168,11 @@ class Elements:
             self.writer.blocks[0].memo[key] = named
         return named
 
+    def forget(self) -> None:
+        """From here on everything is evaluated again: memory has changed."""
+        for block in self.writer.blocks:
+            block.memo = {key: found for key, found in block.memo.items() if key[0] != id(self)}
+
     def _known(self, e: Expr) -> Text | None:
         key = (id(self), id(e))
         for block in self.writer.blocks:
@@ -177,7 +182,7 @@ class Elements:
 
     def _define(self, e: Expr) -> None:
         out = self._text(e)
-        shared = self.uses[id(e)] > 1 and not out.constant and not _is_atom(out.text)
+        shared = self.uses[id(e)] > 1 and e.op not in ("const", "result")
         if shared or e.op == "load" or len(out.text) > LONGEST_INLINE:
             prefix = e.attr.buffer + "_" if e.op == "load" else "t"
             out = self._name(out.text, self.writer.numbered(prefix), out)
@@ -185,7 +190,7 @@ class Elements:
 
     def _text(self, e: Expr) -> Text:
         if e.op == "const":
-            return Text(literal(e.attr), constant=True)
+            return Text(literal(e.attr), constant=True, infix=e.attr < 0)
         if e.op == "index":
             d = self.dim(e.attr)
             if e.dtype is self.index_dtype:
@@ -199,11 +204,11 @@ class Elements:
             return self._load(e)
         args = [self._known(a) for a in e.args]
         assert all(a is not None for a in args)
-        pattern = template(e, self.target)
+        how = form(e, self.target)
         literals = takes_literals(e, [a.constant for a in args])  # type: ignore[union-attr]
         parts = [a if literals else self._typed(x, a) for x, a in zip(e.args, args, strict=True)]  # type: ignore[arg-type]
-        texts = [p.operand if is_infix(pattern) else p.text for p in parts]
-        return Text(pattern.format(*texts), _dims(parts), max(p.level for p in parts))
+        texts = [p.operand if how.wraps_operands else p.text for p in parts]
+        return Text(how.text.format(*texts), _dims(parts), _level(parts), infix=how.wrapped)
 
     # ---- memory
     def _load(self, e: Expr) -> Text:
@@ -213,7 +218,7 @@ class Elements:
         pointer, mask, parts = self.address(b, offset, guard)
         arguments = [pointer] + ([f"mask={mask}"] if mask else []) + (["other=0"] if guard else [])
         text = f"tl.load({', '.join(arguments)})" + (" != 0" if b.dtype.kind == "b" else "")
-        return Text(text, _dims(parts), max((p.level for p in parts), default=0))
+        return Text(text, _dims(parts), _level(parts))
 
     def offset(self, b: Buffer, at: tuple[DimLike | Expr, ...]) -> Text:
         """The element offset of an index, computed entries included."""
@@ -236,7 +241,7 @@ class Elements:
                 return plain
             texts.append(plain.text)
             parts.append(plain)
-        return Text(" + ".join(texts), _dims(parts), max(p.level for p in parts))
+        return Text(" + ".join(texts), _dims(parts), _level(parts), infix=True)
 
     def address(self, b: Buffer, offset: Text, guard: Text | None, dims: int = 0) -> tuple[str, str, list[Text]]:
         """The pointer text, the mask text ("" for none) and what both are made of. The pointer gets the dimensions of the
@@ -246,7 +251,7 @@ class Elements:
         if guard is not None:
             masks.append(guard)
         mask = masks[0].text if len(masks) == 1 else " & ".join(m.operand for m in masks)
-        pointer = b.name if offset.text == "0" else f"{b.name} + {offset.operand}"
+        pointer = b.name if offset == ZERO else f"{b.name} + {offset.operand}"
         if offset.dims != wanted:
             pointer += f" + tl.full({self.tile.shape(wanted)}, 0, {type_name(self.index_dtype)})"
         return pointer, mask, [offset, *masks, Text("", wanted)]
@@ -284,6 +289,10 @@ def _dims(parts: Sequence[Text]) -> int:
     for p in parts:
         out |= p.dims
     return out
+
+
+def _level(parts: Sequence[Text]) -> int:
+    return max((p.level for p in parts), default=0)
 
 
 def _uses(kernel: Kernel) -> Counter[int]:

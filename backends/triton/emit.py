@@ -13,7 +13,7 @@ from ...ir.dim import Dim, DimLike
 from ...ir.kernel import Axis, Kernel, Stage, roots
 from ...ir.scalar import Expr, walk
 from ...ir.target import Target
-from .elements import Elements, Text, Tile
+from .elements import ZERO, Elements, Text, Tile
 from .exprs import type_name
 from .lowered import TritonKernel
 from .prepare import prepare
@@ -65,7 +65,6 @@ class Frame:
         names = [b.name for b in k.params] + [t.text for t in self.sizes.values()]
         names += [f"{name}: tl.constexpr" for name in self.constexprs]
         source = ["import triton", "import triton.language as tl"]
-        body = str(self.writer)
         if self._uses_libdevice():
             source.append("from triton.language.extra import libdevice")
         for name in sorted(self.helpers):
@@ -73,7 +72,7 @@ class Frame:
         source += ["", "", "@triton.jit", f"def {k.name}({', '.join(names)}):"]
         source += [f"    # {', '.join(k.ops)}"] * bool(k.ops)
         source += [f"    {t.text} = {t.text}.to(tl.int64)" for t in self.sizes.values()]
-        source += [f"    {line}" for line in body.splitlines()] or ["    pass"]
+        source += [f"    {line}" for line in self.writer.lines]
         return TritonKernel(
             k.name, "\n".join(source) + "\n", tuple((b.name, b.dtype) for b in k.params), k.dims,
             tuple(t.text for t in self.sizes.values()), tuple(self.constexprs.items()), grid, num_warps,
@@ -119,7 +118,7 @@ class _LoopKernel(Frame):
             e.bind_axes(self.kernel.axes, Text(x, 1))
         else:
             for a in self.kernel.axes:
-                self.tile.bound[a.sym] = Text("0", constant=True)
+                self.tile.bound[a.sym] = ZERO
         for stage in self.kernel.stages:
             self._stage(stage)
         points = self.xblock * self.rblock
@@ -183,6 +182,7 @@ class _LoopKernel(Frame):
         if used & self.written:
             self.writer.line("tl.debug_barrier()")
             self.written.clear()
+            self.elements.forget()
 
     def _whole_row(self, stage: Stage, n: int) -> None:
         """All inner points in one block. Values stay known to the next stage over the same axes."""

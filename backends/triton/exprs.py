@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from ...ir.dtypes import DType, bfloat16, float32, float64
 from ...ir.scalar import Expr
@@ -33,8 +34,8 @@ INFIX = {
     "add": "{0} + {1}", "sub": "{0} - {1}", "mul": "{0} * {1}",
     "eq": "{0} == {1}", "ne": "{0} != {1}", "lt": "{0} < {1}", "le": "{0} <= {1}", "gt": "{0} > {1}", "ge": "{0} >= {1}",
     "and": "{0} & {1}", "or": "{0} | {1}", "xor": "{0} ^ {1}", "shl": "{0} << {1}", "shr": "{0} >> {1}",
+    "neg": "-{0}", "not": "~{0}",
 }  # fmt: skip
-PREFIX = {"neg": "-{0}", "not": "~{0}"}
 CALLS = {
     "abs": "tl.abs({0})",
     "fma": "tl.fma({0}, {1}, {2})",
@@ -69,43 +70,53 @@ def is_native(op: str, dtype: DType) -> bool:
     return op in NATIVE and dtype in NATIVE[op][1]
 
 
-def template(e: Expr, target: Target) -> str:
-    """The Triton expression of an inner node, with {k} for its operands."""
+class Form(NamedTuple):
+    """How an operation is written: text with {k} for operands; whether they need parentheses in it, and it in others."""
+
+    text: str
+    wraps_operands: bool = False
+    wrapped: bool = False
+
+
+def form(e: Expr, target: Target) -> Form:
+    """The Triton expression of an inner node."""
     op, dtype = e.op, e.args[0].dtype
+    floating = dtype.kind == "f"
     if op in INFIX:
-        return INFIX[op]
-    if op in PREFIX:
-        return PREFIX[op]
+        return _infix(INFIX[op])
     if op in CALLS:
-        return CALLS[op]
+        return Form(CALLS[op])
     if is_native(op, dtype):
-        return NATIVE[op][0]
+        return Form(NATIVE[op][0])
     if op in ("cast", "bitcast"):
         return _conversion(e)
-    floating = dtype.kind == "f"
     if op == "div":
-        return "{0} // {1}" if not floating else "tl.div_rn({0}, {1})" if dtype is float32 else "{0} / {1}"
+        return Form("tl.div_rn({0}, {1})") if dtype is float32 else _infix("{0} / {1}" if floating else "{0} // {1}")
     if op == "rem":
         exact = not floating or target.cpu == INTERPRETER  # on a GPU, % of floats loses digits of large quotients
-        return "{0} % {1}" if exact else "libdevice.fmod({0}, {1})"
+        return _infix("{0} % {1}") if exact else Form("libdevice.fmod({0}, {1})")
     if op == "sqrt":
-        return "tl.sqrt_rn({0})" if dtype is float32 else "tl.sqrt({0})"
+        return Form("tl.sqrt_rn({0})" if dtype is float32 else "tl.sqrt({0})")
     if op in ("min", "max"):
         if dtype.kind == "b":
-            return "{0} & {1}" if op == "min" else "{0} | {1}"
-        return f"tl.{op}imum({{0}}, {{1}}, {NAN_WINS})" if floating else f"tl.{op}imum({{0}}, {{1}})"
+            return _infix("{0} & {1}" if op == "min" else "{0} | {1}")
+        return Form(f"tl.{op}imum({{0}}, {{1}}, {NAN_WINS})" if floating else f"tl.{op}imum({{0}}, {{1}})")
     raise ValueError(f"{op} of {dtype} has to be expanded before Triton source is written")
 
 
-def _conversion(e: Expr) -> str:
+def _infix(text: str) -> Form:
+    return Form(text, True, True)
+
+
+def _conversion(e: Expr) -> Form:
     source, to = e.args[0].dtype, e.dtype
     if to.kind == "b":
-        return "{0} != 0"
+        return _infix("{0} != 0")
     if e.op == "bitcast":
         middle = ".to(tl.uint8)" if source.kind == "b" else ""
-        return f"{{0}}{middle}.to({type_name(to)}, bitcast=True)"
+        return Form(f"{{0}}{middle}.to({type_name(to)}, bitcast=True)", True)
     narrow = bfloat16 in (source, to) and float32 not in (source, to)  # bfloat16 converts from and to float32 only
-    return f"{{0}}.to(tl.float32).to({type_name(to)})" if narrow else f"{{0}}.to({type_name(to)})"
+    return Form(f"{{0}}.to(tl.float32).to({type_name(to)})" if narrow else f"{{0}}.to({type_name(to)})", True)
 
 
 def takes_literals(e: Expr, constant: list[bool]) -> bool:
@@ -119,11 +130,6 @@ def takes_literals(e: Expr, constant: list[bool]) -> bool:
 
 def _is_normal(value: float) -> bool:
     return value == 0 or abs(value) >= 2.0**-126
-
-
-def is_infix(text: str) -> bool:
-    """Whether operands need parentheses in a template, and the template in another."""
-    return not text.startswith(("tl.", "libdevice."))
 
 
 _NUMBERS = frozenset((*INFIX, "rem"))

@@ -33,6 +33,15 @@ def enable_interpreter() -> None:
 
     if not triton.knobs.runtime.interpret:
         raise RuntimeError("triton was imported without TRITON_INTERPRET=1; interpret kernels in another process")
+    from triton.runtime import interpreter
+
+    interpreter.InterpreterBuilder.create_splat = _splat
+
+
+def _splat(builder: Any, block_type: Any, scalar: Any) -> Any:
+    """A scalar as a block, with the scalar's own bits. The interpreter's version goes by a type that, for comparisons
+    of scalars, is that of what was compared."""
+    return type(scalar)(np.full(block_type.shape, scalar.data.reshape(-1)[0]), block_type.scalar)
 
 
 def run_kernel(kernel: Kernel, buffers: Mapping[str, np.ndarray], dims: Mapping[str, int]) -> None:

@@ -61,7 +61,7 @@ class Accumulator:
         if self.indexed:
             at = self.names[1]
             take = self.writer.numbered("take")
-            better = self._better(inputs[0], f"{inputs[1]}", acc, at)
+            better = self._better(inputs[0], inputs[1], acc, at)
             self.writer.line(f"{take} = {better}" if live is None else f"{take} = {live.operand} & ({better})")
             self.writer.line(f"{acc} = tl.where({take}, {inputs[0]}, {acc})")
             self.writer.line(f"{at} = tl.where({take}, {inputs[1]}, {at})")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +13,7 @@ class Block:
     """The lines of one indentation level, and what is known to have a name in it."""
 
     lines: list[str] = field(default_factory=list)
-    memo: dict[Hashable, Any] = field(default_factory=dict)
+    memo: dict[tuple, Any] = field(default_factory=dict)
 
 
 class Writer:
@@ -58,6 +58,8 @@ class Writer:
         self.blocks[0].memo[key] = count + 1
         return self.name(f"{prefix}{count}")
 
-    def __str__(self) -> str:
-        assert len(self.blocks) == 1, "a block is still open"
-        return "\n".join(self.blocks[0].lines)
+    @property
+    def lines(self) -> list[str]:
+        """All that was written, once every block is closed."""
+        (block,) = self.blocks
+        return block.lines

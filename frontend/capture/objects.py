@@ -11,10 +11,12 @@ from typing import Any, Callable
 
 import numpy as np
 
+from ...ir.dim import Dim
 from ..state import SymbolicScalar
 from ..tensor import Tensor
 from . import array_functions, array_mode, policy
 from . import guards as g
+from .sizes import ComparedSize
 from .watch import Watch, optimizers
 
 _BINARY: dict[str, Callable[[Any, Any], Any]] = {

@@ -87,17 +87,18 @@ ULP_BOUNDS: dict[str, tuple[float, float]] = {  # (float32, float64)
 }  # fmt: skip
 
 
-def expand(e: Expr, fma: bool = True) -> Expr:
+def expand(e: Expr, fma: bool = True, scale: bool = False) -> Expr:
     """The node `e` (its operands are left alone) in basic operations; `e` itself where it is one already.
 
-    fma: whether the target has the instruction; without it the result holds no `fma`. Raises TypeError for operands
+    fma: whether the target has the instruction; without it the result holds no `fma`. scale: whether it has that of
+    `scalar.OPTIONAL`, which takes the place of arithmetic on exponents. Raises TypeError for operands
     that are not float32 or float64.
     """
     if e.op not in MATH:
         return e
     if e.dtype is not float32 and e.dtype is not float64:
         raise TypeError(f"{e.op} is expanded for float32 and float64, not {e.dtype.name}: cast the operand")
-    return FUNCTIONS[e.op](Kit(e.dtype, fma), *e.args)
+    return FUNCTIONS[e.op](Kit(e.dtype, fma, scale), *e.args)
 
 
 def expand_all(e: Expr, fma: bool = True, memo: dict[int, Expr] | None = None) -> Expr:

@@ -19,8 +19,8 @@ class Kit:
     exact.
     """
 
-    def __init__(self, dtype: DType, has_fma: bool):
-        self.dtype, self.has_fma = dtype, has_fma
+    def __init__(self, dtype: DType, has_fma: bool, has_scale: bool = False):
+        self.dtype, self.has_fma, self.has_scale = dtype, has_fma, has_scale
         self.single = dtype is float32
         self.integer = bits_dtype(dtype)
         self.mantissa = 23 if self.single else 52  # stored bits
@@ -120,6 +120,8 @@ class Kit:
 
     def scale(self, x: Expr, shifted: Expr) -> Expr:
         """x * 2**n with one rounding, for `shifted` = n + magic; n may leave the normal range by a factor of two."""
+        if self.has_scale:
+            return apply("scale", x, shifted - self.magic)
         b = self.bits(shifted)
         one = self.bias << self.mantissa
         half = (b >> 1) << self.mantissa
