@@ -13,6 +13,7 @@ import numpy as np
 from ..ir.op import get_op
 from . import dispatch
 from .dispatch import lift, payload_of
+from .epoch import epoch
 from .state import state, traced
 from .tape import Edge, Node, edge_of, needs_grad
 from .tensor import Tensor, new_tensor
@@ -305,12 +306,14 @@ _LEAF_HOOKS: dict[int, tuple[weakref.ref, list[Callable]]] = {}
 class HookHandle:
     """Takes a hook off again with `remove()`."""
 
-    def __init__(self, hooks: list[Callable], hook: Callable):
-        self._hooks, self._hook = hooks, hook
+    def __init__(self, hooks: list[Callable], hook: Callable, of_leaf: bool = False):
+        self._hooks, self._hook, self._of_leaf = hooks, hook, of_leaf
 
     def remove(self) -> None:
         if self._hook in self._hooks:
             self._hooks.remove(self._hook)
+            if self._of_leaf:
+                epoch.bump()
 
 
 def register_hook(t: Tensor, hook: Callable[[Tensor], Tensor | None]) -> HookHandle:
@@ -328,8 +331,9 @@ def register_hook(t: Tensor, hook: Callable[[Tensor], Tensor | None]) -> HookHan
         if found is None:
             found = _LEAF_HOOKS[key] = (weakref.ref(t, lambda _: _LEAF_HOOKS.pop(key, None)), [])
         hooks = found[1]
+        epoch.bump()  # traces have looked for hooks
     hooks.append(hook)
-    return HookHandle(hooks, hook)
+    return HookHandle(hooks, hook, of_leaf=not isinstance(edge, tuple))
 
 
 def retain_grad(t: Tensor) -> None:

@@ -212,14 +212,12 @@ class _State:
             array = source.fetch(self.leaves)
             self.names.append(source.path)
             self.arrays.append((array, array.copy()))
-        targets = {id(t): (t, s.path) for s in self._targets(captured) for t in [s.tensor(self.leaves)]}
-        for t, path in targets.values():
+        targets = {id(e.target.tensor(self.leaves)): e.target for e in captured.effects}
+        for target in targets.values():
+            t = target.tensor(self.leaves)
             grad = t._grad
-            self.names.append(f"{path}.grad")
+            self.names.append(f"{target.path}.grad")
             self.grads.append((t, grad, None if grad is None else grad._data.copy()))
-
-    def _targets(self, captured: Captured) -> list[Any]:
-        return [e.target for e in captured.effects]
 
     def restore(self) -> None:
         """Puts everything back."""

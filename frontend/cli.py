@@ -85,7 +85,8 @@ def _run(a: argparse.Namespace) -> int:
             np.save(file, arrays[0])
     else:
         with open(a.output, "wb") as file:
-            np.savez(file, **{f"output{k}": x for k, x in enumerate(arrays)})
+            named: dict[str, Any] = {f"output{k}": x for k, x in enumerate(arrays)}
+            np.savez(file, **named)
     return 0
 
 
@@ -155,6 +156,7 @@ def _module_from(path: Path) -> Any:
 def _arguments(text: str) -> tuple:
     """What `--args` says: Python expressions between commas, over `tr` and `np`."""
     import numpy as np
+
     import tracefuse as tr  # what users write
 
     if not text.strip():

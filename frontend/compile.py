@@ -13,14 +13,16 @@ import functools
 import threading
 import types
 import warnings
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
 from ..ir.graph import Graph
 from .capture.capture import CaptureStop, Segment, Specialize, TraceTree, capture, flatten_call
 from .capture.replay import Captured
-from .state import state
+from .epoch import epoch
+from .state import publish_modes, publish_modes_to, state
+from .tensor import Tensor
 
 MAX_TRACES = 16  # of one function, before it stays in plain Python for new signatures
 MODES = ("default", "lazy", "max")
@@ -94,7 +96,13 @@ BACKENDS: dict[str, Callable[[Graph], Any]] = {"llvm": _build_llvm, "reference":
 
 
 class CompiledFunction:
-    """A function whose calls run as compiled traces. Attributes: `traces`, `fallbacks` (reasons), `__wrapped__`."""
+    """A function whose calls run as compiled traces. Attributes: `traces`, `fallbacks` (reasons), `__wrapped__`.
+
+    Objects are of a native type on top of this class: calling and binding are its own. A call that no trace of the
+    native chain serves comes to `_called`.
+    """
+
+    __slots__ = ()
 
     def __init__(
         self, function: Callable, *, fullgraph: bool, mode: str, backend: str, check: int, options: dict[str, Any]
@@ -105,6 +113,8 @@ class CompiledFunction:
             raise ValueError(f"mode {mode!r}: it is one of {', '.join(MODES)}")
         functools.update_wrapper(self, function, updated=())
         self.__tracefuse_wrapped__ = function
+        self._miss = self._called
+        self._target: tuple[Any, tuple[Any, ...]] = (self, ())
         self.fullgraph, self.mode, self.backend, self.check, self.options = fullgraph, mode, backend, check, options
         self.fallbacks: list[str] = []
         self._build = BACKENDS[backend]
@@ -113,10 +123,14 @@ class CompiledFunction:
 
     def unload(self) -> None:
         """Forgets all traces, their code, and what could not be captured."""
+        from ..runtime import entry
+
         with self._lock:
+            entry.clear(self._target[0])
             self._traces: dict[tuple, list[TraceTree]] = {}
             self._eager: set[tuple] = set()
             self._static: dict[tuple, frozenset[int]] = {}
+            self._loaded = object()  # another one after each unload
             self._hits = self._misses = self._python = 0
             self._warned = False
             self._failing: dict[str, int] = {}
@@ -125,13 +139,21 @@ class CompiledFunction:
     @property
     def traces(self) -> list[Captured]:
         """Every trace that has been made, oldest first for each layout of arguments."""
-        return [t.root.captured for trees in list(self._traces.values()) for t in list(trees)]
+        out = [t.root.captured for trees in list(self._traces.values()) for t in list(trees)]
+        for captured in out:
+            if captured.native:
+                with self._lock:
+                    new = captured.native.new_hits()
+                    captured.calls += new
+                    self._hits += new
+        return out
 
     def cache_info(self) -> dict[str, Any]:
         """traces: how many there are. hits, misses: calls that found one, or made one. eager: calls in plain Python.
         failing: how often each guard sent a call to another trace."""
+        traces = self.traces
         return {
-            "traces": len(self.traces),
+            "traces": len(traces),
             "hits": self._hits,
             "misses": self._misses,
             "eager": self._python,
@@ -139,20 +161,25 @@ class CompiledFunction:
             "fallbacks": list(self.fallbacks),
         }
 
-    def __get__(self, obj: Any, owner: type | None = None) -> Any:
-        return self if obj is None else types.MethodType(self, obj)
-
     def __repr__(self) -> str:
         return f"<compiled {getattr(self, '__qualname__', self.__tracefuse_wrapped__)}: {len(self.traces)} traces>"
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+    def _called(self, /, *args: Any, **kwargs: Any) -> Any:
         return self.miss(args, kwargs)
+
+    if TYPE_CHECKING:
+
+        def __call__(self, /, *args: Any, **kwargs: Any) -> Any: ...
+
+        def __get__(self, obj: Any, owner: type | None = None) -> Any: ...
 
     def miss(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """A call that the native entry has no trace for: the whole way in Python."""
         function = self.__tracefuse_wrapped__
         if state.tracer is not None:  # library code of another trace calls this one: it becomes part of it
             return state.tracer.callable(self)(*args, **kwargs)  # type: ignore[attr-defined]
+        publish_modes()
+        loaded, at_epoch = self._loaded, epoch.value
         try:
             call = flatten_call(args, kwargs)
             key = call.key
@@ -162,13 +189,14 @@ class CompiledFunction:
         found = self._find(key, call.leaves)
         if found is not None:
             self._hits += 1
+            self._offer(found, NativeCall(call.leaves, args, kwargs, at_epoch, self._target[1]), loaded)
             return self._run(found, call.leaves, args, kwargs)
         if key in self._eager:
             self._python += 1
             return function(*args, **kwargs)
         if len(self.traces) >= MAX_TRACES:
             return self._fall_back(key, self._too_many(), args, kwargs)
-        return self._trace(key, call.leaves, args, kwargs)
+        return self._trace(key, NativeCall(call.leaves, args, kwargs, at_epoch, self._target[1]))
 
     def _find(self, key: tuple, leaves: list[Any]) -> Captured | None:
         for tree in self._traces.get(key, ()):
@@ -181,8 +209,21 @@ class CompiledFunction:
                 self._failing[text] = self._failing.get(text, 0) + 1
         return None
 
-    def _trace(self, key: tuple, leaves: list[Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _offer(self, captured: Captured, call: NativeCall, loaded: object) -> None:
+        """Has native code serve calls like this one, which is about to run, from the next one on."""
+        if captured.native is False or captured.calls < self.check or not self._lock.acquire(blocking=False):
+            return
+        try:
+            if captured.native is not None:
+                captured.native.renew(call)
+            elif loaded is self._loaded:
+                captured.native = attach(self._target[0], captured, call) or False
+        finally:
+            self._lock.release()
+
+    def _trace(self, key: tuple, call: NativeCall) -> Any:
         """Captures this call and runs it."""
+        args, kwargs = call.args, call.kwargs
         with self._lock:
             try:
                 captured = self._capture(key, args, kwargs)
@@ -200,7 +241,8 @@ class CompiledFunction:
                 return self._fall_back(key, f"the {self.backend} backend failed: {type(e).__name__}: {e}", args, kwargs)
             self._traces.setdefault(key, []).append(TraceTree(Segment(captured)))
             self._misses += 1
-        return self._run(captured, leaves, args, kwargs)
+            self._offer(captured, call, self._loaded)
+        return self._run(captured, call.leaves, args, kwargs)
 
     def _capture(self, key: tuple, args: tuple, kwargs: dict[str, Any]) -> Captured:
         while True:
@@ -285,7 +327,28 @@ def compile(
         fn = fn.__tracefuse_wrapped__
     if not callable(fn):
         raise TypeError(f"compile() takes a function, a method or a Module, not a {type(fn).__name__}")
-    return CompiledFunction(fn, **settings)
+    return _new(fn, settings)
+
+
+@functools.cache
+def _native_type() -> type:
+    """The class of compiled functions: native code starts here, with the first of them."""
+    from ..runtime import entry
+
+    made = entry.function_type_on(CompiledFunction)
+    publish_modes_to(entry.mode_setter())
+    return made
+
+
+def _new(function: Callable, settings: dict[str, Any]) -> CompiledFunction:
+    from ..runtime import entry
+
+    cls = _native_type()
+    if entry.tensor_type() is not Tensor:
+        entry.configure(Tensor)
+    out = entry.new_function(function, cls)
+    out.__init__(function, **settings)
+    return out
 
 
 def _compiled_module(module: Any, settings: dict[str, Any]) -> Any:
@@ -293,14 +356,16 @@ def _compiled_module(module: Any, settings: dict[str, Any]) -> Any:
     cls = type(module)
     if "__tracefuse_compiled__" in cls.__dict__:
         module, cls = cls.__tracefuse_original__, type(cls.__tracefuse_original__)
-    compiled = CompiledFunction(types.MethodType(cls.__call__, module), **settings)
+    from ..runtime import entry
 
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return compiled.miss(args, kwargs)
-
+    plain = types.MethodType(cls.__call__, module)
+    compiled = _new(plain, settings)
+    # called as a method by the type, so that no Python runs on the way to the traces
+    call = entry.new_function(lambda self, /, *args, **kwargs: compiled.miss(args, kwargs))
     members = {
         "__call__": call,
         "__tracefuse_compiled__": compiled,
+        "__tracefuse_wrapped__": plain,
         "__tracefuse_original__": module,
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
@@ -310,6 +375,7 @@ def _compiled_module(module: Any, settings: dict[str, Any]) -> Any:
     twin: Any = type(cls)(cls.__name__, (cls,), members)  # type: ignore[operator]
     out = object.__new__(twin)
     object.__setattr__(out, "__dict__", module.__dict__)
+    compiled._target = (call, (out,))
     return out
 
 

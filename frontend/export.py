@@ -74,7 +74,7 @@ def export(fn: Any, args: tuple = (), kwargs: dict[str, Any] | None = None, dyna
     _check_leaves(call, paths)
     shapes = _dynamic_shapes(call, paths, dynamic or {})
     captured, static = _capture(eager, call, args, kwargs, paths, shapes, name_of(fn))
-    return Program(_Exporter(captured, call, paths, static, name_of(fn)).contents())
+    return Program(_Exporter(captured, call, paths, static, name_of(fn), eager).contents())
 
 
 # ------------------------------------------------------------------ capture
@@ -173,8 +173,9 @@ def _capture(
 class _Exporter:
     """Rebuilds the graph of a trace with the state as constants and views as outputs of their own."""
 
-    def __init__(self, captured: Captured, call: Call, paths: list[str], static: frozenset[int], name: str):
+    def __init__(self, captured: Captured, call: Call, paths: list[str], static: frozenset[int], name: str, fn: Any):
         self.captured, self.call, self.paths, self.static, self.name = captured, call, paths, static, name
+        self.training = isinstance(fn, Module) and fn.training
         self.builder = GraphBuilder(name.rpartition(".")[2] or name)
         self.env: dict[Value, Value] = {}
         self.inputs: dict[int, int] = {}  # leaf -> graph input
@@ -199,16 +200,17 @@ class _Exporter:
 
     def _check(self) -> None:
         sources = self.captured.sources
-        for _, k in self.captured.writes:
-            if not isinstance(sources[k], ArgSource):
-                hint = "; call .eval() first" if "running" in sources[k].path else ""
-                kind = "draws random numbers" if sources[k].kind == "rng" else f"writes {sources[k].path}"
-                raise ExportError(f"{self.name} can't be exported: it {kind}, and a program has no state{hint}")
+        written = [sources[k] for _, k in self.captured.writes if not isinstance(sources[k], ArgSource)]
+        problem = ""
         if any(s.kind == "rng" for s in sources):
-            raise ExportError(f"{self.name} can't be exported: it draws random numbers; call .eval() first")
-        if self.captured.effects:
-            path = self.captured.effects[0].target.path
-            raise ExportError(f"{self.name} can't be exported: it changes {path}.grad, and a program has no state")
+            problem = "draws random numbers"
+        elif written:
+            problem = f"writes {written[0].path}"
+        elif self.captured.effects:
+            problem = f"changes {self.captured.effects[0].target.path}.grad"
+        if problem:
+            hint = "; call .eval() first" if self.training else ""
+            raise ExportError(f"{self.name} can't be exported: it {problem}, and a program has no state{hint}")
 
     def _copy(self) -> None:
         graph, b = self.captured.graph, self.builder
@@ -221,9 +223,9 @@ class _Exporter:
         for v, array in graph.constants.items():
             self.env[v] = self._constant(v, array)
         for node in graph.nodes:
-            new = Node(
-                node.op, tuple(self.env[v] for v in node.inputs), node.attrs, [o.type for o in node.outputs], node.loc
-            )
+            inputs = tuple(self.env[v] for v in node.inputs)
+            attrs = {k: node.attrs[k] for k in node.op.attrs}  # in the declared order, as a file gives them back
+            new = Node(node.op, inputs, attrs, [o.type for o in node.outputs], node.loc)
             for old, value in zip(node.outputs, new.outputs):
                 value.builder = b
                 self.env[old] = value

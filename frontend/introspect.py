@@ -22,7 +22,7 @@ def eager_of(fn: Any) -> Callable[..., Any]:
     if isinstance(fn, CompiledFunction):
         return fn.__tracefuse_wrapped__
     if is_compiled(fn):
-        return fn.__tracefuse_original__
+        return getattr(type(fn), "__tracefuse_original__")  # a compiled Module
     if not callable(fn):
         raise TypeError(f"a function, a method or a Module is needed, not a {type(fn).__name__}")
     return fn

@@ -94,11 +94,10 @@ class Program:
     def _run(self, arrays: list[np.ndarray]) -> list[Any]:
         from ..runtime.executable import CheckFailed
 
-        if self._executable is None:
-            self.compile()
         self._check_overlap(arrays)
+        executable = self._executable or self.compile()._executable
         try:
-            return self._executable.run(arrays)
+            return executable.run(arrays)
         except CheckFailed as e:
             raise IndexError(str(e)) from None
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..ir.dtypes import DType, bool_, dtype_of, float32, int64
+from ..ir.dtypes import FLOATS, DType, bool_, dtype_of, float32, int64
 from ..ir.graph import Value
 from ..ir.op import Attrs, OpDef
 
@@ -75,7 +76,41 @@ class _State(threading.local):
     default_dtype: DType = float32
 
 
+class _PublishedState(_State):
+    """Tells native code about every change."""
+
+    def __setattr__(self, name: str, value: Any, put: Any = threading.local.__setattr__) -> None:
+        put(self, name, value)
+        if _setter is not None:
+            _setter(modes())
+
+
 state = _State()
+_setter: Callable[[int], None] | None = None
+
+
+def modes() -> int:
+    """What traces depend on, as a number that is never 0: 0 stands for a thread that has said nothing yet."""
+    dtype = state.default_dtype
+    number = 1 if state.grad_enabled else 3
+    if dtype is not float32:
+        number |= (1 + FLOATS.index(dtype)) << 3
+    return number if state.tracer is None else number | 4
+
+
+def publish_modes() -> None:
+    """Says what this thread's modes are to who asked for them."""
+    if _setter is not None:
+        _setter(modes())
+
+
+def publish_modes_to(setter: Callable[[int], None]) -> None:
+    """From now on every change of a thread's modes calls `setter(modes())` in that thread. Until somebody asks, eager
+    code pays nothing for it."""
+    global _setter
+    _setter = setter
+    state.__class__ = _PublishedState
+    publish_modes()
 
 
 def default_for(python_type: type) -> DType:

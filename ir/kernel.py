@@ -13,12 +13,12 @@ behind it are its epilogue.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 
 from .dim import Dim, DimLike, symbols
 from .dtypes import DType
-from .scalar import Expr, walk
+from .scalar import Expr, Load, transform, walk
 
 MONOIDS = ("sum", "prod", "max", "min", "any", "all")
 
@@ -179,3 +179,27 @@ def size_symbols(kernel: Kernel) -> tuple[Dim, ...]:
     own = {a.sym for a in kernel.all_axes}
     found = {s for d in index_expressions(kernel) for s in symbols(d)} - own
     return tuple(sorted(found, key=str))
+
+
+def map_loads(kernel: Kernel, change: Callable[[Load], Load]) -> Kernel:
+    """The same kernel with every load replaced."""
+
+    def leaf(e: Expr) -> Expr | None:
+        if e.op != "load":
+            return None
+        new = change(e.attr)
+        return None if new is e.attr else Expr("load", e.dtype, e.args, new)
+
+    memo: dict[int, Expr] = {}
+
+    def stage_of(s: Stage) -> Stage:
+        return replace(
+            s,
+            reductions=tuple(replace(r, inputs=tuple(transform(x, leaf, memo) for x in r.inputs)) for r in s.reductions),
+            stores=tuple(replace(x, value=transform(x.value, leaf, memo)) for x in s.stores),
+        )
+
+    anchor = kernel.anchor
+    if anchor is not None:
+        anchor = replace(anchor, lhs=transform(anchor.lhs, leaf, memo), rhs=transform(anchor.rhs, leaf, memo))
+    return replace(kernel, stages=tuple(map(stage_of, kernel.stages)), anchor=anchor)

@@ -24,11 +24,13 @@ class PlanBuffer:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Runs `kernel` with `args`: for each of its parameters, the number of a buffer."""
+    """Runs `kernel` with `args`: for each of its parameters (scratch apart) the number of a buffer, from element
+    `offsets[k]` of it on (no offsets: from the first)."""
 
     kernel: Kernel
     schedule: Schedule
     args: tuple[int, ...]
+    offsets: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -210,6 +210,9 @@ def apply(op: str, *args: Any, dtype: DType | None = None) -> Expr:
 
 
 def cast(x: Expr, dtype: DType) -> Expr:
+    """`x` as `dtype`. What was widened within its kind comes back as it was, the bits of a NaN included."""
+    if x.op == "cast" and x.args[0].dtype is dtype and x.dtype.kind == dtype.kind and x.dtype.bits > dtype.bits:
+        return x.args[0]
     if x.op == "const" and not (x.dtype.kind == "f" and dtype.kind != "f"):
         return const(x.attr, dtype) if not (dtype.kind in "iu" and not _fits(x.attr, dtype)) else Expr("cast", dtype, (x,))
     return apply("cast", x, dtype=dtype)

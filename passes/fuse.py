@@ -206,7 +206,7 @@ class Fuser:
     def _adopted(self, node: Node, group: Group) -> bool:
         """Whether `node` fits the epilogue of a contraction that it reads through a permutation: its own point is then
         the permuted one."""
-        if group.anchor is None or group.anchor.op.name == "scatter":
+        if group.anchor is None or group.anchor.op.name == "scatter" or node.out.type.size != dim.numel(group.shape):
             return False
         own = tuple(0 if n == 1 else dim.symbol(f"p{k}", 0, n - 1) for k, n in enumerate(node.out.shape))
         for s in self._sources(node, own):

@@ -27,6 +27,7 @@ class Draft:
     reads: dict[Value, list[str]]
     writes: dict[Value, str]
     place: dict[str, Value] = field(default_factory=dict)  # parameter -> value
+    shifts: dict[str, int] = field(default_factory=dict)  # parameter -> its first element within the value
 
 
 def lower_groups(partition: Partition) -> list[Draft]:
@@ -164,11 +165,10 @@ class Planner:
         return all(e.attr.index == store.index for e in walk(*roots) if e.op == "load" and e.attr.buffer in names)
 
     def _step(self, d: Draft, schedule) -> Step:
-        args = []
-        for b in d.kernel.params:
-            if b.role != "scratch":
-                args.append(self._temporary(d.place[b.name]))
-        return Step(d.kernel, schedule(d.kernel), tuple(args))
+        params = [b.name for b in d.kernel.params if b.role != "scratch"]
+        args = tuple(self._temporary(d.place[name]) for name in params)
+        offsets = tuple(d.shifts.get(name, 0) for name in params) if d.shifts else ()
+        return Step(d.kernel, schedule(d.kernel), args, offsets)
 
     # ---- the arena
     def _lay_out(self, steps: list[Step], kept: set[int]) -> DimLike:

@@ -19,6 +19,7 @@ from .fuel import Fuel
 from .fuse import fuse
 from .memory import Planner, lower_groups, order_drafts
 from .prepare import prepare
+from .rebase import rebase
 from .rows import cache_rows
 from .schedule import schedule
 from .simplify import eliminate_dead, share, simplify
@@ -43,7 +44,7 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("cache_rows", cache_rows),
     ("contract", contract),
 )
-NAMES = frozenset([n for n, _ in GRAPH_PASSES] + [n for n, _ in KERNEL_PASSES] + ["fuse", "recompute", "fold"])
+NAMES = frozenset([n for n, _ in GRAPH_PASSES] + [n for n, _ in KERNEL_PASSES] + ["fuse", "recompute", "fold", "rebase"])
 
 
 @dataclass
@@ -86,6 +87,8 @@ def compile_graph(graph: Graph, target: Target, fuel: Fuel | None = None, verify
         for name, run in KERNEL_PASSES:
             if name not in fuel.disabled:
                 d.kernel = run(d.kernel, target)
+        if "rebase" not in fuel.disabled:
+            d.kernel, d.shifts = rebase(d.kernel)
         d.kernel = named(d.kernel)
     report.seconds["lower"] = time.perf_counter() - start
     start = time.perf_counter()

@@ -83,6 +83,8 @@ def _vector_axis(kernel: Kernel, inner: tuple[Axis, ...], lanes: int, scatter: b
     candidates = [axes[-1] for axes in (inner, kernel.axes) if axes]
     if scatter:
         candidates = [kernel.axes[-1]] if kernel.axes else []
+    elif any(b.role == "scratch" for b in kernel.params):
+        candidates = [inner[-1]]  # scratch holds one row: rows cannot be computed side by side
     offsets = _accesses(kernel)
     best: tuple[float, Axis] | None = None
     for axis in candidates:

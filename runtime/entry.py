@@ -28,6 +28,7 @@ from .trace_spec import TraceSpec
 # numbers of the stable ABI (typeslots.h, object.h, descrobject.h)
 PY_TP_CALL, PY_TP_CLEAR, PY_TP_DESCR_GET, PY_TP_DOC = 50, 51, 54, 56
 PY_TP_TRAVERSE, PY_TP_MEMBERS, PY_TP_GETSET = 71, 72, 73
+METH_O = 8
 FLAG_BASETYPE, FLAG_VECTORCALL, FLAG_GC, FLAG_METHOD_DESCRIPTOR, FLAG_DEFAULT = (
     1 << 10,
     1 << 11,
@@ -42,7 +43,7 @@ NUMPY_ARRAY_TYPE, NUMPY_NEW = 2, 93  # in NumPy's table of C functions
 class Trace:
     """A TraceSpec in memory. `hits`: how many calls it served."""
 
-    __slots__ = ("spec", "memory", "frame_words", "keep", "python_hits", "__weakref__")
+    __slots__ = ("spec", "memory", "frame_words", "keep", "python_hits", "__weakref__")  # noqa: RUF023
 
     def __init__(self, spec: TraceSpec, tensor_type: type | None):
         spec.check()
@@ -62,7 +63,7 @@ class Chain:
     pointers: words of frame to reserve, the addresses of the traces, 0.
     """
 
-    __slots__ = ("pointers", "traces", "__weakref__")
+    __slots__ = ("pointers", "traces", "__weakref__")  # noqa: RUF023
 
     def __init__(self, traces: Iterable[Trace] = ()):
         self.traces = tuple(traces)
@@ -76,11 +77,18 @@ class _Settings:
 
     def __init__(self) -> None:
         self.tensor_type: type | None = None
+        self.slots: tuple[str, ...] = ()
+        self.modes = threading.local()
         self.data_slot = 0
         self.defaults: dict[str, Any] = {}
         self.native: _Native | None = None
         self.why_not = "not tried yet"
         self.function_type: Any = None
+
+    @property
+    def mode(self) -> int:
+        """What `set_mode` has set in this thread, 0 at first."""
+        return self.native.mode() if self.native is not None else getattr(self.modes, "number", 0)
 
     def box(self, array: np.ndarray) -> Any:
         """A Tensor with `array`, as the native entry makes it."""
@@ -112,6 +120,15 @@ class _Member(ctypes.Structure):
         ("name", ctypes.c_char_p),
         ("type", ctypes.c_int),
         ("offset", ctypes.c_ssize_t),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    ]
+
+
+class _MethodDef(ctypes.Structure):
+    _fields_ = [
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
         ("flags", ctypes.c_int),
         ("doc", ctypes.c_char_p),
     ]
@@ -154,11 +171,30 @@ class _Native:
         self.keep: list[Any] = [memory.empty, self.lease]
         self.arena: memory.Lease | None = None
         self.words[at.G_EMPTY], self.words[at.G_LEASE] = map(id, self.keep)
-        self.words[at.G_BIG], self.words[at.G_NONE] = memory.BIG, id(None)
+        self.words[at.G_BIG], self.words[at.G_NONE], self.words[at.G_TRUE] = memory.BIG, id(None), id(True)
         self.words[at.G_DEFAULT_TABLE] = self.defaults.ctypes.data
-        self.type = self._make_type()
+        self.set_mode = self._make_set_mode()
+        self.types: set[type] = set()
+        self.type = self.make_type(object)
 
-    def _make_type(self) -> Any:
+    def _make_set_mode(self) -> Callable[[int], None]:
+        """A builtin function: it is called whenever a thread changes its grad mode."""
+        api = ctypes.pythonapi
+        for function in (api.PyThread_tss_alloc, api.PyThread_tss_get):
+            function.restype = ctypes.c_void_p
+        key = ctypes.c_void_p(api.PyThread_tss_alloc())
+        if not key or api.PyThread_tss_create(key):
+            raise UnknownLayout("no memory of its own for a thread")
+        self.words[at.G_MODE_KEY] = key.value or 0
+        self.mode = lambda: int(api.PyThread_tss_get(key) or 0)
+        definition = _MethodDef(b"set_mode", self.code.address("tf_set_mode"), METH_O, None)
+        self.keep.append(definition)
+        make = api.PyCFunction_NewEx
+        make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p]
+        return make(ctypes.addressof(definition), None, None)
+
+    def make_type(self, base: type) -> Any:
+        """The native type on top of `base`, a class without slots. (A subclass of it would be called more slowly.)"""
         api = ctypes.pythonapi
         members = (_Member * 6)(
             _Member(b"__vectorcalloffset__", T_PYSSIZET, at.F_VECTORCALL, READONLY, None),
@@ -183,9 +219,11 @@ class _Native:
         flags = FLAG_DEFAULT | FLAG_BASETYPE | FLAG_VECTORCALL | FLAG_GC | FLAG_METHOD_DESCRIPTOR
         spec = _TypeSpec(b"tracefuse.CompiledFunction", at.FUNCTION_BYTES, 0, flags, slots)
         self.keep += [members, getset, slots, spec]  # the type goes on reading names and getset
-        make = api.PyType_FromSpec
-        make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p]
-        return make(ctypes.addressof(spec))
+        make = api.PyType_FromSpecWithBases
+        make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object]
+        made = make(ctypes.addressof(spec), (base,))
+        self.types.add(made)
+        return made
 
     def lease(self, nbytes: int) -> tuple[int, memory.Lease]:
         """Scratch for one call, when the shared arena is busy, or too small: then it grows for the next call."""
@@ -200,12 +238,16 @@ class _Native:
         self.words[at.G_ARENA_SIZE] = arena.size if arena else 0
         self.arena = arena
 
-    def configure(self, tensor_type: type, data_slot: int, defaults: list[tuple[int, Any]]) -> None:
+    def configure(self, settings: _Settings, defaults: list[tuple[int, Any]]) -> None:
+        tensor_type = settings.tensor_type
+        assert tensor_type is not None
         self.words[at.G_DEFAULTS] = 0
         self.keep += [tensor_type, *(value for _, value in defaults)]
         for k, (offset, value) in enumerate(defaults):
             self.defaults[2 * k : 2 * k + 2] = offset, id(value)
-        self.words[at.G_TENSOR_TYPE], self.words[at.G_DATA_SLOT] = id(tensor_type), data_slot
+        self.words[at.G_TENSOR_TYPE], self.words[at.G_DATA_SLOT] = id(tensor_type), settings.data_slot
+        for word, name in ((at.G_BASE_SLOT, "_base"), (at.G_VERSION_SLOT, "_version")):
+            self.words[word] = slot_offset(tensor_type, name) if name in settings.slots else 0
         self.words[at.G_DEFAULTS] = len(defaults)
 
     def try_out(self) -> None:
@@ -263,7 +305,7 @@ def _make_native() -> Any:
 def _configure_native(native: _Native) -> None:
     assert _settings.tensor_type is not None
     offsets = [(slot_offset(_settings.tensor_type, name), value) for name, value in _settings.defaults.items()]
-    native.configure(_settings.tensor_type, _settings.data_slot, offsets)
+    native.configure(_settings, offsets)
 
 
 def configure(tensor_type: type, defaults: dict[str, Any] | None = None) -> None:
@@ -278,10 +320,15 @@ def configure(tensor_type: type, defaults: dict[str, Any] | None = None) -> None
     if len(others) > at.MOST_DEFAULTS:
         raise TypeError(f"{tensor_type.__name__} has more than {at.MOST_DEFAULTS} slots")
     with _lock:
-        _settings.tensor_type, _settings.defaults = tensor_type, dict(others)
+        _settings.tensor_type, _settings.defaults, _settings.slots = tensor_type, dict(others), tuple(names)
         _settings.data_slot = slot_offset(tensor_type, "_data")
         if _settings.native is not None:
             _configure_native(_settings.native)
+
+
+def tensor_type() -> type | None:
+    """What `configure` was given."""
+    return _settings.tensor_type
 
 
 def is_native() -> bool:
@@ -298,8 +345,28 @@ def function_type() -> type:
     return _ready().function_type
 
 
+def function_type_on(base: type) -> type:
+    """A type of compiled functions that has what `base` defines, a class with `__slots__ = ()` and no `__call__`."""
+    settings = _ready()
+    if settings.native is None:
+        return type(base.__name__, (base, PythonFunction), {})
+    with _lock:
+        return settings.native.make_type(base)
+
+
+def mode_setter() -> Callable[[int], None]:
+    """What sets the mode of the calling thread, an int, which traces may ask for (TraceSpec.mode)."""
+    settings = _ready()
+    return settings.native.set_mode if settings.native is not None else _set_mode
+
+
+def _set_mode(number: int) -> None:
+    _settings.modes.number = number
+
+
 def new_function(miss: Callable[..., Any], cls: type | None = None, *, native: bool = True) -> Any:
-    """A function without traces: every call goes to `miss(*args, **kwargs)`. cls: a subclass of `function_type()`.
+    """A function without traces: every call goes to `miss(*args, **kwargs)`. cls: a subclass of `function_type()`, or
+    what `function_type_on` made.
 
     native=False makes one that walks its guards in Python.
     """
@@ -308,7 +375,7 @@ def new_function(miss: Callable[..., Any], cls: type | None = None, *, native: b
     function = kind.__new__(kind)
     function._miss = miss
     function._chain = Chain()
-    if settings.native is not None and isinstance(function, settings.native.type):
+    if settings.native is not None and not isinstance(function, PythonFunction):
         ctypes.c_void_p.from_address(id(function) + at.F_VECTORCALL).value = settings.native.entry
     return function
 
@@ -329,6 +396,9 @@ def add_trace(function: Any, spec: TraceSpec, first: bool = False) -> Trace:
     uses_tensors = any(r.kind == "tensor" for r in spec.results) or any(getattr(a, "tensor", False) for a in spec.args)
     if _settings.tensor_type is None and (uses_tensors or spec.states):
         raise RuntimeError("configure(tensor_type) comes before traces with tensors")
+    views = spec.written or any(getattr(a, "fresh", False) for a in (*spec.args, *(x.arg for x in spec.loads)))
+    if views and not {"_base", "_version"} <= set(_settings.slots):
+        raise TypeError("the Tensors have no _base and _version")
     trace = Trace(spec, _settings.tensor_type)
     with _lock:
         before = function._chain.traces

@@ -14,6 +14,7 @@ from .entry_builder import FALSE, MISSED, NULL, SETTINGS, TRUE, Code
 from .entry_layout import Layout
 from .entry_results import RESULT_PARTS
 
+
 def _check_array(m: Module) -> None:
     """i1 tf_check_array(array, record, frame, dims, sizes): is it what the record asks; pointer, sizes -> frame."""
     c = Code(

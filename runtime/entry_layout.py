@@ -271,12 +271,12 @@ def word_position(memory: np.ndarray, k: int) -> int:
 
 
 def _array_record(s: State) -> ArrayArg:
-    return ArrayArg(s.value, s.array.dtype, s.array.shape, tensor=False)
+    return ArrayArg(s.value, s.layout[0], s.layout[1], tensor=False)
 
 
 def _state_row(s: State, address: Any) -> list[int]:
     tensor = 0 if s.tensor is None else address(s.tensor)
-    return [tensor, address(s.array), s.array.ctypes.data, s.value, s.array.nbytes, 0]
+    return [tensor, address(s.array), s.layout[2], s.value, s.array.nbytes, 0]
 
 
 def _version_rows(spec: TraceSpec, address: Any) -> list[list[int]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import memory
-from .trace_spec import ABSENT, Arg, ArrayArg, EqualArg, ScalarArg, Size, Slot, StaticArg, TraceSpec
+from .trace_spec import ABSENT, Arg, ArrayArg, EqualArg, ScalarArg, Size, Slot, StaticArg, TraceSpec, layout_of
 
 _PLAN = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 _DERIVE = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p)
@@ -52,27 +52,39 @@ class _Call:
         self.sizes = [0] * spec.values
         self.held: list[Any] = []
 
-    def served(self) -> bool:
+    def served(self, mode: int) -> bool:
         spec = self.spec
-        if len(self.args) != len(spec.args):
+        if len(self.args) != len(spec.args) or spec.mode is not None and spec.mode != mode:
             return False
         if any(ctypes.c_int64.from_address(w.address).value != w.expected for w in spec.words):
             return False
         if not all(map(self._arg_served, spec.args, self.args)):
             return False
+        for load in spec.loads:
+            if not self._arg_served(load.arg, getattr(load.owner, load.slot, None)):
+                return False
         for state in spec.states:
-            if getattr(state.tensor, "_data", None) is not state.array:
+            if state.tensor is None:
+                if layout_of(state.array) != state.layout:
+                    return False
+            elif getattr(state.tensor, "_data", None) is not state.array:
                 return False
             self._put(state.value, state.array)
+        if any((self.args[i] is self.args[j]) is not equal for i, j, equal in spec.same):
+            return False
         if any(g.mapping.get(g.key, ABSENT) is not g.expected for g in spec.dicts):
             return False
         if any(self._overlap(a, b) for a, b in spec.disjoint):
+            return False
+        if not all(map(_holds, spec.checks)):
             return False
         self.native_dims = (ctypes.c_int64 * max(1, spec.dims))(*self.dims)
         return not (spec.derive and _DERIVE(spec.derive)(ctypes.addressof(self.native_dims)))
 
     def _put(self, value: int, array: np.ndarray) -> None:
         self.held.append(array)
+        if value == -1:
+            return
         self.values[value] = array.ctypes.data
         extent = sum((n - 1) * s for n, s in zip(array.shape, array.strides)) + array.itemsize
         self.sizes[value] = extent if array.size else 0
@@ -100,6 +112,8 @@ class _Call:
                 found = getattr(have, name, None)
                 if all(found is not one for one in allowed):
                     return False
+            if want.fresh and not _is_fresh(have):
+                return False
             array = getattr(have, "_data", None)
         if not array_serves(want, array, self.dims, self.bound):
             return False
@@ -128,6 +142,7 @@ class _Call:
             status = _PLAN(spec.plan)(ctypes.addressof(self.values), ctypes.addressof(dims), arena.address)
         if status:
             return DECLINED
+        self._count_writes()
         results: list[Any] = []
         for r in spec.results:
             if r.kind == "tensor":
@@ -136,9 +151,34 @@ class _Call:
                 results.append(r.object)
             else:
                 results.append({"array": outputs, "argument": self.args, "again": results}[r.kind][r.index])
+        for effect in spec.effects:
+            setattr(effect.owner, effect.slot, None if effect.result is None else results[effect.result])
         if spec.structure == "single":
             return results[0]
-        return tuple(results) if spec.structure == "tuple" else spec.structure(tuple(results))  # type: ignore[operator]
+        if spec.structure == "tuple":
+            return tuple(results) if spec.returned == -1 else tuple(results[: spec.returned])
+        return spec.structure(tuple(results))  # type: ignore[operator]
+
+    def _count_writes(self) -> None:
+        written = set(self.spec.written)
+        tensors = [have for want, have in zip(self.spec.args, self.args) if getattr(want, "value", -1) in written]
+        tensors += [s.tensor for s in self.spec.states if s.value in written]
+        for t in tensors:
+            t._version = (getattr(t, "_version", None) or 0) + 1
+
+
+def _is_fresh(tensor: Any) -> bool:
+    root = tensor
+    while getattr(root, "_base", None) is not None:
+        root = root._base
+    return getattr(tensor, "_version", None) is getattr(root, "_version", None)
+
+
+def _holds(check: Callable[[], bool]) -> bool:
+    try:
+        return check() is True
+    except Exception:  # noqa: BLE001 (as in native code: a guard that fails in any way does not hold)
+        return False
 
 
 class PythonFunction:
@@ -153,7 +193,7 @@ class PythonFunction:
         if chain is not None and not kwargs:
             for trace in chain.traces:
                 call = _Call(trace.spec, args, self._settings.tensor_type)
-                if not call.served():
+                if not call.served(self._settings.mode):
                     continue
                 answer = call.run(self._settings.box)
                 if answer is DECLINED:

@@ -6,6 +6,7 @@ from ..backends.llvm.builder import Block, Module, Val, i32, i64
 from . import entry_layout as at
 from .entry_builder import FALSE, NULL, SETTINGS, TRUE, Code
 
+
 def _make_output(m: Module) -> None:
     """ptr tf_make_output(record, dims): a new array, or null with an exception. Big ones come from `memory.empty`."""
     c = Code(m, "tf_make_output", "ptr", [("ptr", "rec"), ("ptr", "dims")])
@@ -159,9 +160,9 @@ def _count_writes(m: Module) -> None:
     f.store(NULL, known)
     f.store(NULL, following)
     with c.rows(trace, at.VERSIONS, at.VERSION_WORDS) as (_, row):
-        held = c.word(row, at.V_TENSOR, "ptr")
-        argument = f.load("ptr", c.place(args, c.word(row, at.V_ARGUMENT)))
-        tensor = f.select(c.equal(held, NULL), argument, held)
+        is_argument = c.equal(c.word(row, at.V_TENSOR), i64(0))
+        place = f.select(is_argument, c.place(args, c.word(row, at.V_ARGUMENT)), c.place(row, i64(at.V_TENSOR)))
+        tensor = f.load("ptr", place)
         slot = f.gep("i8", tensor, c.word(SETTINGS, at.G_VERSION_SLOT))
         old = f.load("ptr", slot)
         with f.when(f.cmp("ne", old, f.load("ptr", known))):

@@ -212,7 +212,7 @@ def _unpack(entry: bytes) -> tuple[LoweredKernel, bytes] | None:
 
 
 def plan_digest(plan: Plan) -> str:
-    text = "\n".join(f"{s.kernel.name} {s.args} {format_schedule(s.schedule)}" for s in plan.steps)
+    text = "\n".join(f"{s.kernel.name} {s.args} {s.offsets} {format_schedule(s.schedule)}" for s in plan.steps)
     text += "\n".join(map(str, plan.buffers)) + str(plan.outputs) + str(plan.checks)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

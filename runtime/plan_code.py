@@ -61,10 +61,10 @@ def plan_code(plan: Plan, lowered: dict[str, LoweredKernel], target: Target, sym
             _check(f, plan, pointer)
         code = lowered[s.kernel.name]
         for k, b in enumerate(s.args):
-            f.store(pointer(b), f.gep("ptr", slots, i64(k)), 8)
+            shift = s.offsets[k] * plan.buffers[b].type.dtype.itemsize if s.offsets else 0
+            f.store(f.gep("i8", pointer(b), i64(shift)), f.gep("ptr", slots, i64(k)), 8)
         f.store(f.gep("i8", base, emit(workspace)), f.gep("ptr", slots, i64(len(s.args))), 8)
         f.store(f.gep("i8", base, emit(scratch_at)), f.gep("ptr", slots, i64(len(s.args) + 1)), 8)
-        env = dict(zip((str(d) for d in s.kernel.dims), s.kernel.dims))
         for k, d in enumerate(s.kernel.dims):
             f.store(dims[_same(d, plan.dims)], f.gep("i64", sizes, i64(k)), 8)
         for phase in code.phases:
@@ -75,7 +75,6 @@ def plan_code(plan: Plan, lowered: dict[str, LoweredKernel], target: Target, sym
                     f.call(phase.symbol, "void", slots, sizes, i64(0), i64(tasks), i64(0))
             else:
                 f.call("tf_parallel", "void", Val(f"@{phase.symbol}", "ptr"), slots, sizes, emit(tasks), i64(phase.grain))
-        del env
     if plan.commit_from >= len(plan.steps):
         _check(f, plan, pointer)
     f.ret(i32(0))

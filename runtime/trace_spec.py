@@ -104,6 +104,15 @@ class State:
     tensor: Any
     array: np.ndarray
     value: int
+    layout: tuple[np.dtype, tuple[int, ...], int] = field(init=False, compare=False)  # as the trace is made
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "layout", layout_of(self.array))
+
+
+def layout_of(array: np.ndarray) -> tuple[np.dtype, tuple[int, ...], int]:
+    """(element type, shape, address)"""
+    return array.dtype, array.shape, array.ctypes.data
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +227,11 @@ class TraceSpec:
             if type(guard.mapping) is not dict or type(guard.key) is not str:
                 raise TypeError("a dict guard needs an exact dict and a str")
         for state in self.states:
-            if type(state.array) is not np.ndarray or state.tensor is not None and state.tensor._data is not state.array:
+            if (
+                type(state.array) is not np.ndarray
+                or state.tensor is not None
+                and state.tensor._data is not state.array
+            ):
                 raise ValueError("a state's array is the exact ndarray in its tensor's _data")
             if state.tensor is None and not (state.array.flags.c_contiguous and state.array.flags.aligned):
                 raise ValueError("a state that is an array by itself is C-contiguous")

@@ -245,6 +245,8 @@ class ElementEmitter:
     def lane_index(self, d: DimLike, type: str = "i64") -> Val:
         """An index expression as <lanes x type>, one value per lane. The caller knows that it fits into `type`."""
         f, wide = self.f, vec(type, self.lanes)
+        if self.lanes == 1:
+            return f.convert("trunc", self.index(d), type)
         stride = self.lane_stride(d)
         if stride is not None:
             base = f.splat(f.convert("trunc", self.index(d), type), self.lanes)
@@ -410,15 +412,16 @@ class ElementEmitter:
                 out = f.load(wide, pointer, dtype.itemsize)
             else:
                 out = self._masked_load(wide, pointer, live, dtype.itemsize)
-        elif stride == 0 and uniform_indirect:  # one element under a mask that varies
+        elif stride == 0 and uniform_indirect:  # one element, though the index varies: i // lanes, or a mask that does
             offset = self.index(affine)
             if indirect is not None:
                 offset = f.add(indirect, offset)
-            assert condition is not None
-            some = f.intrinsic("vector.reduce.or", "i1", condition, overload=f"v{self.lanes}i1")
-            offset = f.select(some, offset, i64(0))
-            one = f.splat(f.load(cell, f.gep(cell, base, offset), dtype.itemsize), self.lanes)
-            out = f.select(condition, one, literal(0, wide))
+            if condition is not None:
+                some = f.intrinsic("vector.reduce.or", "i1", condition, overload=f"v{self.lanes}i1")
+                offset = f.select(some, offset, i64(0))
+            out = f.splat(f.load(cell, f.gep(cell, base, offset), dtype.itemsize), self.lanes)
+            if condition is not None:
+                out = f.select(condition, out, literal(0, wide))
         else:
             offsets = self.lane_index(affine)
             if indirect is not None:

@@ -208,7 +208,7 @@ def _pack_transposed(
         loaded += [frame.zero(panels.dtype, lanes)] * (lanes - rows)
         zipped = [v for g in range(0, lanes, part) for v in _zips(f, loaded[g : g + part])]
         for j, v in enumerate(zipped):
-            f.store(v, f.gep(v.type, corner, i64(j)), 64)
+            f.store(v, f.gep(v.type, corner, i64(j)), lanes * align)
         # part q of zipped[g + j] is column q + j of rows [g, g + part)
         with frame.loop(i64(0), i64(lanes), part) as q_loop:
             for j in range(part):

@@ -210,10 +210,17 @@ def run_plan(plan: Plan, inputs: Sequence[np.ndarray], run: KernelRunner = run_k
         if number == plan.commit_from:
             _raise_failed(plan, arrays)
         names = [p.name for p in step.kernel.params if p.role != "scratch"]
-        run(step.kernel, {n: arrays[b] for n, b in zip(names, step.args, strict=True)}, dims)
+        offsets = step.offsets or (0,) * len(step.args)
+        given = {n: _from(arrays[b], o) for n, b, o in zip(names, step.args, offsets, strict=True)}
+        run(step.kernel, given, dims)
     _raise_failed(plan, arrays)
     checks = {b for b, _ in plan.checks}
     return [arrays[b] for b in plan.outputs if b not in checks]
+
+
+def _from(array: np.ndarray, offset: int) -> np.ndarray:
+    """The memory of `array` from element `offset` on."""
+    return array.reshape(-1)[offset:] if offset else array
 
 
 def _raise_failed(plan: Plan, arrays: list[np.ndarray]) -> None:

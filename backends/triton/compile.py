@@ -59,7 +59,15 @@ def _resources(ptx: str, capability: int) -> tuple[int, int]:
     with tempfile.TemporaryDirectory(prefix="tracefuse-ptxas-") as folder:
         path = Path(folder) / "kernel.ptx"
         path.write_text(ptx)
-        command = [tool.path, "-v", "--fmad=false", f"--gpu-name={architecture}", str(path), "-o", str(Path(folder) / "out")]
+        command = [
+            tool.path,
+            "-v",
+            "--fmad=false",
+            f"--gpu-name={architecture}",
+            str(path),
+            "-o",
+            str(Path(folder) / "out"),
+        ]
         report = subprocess.run(command, check=True, capture_output=True, text=True).stderr
     registers = re.search(r"Used (\d+) registers", report)
     spills = re.search(r"(\d+) bytes spill stores", report)

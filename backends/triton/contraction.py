@@ -50,13 +50,13 @@ class _Contraction(Frame):
             "rhs": Tile(("KBLOCK", "NBLOCK"), [None, None]),
             "out": Tile(("MBLOCK", "NBLOCK"), [None, None]),
         }
-        parts = {
-            name: Elements(w, self.kernel, self.target, tile, self.sizes) for name, tile in tiles.items()
-        }
+        parts = {name: Elements(w, self.kernel, self.target, tile, self.sizes) for name, tile in tiles.items()}
         out = parts["out"]
         index_type = type_name(out.index_dtype)
         wide = ".to(tl.int64)" if index_type == "tl.int64" else ""
-        m, n, k = (self.size_text(out, d, name) for d, name in ((self.m, "mnumel"), (self.n, "nnumel"), (self.k, "knumel")))
+        m, n, k = (
+            self.size_text(out, d, name) for d, name in ((self.m, "mnumel"), (self.n, "nnumel"), (self.k, "knumel"))
+        )
         self._batch(list(parts.values()), wide)
         self._side(parts["lhs"], parts["out"], self.anchor.m, "m", f"tl.program_id(0){wide} * MBLOCK", m, self.m)
         self._side(parts["rhs"], parts["out"], self.anchor.n, "n", f"tl.program_id(1){wide} * NBLOCK", n, self.n)
@@ -87,7 +87,7 @@ class _Contraction(Frame):
             index = Text(name)
         parts[0].bind_axes(self.anchor.batch, index)
         for other in parts[1:]:
-            other.tile.bound |= {a.sym: parts[0].tile.bound[a.sym] for a in self.anchor.batch}
+            other.tile.share(parts[0].tile, self.anchor.batch)
 
     def _side(
         self, operand: Elements, out: Elements, axes: tuple[Axis, ...], name: str, start: str, total: str, n: DimLike
@@ -99,7 +99,7 @@ class _Contraction(Frame):
         along = 0 if name == "m" else 1
         self._bind(operand, axes, at, along, total, n)
         out.tile.live[along] = operand.tile.live[along]
-        out.tile.bound |= {a.sym: operand.tile.bound[a.sym] for a in axes}
+        out.tile.share(operand.tile, axes)
 
     def _bind(self, e: Elements, axes: tuple[Axis, ...], at: str, along: int, total: str, n: DimLike) -> None:
         w, level = self.writer, self.writer.level

@@ -47,16 +47,22 @@ ZERO = Text("0", constant=True)
 @dataclass(eq=False)
 class Tile:
     """sizes: the names of the block sizes. live: per dimension, the mask of the points that exist, None if all do.
-    bound: the index of each axis symbol."""
+    bound: the index of each axis symbol; units: the symbols of axes of one point, which are 0."""
 
     sizes: tuple[str, ...]
     live: list[Text | None]
     bound: dict[Dim, Text] = field(default_factory=dict)
+    units: dict[Dim, DimLike] = field(default_factory=dict)
 
     def shape(self, dims: int | None = None) -> str:
         """The shape of what varies along `dims` (all of them by default)."""
         chosen = (n if dims is None or dims >> k & 1 else "1" for k, n in enumerate(self.sizes))
         return f"[{', '.join(chosen)}]"
+
+    def share(self, other: "Tile", axes: Sequence[Axis]) -> None:
+        """Binds axes as in another tile."""
+        self.bound |= {a.sym: other.bound[a.sym] for a in axes if a.sym in other.bound}
+        self.units |= {a.sym: 0 for a in axes if a.sym in other.units}
 
     @property
     def all(self) -> int:
@@ -64,7 +70,11 @@ class Tile:
 
     def along(self, k: int) -> str:
         """The subscript that turns a vector into an index tensor along dimension k."""
-        return "" if len(self.sizes) == 1 else "[" + ", ".join(":" if j == k else "None" for j in range(len(self.sizes))) + "]"
+        return (
+            ""
+            if len(self.sizes) == 1
+            else "[" + ", ".join(":" if j == k else "None" for j in range(len(self.sizes))) + "]"
+        )
 
 
 class Elements:
@@ -83,9 +93,7 @@ class Elements:
         """Binds axes to the parts of a row-major position, as named variables."""
         rest = position
         looped = [a for a in axes if a.extent != 1]
-        for a in axes:
-            if a.extent == 1:
-                self.tile.bound[a.sym] = ZERO
+        self.tile.units |= {a.sym: 0 for a in axes if a.extent == 1}
         for k in range(len(looped) - 1, 0, -1):
             a, n = looped[k], self.dim(looped[k].extent)
             self.tile.bound[a.sym] = self._name(f"{rest.operand} % {n.operand}", self.writer.name(a.name), rest, n)
@@ -101,8 +109,11 @@ class Elements:
     # ---- index expressions
     def dim(self, d: DimLike) -> Text:
         """An index expression as an integer of the kernel's index type."""
+        d = dim.substitute(d, self.tile.units)
         if isinstance(d, int):
             return Text(repr(d), constant=True, infix=d < 0)
+        if len(d.terms) == 1 and d.terms[0][1] == 1 and len(d.terms[0][0]) == 1:
+            return self._atom(d.terms[0][0][0])
         out = ""
         parts: list[Text] = []
         for monomial, coefficient in d.terms:
@@ -116,8 +127,7 @@ class Elements:
                 out = product if coefficient > 0 else f"-{product}"
             else:
                 out += f" {'+' if coefficient > 0 else '-'} {product}"
-        single = len(d.terms) == 1 and d.terms[0][1] == 1 and len(parts) == 1
-        return Text(out, _dims(parts), _level(parts), infix=parts[0].infix if single else True)
+        return Text(out, _dims(parts), _level(parts), infix=True)
 
     def _atom(self, a: dim.Atom) -> Text:
         if a.kind == "sym":
@@ -135,9 +145,10 @@ class Elements:
 
     def condition(self, conditions: tuple[DimLike, ...]) -> Text | None:
         """Where every Dim is >= 0; None: everywhere."""
+        conditions = tuple(dim.substitute(d, self.tile.units) for d in conditions)
         if any(isinstance(d, int) and d < 0 for d in conditions):
             return Text("tl.full([], 0, tl.int1)")
-        parts = [self.dim(d) for d in conditions if not isinstance(d, int)]
+        parts = [self.dim(d) for d in conditions if not dim.nonnegative(d)]
         if not parts:
             return None
         text = " & ".join(f"({p.text} >= 0)" for p in parts)
@@ -193,7 +204,7 @@ class Elements:
             return Text(literal(e.attr), constant=True, infix=e.attr < 0)
         if e.op == "index":
             d = self.dim(e.attr)
-            if e.dtype is self.index_dtype:
+            if d.constant or e.dtype is self.index_dtype:
                 return d
             return Text(f"{d.operand}.to({type_name(e.dtype)})", d.dims, d.level)
         if e.op == "in_bounds":

@@ -13,7 +13,7 @@ from ...ir.dim import Dim, DimLike
 from ...ir.kernel import Axis, Kernel, Stage, roots
 from ...ir.scalar import Expr, walk
 from ...ir.target import Target
-from .elements import ZERO, Elements, Text, Tile
+from .elements import Elements, Text, Tile
 from .exprs import type_name
 from .lowered import TritonKernel
 from .prepare import prepare
@@ -117,8 +117,7 @@ class _LoopKernel(Frame):
                 self.tile.live[0] = Text(mask, 1)
             e.bind_axes(self.kernel.axes, Text(x, 1))
         else:
-            for a in self.kernel.axes:
-                self.tile.bound[a.sym] = ZERO
+            self.tile.units |= {a.sym: 0 for a in self.kernel.axes}
         for stage in self.kernel.stages:
             self._stage(stage)
         points = self.xblock * self.rblock
@@ -239,7 +238,7 @@ class _LoopKernel(Frame):
 
     def _unbind(self, stage: Stage) -> None:
         for a in stage.axes:
-            del self.tile.bound[a.sym]
+            self.tile.bound.pop(a.sym, None)
         self.tile.live[1] = None
         self.bound = ()
 

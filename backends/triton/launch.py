@@ -36,12 +36,28 @@ def enable_interpreter() -> None:
     from triton.runtime import interpreter
 
     interpreter.InterpreterBuilder.create_splat = _splat
+    interpreter.ReduceOps.generic_reduce = _reduce_by_halves
 
 
 def _splat(builder: Any, block_type: Any, scalar: Any) -> Any:
     """A scalar as a block, with the scalar's own bits. The interpreter's version goes by a type that, for comparisons
     of scalars, is that of what was compared."""
     return type(scalar)(np.full(block_type.shape, scalar.data.reshape(-1)[0]), block_type.scalar)
+
+
+def _reduce_by_halves(reduce: Any, tensors: tuple) -> list:
+    """Folds blocks along an axis (a power of two long) with a combining function applied to whole halves. The
+    interpreter's version calls it for one pair of elements at a time."""
+    axis = reduce.axis
+    parts = [(t.handle.data, t.dtype) for t in tensors]
+    while parts[0][0].shape[axis] > 1:
+        halves = [np.split(data, 2, axis) for data, _ in parts]
+        low, high = ([reduce.to_tensor(h[k], d) for h, (_, d) in zip(halves, parts, strict=True)] for k in (0, 1))
+        joined = reduce.combine_fn.fn(*low, *high)
+        joined = joined if isinstance(joined, tuple) else (joined,)
+        parts = [(t.handle.data, d) for t, (_, d) in zip(joined, parts, strict=True)]
+    squeezed = [(data if reduce.keep_dims else np.squeeze(data, axis), d) for data, d in parts]
+    return [reduce.to_tensor(data, d) for data, d in squeezed]
 
 
 def run_kernel(kernel: Kernel, buffers: Mapping[str, np.ndarray], dims: Mapping[str, int]) -> None:

@@ -43,9 +43,7 @@ def map_stage(s: Stage, rewrite: Rewrite) -> Stage:
         s.axes,
         tuple(replace(r, inputs=tuple(map(rewrite, r.inputs))) for r in s.reductions),
         tuple(
-            replace(
-                x, value=rewrite(x.value), index=tuple(rewrite(i) if isinstance(i, Expr) else i for i in x.index)
-            )
+            replace(x, value=rewrite(x.value), index=tuple(rewrite(i) if isinstance(i, Expr) else i for i in x.index))
             for x in s.stores
         ),
     )

@@ -17,6 +17,8 @@ import numpy as np
 from ...ir.dtypes import DType
 from .. import autograd
 from ..epoch import epoch
+from ..state import state
+from ..tape import needs_grad
 from ..tensor import Tensor
 from . import pytree
 
@@ -368,6 +370,8 @@ def leaf_key(x: Any) -> Any:
     identity of everything else."""
     kind = type(x)
     if isinstance(x, Tensor):
+        if x._view is not None and state.grad_enabled:
+            needs_grad(x)  # a view gets the history that was written into its storage since
         d = x._data
         return kind, d.dtype, d.shape, d.flags.c_contiguous, bool(x._requires_grad), x._node is not None
     if kind is np.ndarray:

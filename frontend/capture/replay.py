@@ -14,6 +14,7 @@ from ...ir.graph import Graph
 from ...ir.op import Attrs, OpDef
 from ..autograd import no_grad
 from ..dispatch import run as run_op
+from ..tape import root_of
 from ..tensor import Tensor, new_tensor
 from . import pytree
 from .guards import Guard
@@ -181,6 +182,7 @@ class Captured:
     backward: Backward | None = None
     keep: list[Any] = field(default_factory=list)  # arguments that are known by identity: it must not be used again
     executable: Any = None
+    native: Any = None  # its NativeTrace; False when the native entry can't serve it
     calls: int = 0
 
     def matches(self, leaves: Sequence[Any]) -> Guard | None:
@@ -197,6 +199,7 @@ class Captured:
             if isinstance(source, (ArgSource, TensorSource, GradSource)):
                 t = source.tensor(leaves)
                 if isinstance(t, Tensor):
+                    t = root_of(t)
                     t._version = (t._version or 0) + 1
         made: dict[int, Any] = {}
         if self.backward is not None:  # before views of the results are made: they take part in the history
@@ -223,7 +226,7 @@ class Captured:
             out = _object(r.source, leaves)
         else:
             base = self._make(r.base, leaves, outputs, made)
-            out = _view(base, r)
+            out = make_view(base, r)
         made[id(r)] = out
         return out
 
@@ -244,7 +247,8 @@ class Captured:
         connect(self.backward, roots, leaves, arrays, outputs, tensors)
 
 
-def _view(base: Any, r: View) -> Any:
+def make_view(base: Any, r: View) -> Any:
+    """The view `r` of `base`, which has been made already."""
     if type(base) is np.ndarray:
         return r.op.reference(base, **r.attrs)
     if not r.detached:

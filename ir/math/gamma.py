@@ -50,7 +50,7 @@ def _lgamma(k: Kit, x: Expr) -> Expr:
     sine, _ = _sin_cos_pi(k, x)
     tiny = apply("lt", k.abs(x), 2.0**-60)
     y = select(reflect, -log(k, select(tiny, k.abs(x), sine * (1 / PI))) - y, y)
-    return select(apply("eq", k.abs(x), INF), INF, y)
+    return select(apply("ge", k.abs(x), 2.56e305), INF, y)  # too large a result, or a pole as all such x are
 
 
 def _lgamma_right(k: Kit, x: Expr) -> Expr:

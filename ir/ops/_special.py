@@ -133,7 +133,8 @@ _TAIL = (
 
 
 def erfinv(x: np.ndarray) -> np.ndarray:
-    """The inverse of erf: infinite at -1 and 1, NaN outside. Giles' start, then two Halley steps in float64."""
+    """The inverse of erf: infinite at -1 and 1, NaN outside. Giles' start, then Halley steps (for large x
+    Newton steps on log erfc) in float64."""
     v = np.atleast_1d(x).astype(np.float64)
     size = np.abs(v)
     inside = size < 1
@@ -142,10 +143,11 @@ def erfinv(x: np.ndarray) -> np.ndarray:
     near = _polynomial(_CENTRAL, w - 2.5)
     far = _polynomial(_TAIL, np.sqrt(np.maximum(w, 5.0)) - 3)
     y = np.where(w < 5, near, far) * t
-    for _ in range(2):
-        excess = np.where(t < 0.5, _erf64(y) - t, (1 - t) - _erfc64(y))
-        step = excess / (2 / math.sqrt(math.pi) * np.exp(-y * y))
-        y = y - step / (1 + y * step)
+    for _ in range(4):
+        slope, tail = 2 / math.sqrt(math.pi) * np.exp(-y * y), _erfc64(y)
+        step = (_erf64(y) - t) / slope
+        far_step = np.log(tail / (1 - t)) * tail / -slope  # erfc falls too fast for any step but one on its logarithm
+        y = y - np.where(t < 0.5, step / (1 + y * step), far_step)
     y = np.where(inside, y, np.where(size == 1, np.inf, np.nan))
     return np.copysign(y, v).reshape(x.shape).astype(x.dtype)
 

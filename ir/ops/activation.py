@@ -70,8 +70,8 @@ def _gelu_reference(x: np.ndarray, approximate: str) -> np.ndarray:
     if approximate == "none":
         out = _special.erf(x * math.sqrt(0.5))
         out += 1
-        out *= x
         out *= 0.5
+        out *= x
         return out
     return x / (1 + np.exp(-2 * _TANH_SCALE * (x + _CUBIC * (x * x * x))))
 

@@ -6,7 +6,10 @@ Each kernel is taken as written and as the kernel passes leave it, with sizes kn
 from __future__ import annotations
 
 import functools
+import importlib.util
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,7 +25,8 @@ from tracefuse.passes.pipeline import KERNEL_PASSES, Report, named
 from tracefuse.passes.schedule import schedule
 from tracefuse.runtime.executable import Executable, default_target
 
-from . import hand_kernels
+sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves test folders off the path
+import hand_kernels
 
 Arrays = dict[str, np.ndarray]
 Runner = Callable[[Kernel, Arrays, dict[str, int]], None]
@@ -63,7 +67,10 @@ def backend(request) -> tuple[Runner, Target]:
         return run_kernel, CUDA_SM90
     if request.param == "llvm":
         return run_llvm, default_target()
-    pytest.importorskip("triton")
+    if (
+        importlib.util.find_spec("triton") is None
+    ):  # not importorskip: the interpreter has to be chosen before the import
+        pytest.skip("triton is not installed")
     return run_triton, CUDA_SM90
 
 
@@ -89,7 +96,7 @@ def run(request, backend):
 
 
 symbolic = pytest.mark.parametrize("symbolic", [False, True], ids=["known", "symbolic"])
-SHAPES = [(5, 37), (1, 1), (70, 3), (3, 64)]
+SHAPES = [(5, 37), (1, 1), (21, 3), (3, 64)]
 shapes = pytest.mark.parametrize("n, m", SHAPES)
 
 

@@ -80,7 +80,7 @@ def evaluate(node: Node, args: list[Known], rng: np.random.Generator) -> list[Kn
         if top > LARGEST[dtype]:
             return None
         difference = largest(b.astype(np.float64) - a.astype(np.float64))
-        error = 2 * difference + EPSILON[dtype] * top
+        error = 2 * difference + EPSILON[dtype] * max(1.0, node.op.tolerance * 1e7) * max(top, 0.05)
         if error > 0.03 * max(top, 1e-2) + 1e3 * EPSILON[dtype]:
             return None
         results.append(Known(a, error))
@@ -220,7 +220,9 @@ class Generator:
                 specs.append(OutputSpec("attr", path="net.grad"))
             else:
                 specs.append(OutputSpec())
-        inputs = tuple(InputSpec(f"x{k}", "rng" if v.dtype is uint64 else "arg") for k, v in enumerate(self.builder.inputs))
+        inputs = tuple(
+            InputSpec(f"x{k}", "rng" if v.dtype is uint64 else "arg") for k, v in enumerate(self.builder.inputs)
+        )
         return self.builder.finish(outs, Signature(inputs, tuple(specs)))
 
 

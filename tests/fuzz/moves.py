@@ -113,7 +113,10 @@ def pointwise(g: Generator) -> None:
 def arithmetic(g: Generator) -> None:
     v = g.pick("iuf")
     if v is not None:
-        g.emit(g.random.choice(("add", "sub", "mul", "mul", "add", "maximum", "minimum")), *g.random.sample((v, partner(g, v)), 2))
+        g.emit(
+            g.random.choice(("add", "sub", "mul", "mul", "add", "maximum", "minimum")),
+            *g.random.sample((v, partner(g, v)), 2),
+        )
 
 
 def select(g: Generator) -> None:
@@ -416,7 +419,9 @@ def conv(g: Generator) -> None:
 
 def composite(g: Generator) -> None:
     """A composite of the registry on a value that is there, with axes that it has."""
-    names = sorted(n for n, op in REGISTRY.items() if op.kind == "composite" and ("axes" in op.attrs or "axis" in op.attrs))
+    names = sorted(
+        n for n, op in REGISTRY.items() if op.kind == "composite" and ("axes" in op.attrs or "axis" in op.attrs)
+    )
     op = REGISTRY[g.random.choice(names)]
     v = g.pick("f", 1)
     if v is None or len(op.operands) != 1:

@@ -66,7 +66,9 @@ def candidates(p: Program) -> Iterator[Program]:
 def with_outputs(p: Program, keep: list[int]) -> Program:
     g = p.graph
     specs = tuple(g.signature.outputs[k] for k in keep)
-    return cleaned(p, replace(g, outputs=tuple(g.outputs[k] for k in keep), signature=replace(g.signature, outputs=specs)))
+    return cleaned(
+        p, replace(g, outputs=tuple(g.outputs[k] for k in keep), signature=replace(g.signature, outputs=specs))
+    )
 
 
 def with_values(p: Program, outputs: tuple[Value, ...]) -> Program:
@@ -118,4 +120,5 @@ def report(p: Program, check: Check, name: str) -> str:
     """The message for a failing program: seed, the shrunk graph, what is wrong with it."""
     small = shrink(p, check)
     reason = failure(check, small) or failure(check, p)
-    return f"seed {p.seed}, check {name}: {reason}\nshrunk from {len(p.graph.nodes)} to {len(small.graph.nodes)} nodes:\n{small.graph}"
+    sizes = f"shrunk from {len(p.graph.nodes)} to {len(small.graph.nodes)} nodes"
+    return f"seed {p.seed}, check {name}: {reason}\n{sizes}:\n{small.graph}"

@@ -1,0 +1,75 @@
+"""Compiles representative kernels for NVIDIA GPUs and prints what they take, as JSON. A process that interprets Triton
+kernels cannot compile them, so tests run this one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+
+import hand_kernels
+from tracefuse.backends.triton.compile import compile_kernel
+from tracefuse.backends.triton.emit import lower_kernel
+from tracefuse.ir import dim, ops
+from tracefuse.ir.dtypes import DType, bfloat16, float16, float32, float64, int32, int64
+from tracefuse.ir.graph import GraphBuilder, Value
+from tracefuse.ir.kernel import Kernel
+from tracefuse.ir.target import CUDA_SM90
+from tracefuse.ir.types import TensorType
+from tracefuse.passes.pipeline import compile_graph
+
+N, M = 512, 1000
+
+
+def kernels() -> Iterator[tuple[str, Kernel]]:
+    n, m = dim.symbol("n", 1), dim.symbol("m", 1)
+    yield "softmax", hand_kernels.softmax(N, M)
+    yield "softmax_long", hand_kernels.softmax(N, 50_000)
+    yield "softmax_symbolic", hand_kernels.softmax(n, m)
+    yield "layer_norm_backward", hand_kernels.layer_norm_backward(N, M)
+    yield "layer_norm_weights", hand_kernels.layer_norm_weights(N, M)
+    yield "argmax", hand_kernels.argmax(N, M)
+    yield "argmax_symbolic", hand_kernels.argmax(n, m)
+    yield "concat_gather", hand_kernels.concat_gather(N, M, 24, 9)
+    for dtype in (float16, bfloat16, float32, float64):
+        yield f"gelu_{dtype}", kernel_of(lambda x: ops.gelu(x, approximate="none"), (dtype, (N, M)))
+        yield f"matmul_{dtype}", kernel_of(ops.matmul, (dtype, (3, N, 70)), (dtype, (70, M)))
+    yield "matmul_int", kernel_of(ops.matmul, (int32, (N, 70)), (int32, (70, M)))
+    yield "layer_norm", kernel_of(ops.layer_norm, (float32, (N, M)), (float32, (M,)), (float32, (M,)))
+    yield "mod", kernel_of(ops.mod, (float32, (N,)), (float32, (N,)))
+    yield (
+        "scatter_add",
+        kernel_of(
+            lambda x, u, i: ops.scatter(x, u, i, mode="add"), (float32, (N, 64)), (float32, (40, 64)), (int64, (40,))
+        ),
+    )
+
+
+def kernel_of(function, *types: tuple[DType, tuple[int, ...]]) -> Kernel:
+    """The last kernel of a function's plan."""
+    builder = GraphBuilder("f")
+    inputs = [builder.input(TensorType(dtype, shape), f"x{k}") for k, (dtype, shape) in enumerate(types)]
+    with builder:
+        out = function(*inputs)
+    outs = [out] if isinstance(out, Value) else list(out)
+    return compile_graph(builder.finish(outs), CUDA_SM90).steps[-1].kernel
+
+
+def main(capabilities: list[int]) -> None:
+    out = {}
+    for name, kernel in kernels():
+        lowered = lower_kernel(kernel, CUDA_SM90)
+        for capability in capabilities:
+            done = compile_kernel(lowered, capability)
+            out[f"{name} sm_{capability}"] = {
+                "bytes": len(done.cubin),
+                "elf": done.cubin[:4] == b"\x7fELF",
+                "registers": done.registers,
+                "spills": done.spills,
+                "shared": done.shared,
+            }
+    print(json.dumps(out))
+
+
+if __name__ == "__main__":
+    main([int(a) for a in sys.argv[1:]])

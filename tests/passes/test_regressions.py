@@ -1,0 +1,82 @@
+"""Programs that were once compiled wrongly, each with what was wrong. Found by tests/fuzz, which shrank them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tracefuse.ir import ops  # noqa: F401  (declares the ops)
+from tracefuse.ir.graph import Graph
+from tracefuse.ir.interpreter import run
+from tracefuse.ir.text import parse_graph
+from tracefuse.runtime.executable import build
+
+CASES = {
+    "a gather from a gather needs the inner one in memory": """
+graph @g(%x: f32[5, 4, 3], %i: i64[2, 1], %j: i64[3], %k: i64[1, 100]) -> (%1) {
+  %0: f32[2, 3, 3] = gather(%x, %i, %j)
+  %1: f32[1, 100, 3, 3] = gather(%0, %k)
+""",
+    "element-wise nodes do not join a scatter": """
+graph @g(%x: i64[8, 8], %i: i32[1, 8], %u: i64[8, 8], %j: i64[8, 8]) -> (%1, %2) {
+  %0: i64[8, 8] = scatter(%x, %u, %j, %i, mode="add")
+  %1: i64[8, 8] = add(%x, %0)
+  %2: i64[8, 8] = neg(%0)
+""",
+    "kernels without a vector axis read single elements": """
+graph @g(%i: i64[3, 7], %j: i64[], %x: f32[3, 7]) -> (%1) {
+  %0: f32[3, 7] = gather(%x, %j, %i)
+  %1: f32[3, 7] = scatter(%x, %0, %j, %i, mode="add")
+""",
+    "and test their bounds one by one": """
+graph @g(%i: i64[33], %u: f32[33], %x: f32[1]) -> (%1) {
+  %0: f32[4] = pad(%x, low=(1,), high=(2,), value=0.25)
+  %1: f32[4] = scatter(%0, %u, %i, mode="set")
+""",
+    "scratch rows are not computed side by side": """
+graph @g(%x: f32[16, 2]) -> (%1, %2) {
+  %0: f32[16, 2] = softmax(%x, axis=1)
+  %1: f32[16, 16, 2] = broadcast_to(%0, shape=(16, 16, 2))
+  %2: f32[1, 32] = reshape(%0, shape=(1, 32))
+""",
+    "an element that all lanes share is read without a mask": """
+graph @g(%x: i64[1, 8], %y: i64[8, 1]) -> (%0) {
+  %0: i64[8, 8] = add(%y, %x)
+""",
+}
+
+
+def graph_of(text: str) -> Graph:
+    """The graph of a case: signature lines are left out there."""
+    header = text.strip().split("\n")[0]
+    inputs = [part.split(":")[0] for part in header.split("(%", 1)[1].split(") ->")[0].split(", %")]
+    outs = header.split("-> (")[1].split(")")[0].split(", ")
+    lines = [f'  in %{name} "{name}" arg' for name in inputs] + [f"  out {v} result" for v in outs]
+    return parse_graph("\n".join([text.strip(), *lines, "}"]))
+
+
+def inputs_of(graph: Graph) -> list[np.ndarray]:
+    """Small numbers; integers that serve as indices are in range."""
+    rng = np.random.default_rng(1)
+    limits = {}
+    for node in graph.nodes:
+        if node.op.name in ("gather", "scatter"):
+            indices = node.inputs[1 if node.op.name == "gather" else 2 :]
+            limits.update({v: n for v, n in zip(indices, node.inputs[0].shape)})
+    out = []
+    for v in graph.inputs:
+        if v.dtype.kind in "iu":
+            out.append(rng.integers(0, limits.get(v, 9), v.shape).astype(v.dtype.np))
+        else:
+            out.append(np.asarray(rng.standard_normal(v.shape)).astype(v.dtype.np))
+    return out
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_stays_right(case):
+    graph = graph_of(CASES[case])
+    inputs = inputs_of(graph)
+    want = run(graph, inputs)
+    got = build(graph, verify=True).run(inputs)
+    for g, w in zip(got, want, strict=True):
+        assert g is not None
+        np.testing.assert_allclose(g.astype(np.float64), w.astype(np.float64), rtol=1e-5, atol=1e-5)
