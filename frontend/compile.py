@@ -19,7 +19,7 @@ import numpy as np
 
 from ..ir.graph import Graph
 from .capture.capture import CaptureStop, Segment, Specialize, TraceTree, capture, flatten_call
-from .capture.replay import Captured
+from .capture.replay import Captured, Invocation
 from .epoch import epoch
 from .state import publish_modes, publish_modes_to, state
 from .tensor import Tensor
@@ -186,17 +186,18 @@ class CompiledFunction:
             hash(key)
         except (TypeError, RecursionError) as e:
             return self._fall_back(None, f"the arguments can't be flattened: {e}", args, kwargs)
+        invocation = Invocation(call.leaves, args, kwargs, at_epoch, self._target[1])
         found = self._find(key, call.leaves)
         if found is not None:
             self._hits += 1
-            self._offer(found, NativeCall(call.leaves, args, kwargs, at_epoch, self._target[1]), loaded)
+            self._offer(found, invocation, loaded)
             return self._run(found, call.leaves, args, kwargs)
         if key in self._eager:
             self._python += 1
             return function(*args, **kwargs)
         if len(self.traces) >= MAX_TRACES:
             return self._fall_back(key, self._too_many(), args, kwargs)
-        return self._trace(key, NativeCall(call.leaves, args, kwargs, at_epoch, self._target[1]))
+        return self._trace(key, invocation)
 
     def _find(self, key: tuple, leaves: list[Any]) -> Captured | None:
         for tree in self._traces.get(key, ()):
@@ -209,7 +210,7 @@ class CompiledFunction:
                 self._failing[text] = self._failing.get(text, 0) + 1
         return None
 
-    def _offer(self, captured: Captured, call: NativeCall, loaded: object) -> None:
+    def _offer(self, captured: Captured, call: Invocation, loaded: object) -> None:
         """Has native code serve calls like this one, which is about to run, from the next one on."""
         if captured.native is False or captured.calls < self.check or not self._lock.acquire(blocking=False):
             return
@@ -217,31 +218,36 @@ class CompiledFunction:
             if captured.native is not None:
                 captured.native.renew(call)
             elif loaded is self._loaded:
+                from .native import attach
+
                 captured.native = attach(self._target[0], captured, call) or False
         finally:
             self._lock.release()
 
-    def _trace(self, key: tuple, call: NativeCall) -> Any:
+    def _trace(self, key: tuple, call: Invocation) -> Any:
         """Captures this call and runs it."""
         args, kwargs = call.args, call.kwargs
         with self._lock:
-            try:
-                captured = self._capture(key, args, kwargs)
-            except CaptureStop as e:
-                reason = str(e)
-                captured = None
-            except Exception as e:  # an error of the user's, or of capture: plain Python tells which
-                reason = f"{type(e).__name__} while tracing: {e}"
-                captured = None
-            if captured is None:
-                return self._fall_back(key, reason, args, kwargs)
-            try:
-                self._compile(captured)
-            except Exception as e:
-                return self._fall_back(key, f"the {self.backend} backend failed: {type(e).__name__}: {e}", args, kwargs)
-            self._traces.setdefault(key, []).append(TraceTree(Segment(captured)))
-            self._misses += 1
-            self._offer(captured, call, self._loaded)
+            captured = self._find(key, call.leaves) if key in self._traces else None
+            if captured is None:  # else another thread was faster
+                try:
+                    captured = self._capture(key, args, kwargs)
+                except CaptureStop as e:
+                    reason = str(e)
+                except Exception as e:  # an error of the user's, or of capture: plain Python tells which
+                    reason = f"{type(e).__name__} while tracing: {e}"
+                if captured is None:
+                    return self._fall_back(key, reason, args, kwargs)
+                try:
+                    self._compile(captured)
+                except Exception as e:
+                    reason = f"the {self.backend} backend failed: {type(e).__name__}: {e}"
+                    return self._fall_back(key, reason, args, kwargs)
+                self._traces.setdefault(key, []).append(TraceTree(Segment(captured)))
+                self._misses += 1
+                self._offer(captured, call, self._loaded)  # inside the lock: nobody has unloaded it
+            else:
+                self._hits += 1
         return self._run(captured, call.leaves, args, kwargs)
 
     def _capture(self, key: tuple, args: tuple, kwargs: dict[str, Any]) -> Captured:

@@ -51,7 +51,8 @@ class MemoryReport:
 @dataclass(frozen=True, slots=True)
 class TraceReport:
     """One captured graph and its code. `graph`: its text as captured; `optimized`: as fusion got it. seconds: by stage
-    of compiling. from_cache: kernels that did not have to be generated. lines: source text by "file:line"."""
+    of compiling. from_cache: kernels that did not have to be generated. entry: how calls get there, "native" or "python";
+    "not called" before the first one. lines: source text by "file:line"."""
 
     name: str
     graph: str
@@ -64,6 +65,7 @@ class TraceReport:
     seconds: dict[str, float]
     from_cache: int
     calls: int
+    entry: str
     lines: dict[str, str] = field(default_factory=dict)
 
 
@@ -139,7 +141,9 @@ def _report(captured: Captured, graph: Graph, executable: Any, guards: tuple[str
     lines = _lines(graph)
     if native is None:  # a backend that runs the graph as it is
         n = len(graph.nodes)
-        return TraceReport(graph.name, str(graph), str(graph), n, n, (), guards, None, {}, 0, captured.calls, lines)
+        return TraceReport(
+            graph.name, str(graph), str(graph), n, n, (), guards, None, {}, 0, captured.calls, _entry(captured), lines
+        )  # fmt: skip
     optimized = native.report.graph or graph
     seconds = {**native.report.seconds, **{k: v for k, v in native.seconds.items() if k != "passes"}}
     return TraceReport(
@@ -154,8 +158,15 @@ def _report(captured: Captured, graph: Graph, executable: Any, guards: tuple[str
         seconds=seconds,
         from_cache=native.hits,
         calls=captured.calls,
+        entry=_entry(captured),
         lines=lines,
     )
+
+
+def _entry(captured: Captured) -> str:
+    if captured.native is None:
+        return "python" if captured.calls else "not called"
+    return "native" if captured.native else "python"
 
 
 def _kernel(step: Any, phases: Any) -> KernelReport:
@@ -212,7 +223,8 @@ def _lines(graph: Graph) -> dict[str, str]:
 
 
 def _summary(t: TraceReport, most_guards: int = 1_000_000) -> list[str]:
-    lines = [f"trace {t.name}: {t.nodes} nodes, {t.optimized_nodes} after passes, {len(t.kernels)} kernels"]
+    counts = f"{t.nodes} nodes, {t.optimized_nodes} after passes, {len(t.kernels)} kernels"
+    lines = [f"trace {t.name}: {counts}; {t.calls} calls, entry: {t.entry}"]
     width = max((len(k.name) for k in t.kernels), default=0)
     for i, k in enumerate(t.kernels):
         tasks = "+".join(str(n) for _, n in k.phases)

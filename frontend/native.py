@@ -9,8 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import types
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -41,12 +40,12 @@ from .capture import guards as g
 from .capture import pytree
 from .capture.overlap import OverlapGuard
 from .capture.replay import (
-    Alias,
     ArgSource,
     ArraySource,
     Captured,
     Fresh,
     GradSource,
+    Invocation,
     Leaf,
     Recipe,
     ScalarSource,
@@ -78,19 +77,7 @@ def executable_of(captured: Captured) -> Executable | None:
     return x
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A call whose guards have all been checked and that has not run yet. `epoch`: as it was before the checks.
-    `prefix`: objects that the native function gets before `args` (a Module that is called)."""
-
-    leaves: Sequence[Any]
-    args: tuple
-    kwargs: dict[str, Any]
-    epoch: int
-    prefix: tuple[Any, ...] = ()
-
-
-def trace_spec(captured: Captured, call: Call) -> TraceSpec | None:
+def trace_spec(captured: Captured, call: Invocation) -> TraceSpec | None:
     """The trace in the native entry's terms, or None if calls have to stay on the Python path.
 
     `call` is served by the trace, and belongs to this thread with its modes as they are.
@@ -109,7 +96,7 @@ def trace_spec(captured: Captured, call: Call) -> TraceSpec | None:
 class _Writer:
     """Writes one spec."""
 
-    def __init__(self, captured: Captured, executable: Executable, call: Call):
+    def __init__(self, captured: Captured, executable: Executable, call: Invocation):
         self.captured, self.executable = captured, executable
         self.leaves, self.prefix, self.epoch = call.leaves, call.prefix, call.epoch
         self.values = {id(s): k for k, s in enumerate(captured.sources)}
@@ -131,16 +118,15 @@ class _Writer:
         if len(plan.buffers) > MOST_VALUES or len(self.leaves) > MOST_ARGS:
             raise Inexpressible("too many values")
         first_output = len(self.captured.sources) + len(plan.constants)
-        constants = [
-            Constant(k, c.ctypes.data, c) for k, c in enumerate(plan.constants, len(self.captured.sources))
-        ]
+        constants = [Constant(k, c.ctypes.data, c) for k, c in enumerate(plan.constants, len(self.captured.sources))]
         outputs: list[Output] = []
         self.places: dict[int, int] = {}  # graph output -> its place among the fresh ones
         for j, b in enumerate(plan.outputs):
             buffer = plan.buffers[b]
             if buffer.kind == "output":
                 self.places[j] = len(outputs)
-                outputs.append(Output(first_output + j, buffer.type.dtype.np, buffer.type.shape))
+                shape = tuple(int(d) for d in buffer.type.shape)  # type: ignore[arg-type]
+                outputs.append(Output(first_output + j, buffer.type.dtype.np, shape))
             else:
                 constants.append(Constant(first_output + j, 0))  # written into an input, or a check: nobody looks here
         results = _Results(self)
@@ -448,7 +434,7 @@ class NativeTrace:
         new, self.counted = hits - self.counted, hits
         return new
 
-    def renew(self, call: Call) -> None:
+    def renew(self, call: Invocation) -> None:
         """For a call that the native guards have refused and all Python guards have passed: expects from now on what is
         there now. Waits longer and longer when that does not help."""
         if self.trace.hits - self._at_hits > 16:
@@ -496,7 +482,7 @@ def _changed(word: Word) -> bool:
     return ctypes.c_int64.from_address(word.address).value != word.expected
 
 
-def attach(function: Any, captured: Captured, call: Call) -> NativeTrace | None:
+def attach(function: Any, captured: Captured, call: Invocation) -> NativeTrace | None:
     """Lets native code serve the trace from now on, if it can: it is added to the chain of `function`."""
     spec = trace_spec(captured, call)
     return None if spec is None else NativeTrace(function, captured, spec)

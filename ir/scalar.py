@@ -206,6 +206,7 @@ def apply(op: str, *args: Any, dtype: DType | None = None) -> Expr:
         dtype = bool_ if op in COMPARISONS else operands[0].dtype
     if op in ("cast", "bitcast") and dtype is args[0].dtype:
         return args[0]
+    assert dtype is not None
     return Expr(op, dtype, args)
 
 

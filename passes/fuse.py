@@ -41,6 +41,7 @@ class Group:
     symbols: Index = ()
     first: int = 0  # number of the first and last node, in graph order
     last: int = 0
+    depth: int = 0  # length of the longest chain of groups that it waits for
     _where: dict[Value, Index] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -175,7 +176,8 @@ class Fuser:
 
     def _pointwise(self, node: Node) -> None:
         shape = node.out.shape
-        near = sorted(self._source_groups(node), key=lambda g: -g.last)
+        # The group deepest in the graph first: it already waits for what the others wait for.
+        near = sorted(self._source_groups(node), key=lambda g: (-g.depth, -g.last))
         joined: Group | None = None
         for group in near:
             if not self._fits(node, group) and not (joined is None and self._adopted(node, group)):
@@ -278,6 +280,7 @@ class Fuser:
         a.nodes = sorted((*a.nodes, *b.nodes), key=self.order.__getitem__)
         a.deps |= b.deps
         a.deps -= {a, b}
+        a.depth = max(a.depth, b.depth)
         a.first, a.last = min(a.first, b.first), max(a.last, b.last)
         for g in self.groups:
             if b in g.deps:
@@ -297,6 +300,7 @@ class Fuser:
         group.nodes.append(node)
         group.last = max(group.last, self.order[node])
         group.deps |= self._source_groups(node) - {group}
+        group.depth = max([group.depth, *(d.depth + 1 for d in group.deps)])
 
     # ---- reductions
     def _reduction(self, node: Node) -> None:
@@ -397,10 +401,8 @@ class Fuser:
                 continue
             (reader,) = readers
             indirect = any(v in self.pinned for n in group.nodes for v in n.outputs)
-            low = dim.bounds(dim.numel(group.shape))[0] or 0
-            high = dim.bounds(dim.numel(reader.shape))[1]
             cost = sum(scalar_cost(n) for n in group.nodes if n.op.kind == "pointwise")
-            repeated = high is None or high > 2 * low
+            repeated = self._reads_repeatedly(reader, group)
             if any(n.op.name == "random_bits" for n in group.nodes) or indirect:
                 continue
             packed = any(self._packs(reader, v) for n in group.nodes for v in n.outputs)
@@ -409,6 +411,28 @@ class Fuser:
             if not self.fuel.spend("fuse"):
                 continue
             self._dissolve(group, reader)
+
+    def _reads_repeatedly(self, reader: Group, group: Group) -> bool:
+        """Whether `reader` evaluates elements of `group` more than about once each."""
+        low = dim.bounds(dim.numel(group.shape))[0] or 0
+        high = dim.bounds(dim.numel(reader.shape))[1]
+        if high is not None and high <= 2 * low:
+            return False
+        symbols = frozenset(s for s in reader.symbols if isinstance(s, Dim))
+        for node in reader.nodes:
+            if node.op.name in REDUCTIONS:
+                at = reader.level_index(node.inputs[0].shape, True)
+                sources = () if at is None else self.access.sources(node.inputs[0], at)
+            elif node is reader.anchor:
+                return True
+            else:
+                at = reader.where(node.out)
+                sources = () if at is None else self._sources(node, at)
+            for s in sources:
+                if s.value.node is not None and self.home.get(s.value.node) is group:
+                    if s.index is None or not injective(s.index, symbols):
+                        return True
+        return False
 
     def _packs(self, reader: Group, value: Value) -> bool:
         """Whether the reader's contraction has `value` in an operand: it reads elements several times, while packing."""
@@ -493,6 +517,24 @@ class Fuser:
                     done.add(g)
                     out.append(g)
         return out
+
+
+def injective(at: Index, symbols: frozenset[Dim]) -> bool:
+    """Whether different values of `symbols` certainly give different indices: each entry is a number in mixed radix."""
+    missing = set(symbols)
+    for d in at:
+        if isinstance(d, int):
+            continue
+        reach = 0
+        for monomial, c in sorted(d.terms, key=lambda term: abs(term[1])):
+            if not monomial:
+                continue
+            extent = dim.bounds(monomial[0].hi)[1] if len(monomial) == 1 and monomial[0].kind == "sym" and monomial[0].hi is not None else None
+            if extent is None or abs(c) <= reach:
+                return False
+            reach += abs(c) * extent
+            missing.discard(dim.symbol(monomial[0].name, monomial[0].lo, monomial[0].hi))
+    return not missing
 
 
 def fuse(graph: Graph, fuel: Fuel) -> Partition:

@@ -47,7 +47,9 @@ def test_packages_import_only_what_lies_below_them(path):
         where = f"{name_of(path)}:{node.lineno}"
         if not level:
             assert module.split(".")[0] not in ALLOWED, f"{where}: imports inside the packages are relative"
-            assert module.split(".")[0] != "tracefuse" or name_of(path) in HAND_ON_THE_FACE, f"{where}: import relatively"
+            assert module.split(".")[0] != "tracefuse" or name_of(path) in HAND_ON_THE_FACE, (
+                f"{where}: import relatively"
+            )
             continue
         place = package_of(path, level, module)
         assert len(place) > 0 and place[0] in ALLOWED[parts[0]], (

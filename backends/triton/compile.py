@@ -35,15 +35,16 @@ class CompiledKernel:
 
 def compile_kernel(kernel: TritonKernel, capability: int = 90) -> CompiledKernel:
     """Compiles for a compute capability (80 for sm_80). RuntimeError in a process that interprets kernels."""
-    import triton
+    import triton.knobs
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+    from triton.compiler import compile as compile_source
 
     if triton.knobs.runtime.interpret:
         raise RuntimeError("this process interprets Triton kernels (TRITON_INTERPRET=1); compile in another one")
     source = ASTSource(load_function(kernel.name, kernel.source), kernel.signature, dict(kernel.constexprs))
     options: dict[str, Any] = {**OPTIONS, "num_warps": kernel.num_warps, "num_stages": kernel.num_stages}
-    out: Any = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    out: Any = compile_source(source, target=GPUTarget("cuda", capability, 32), options=options)
     registers, spills = _resources(out.asm["ptx"], capability)
     metadata = out.metadata
     return CompiledKernel(

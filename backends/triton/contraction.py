@@ -9,7 +9,7 @@ from __future__ import annotations
 from ...ir import dim
 from ...ir.dim import DimLike
 from ...ir.dtypes import bfloat16, float16
-from ...ir.kernel import Axis, Contraction, Kernel, Stage
+from ...ir.kernel import Axis, Contraction, Kernel
 from ...ir.scalar import Expr
 from ...ir.target import Target
 from .elements import ZERO, Elements, Text, Tile
@@ -57,9 +57,10 @@ class _Contraction(Frame):
         m, n, k = (
             self.size_text(out, d, name) for d, name in ((self.m, "mnumel"), (self.n, "nnumel"), (self.k, "knumel"))
         )
-        self._batch(list(parts.values()), wide)
-        self._side(parts["lhs"], parts["out"], self.anchor.m, "m", f"tl.program_id(0){wide} * MBLOCK", m, self.m)
-        self._side(parts["rhs"], parts["out"], self.anchor.n, "n", f"tl.program_id(1){wide} * NBLOCK", n, self.n)
+        row, column, batch = self._program(m, n, wide)
+        self._batch(list(parts.values()), batch)
+        self._side(parts["lhs"], parts["out"], self.anchor.m, "m", f"{row} * MBLOCK", m, self.m)
+        self._side(parts["rhs"], parts["out"], self.anchor.n, "n", f"{column} * NBLOCK", n, self.n)
         acc = w.name("acc")
         w.line(f"{acc} = tl.full([MBLOCK, NBLOCK], 0, {type_name(self.anchor.dtype)})")
         start = w.name("k0")
@@ -71,20 +72,29 @@ class _Contraction(Frame):
             a, b = (self._operand(parts[name], e) for name, e in (("lhs", self.lhs), ("rhs", self.rhs)))
             w.line(f"{acc} = {self._product(a, b, acc)}")
         out.results[self.anchor.name] = Text(acc, out.tile.all)
-        for stage in self.kernel.stages:
-            self._stores(out, stage)
-        grid = (dim.ceildiv(self.m, self.blocks["MBLOCK"]), dim.ceildiv(self.n, self.blocks["NBLOCK"]), self.batch)
-        return self.finish(grid, 4)
+        for store in (s for stage in self.kernel.stages for s in stage.stores):
+            out.store(store)
+        grid = dim.ceildiv(self.m, self.blocks["MBLOCK"]) * dim.ceildiv(self.n, self.blocks["NBLOCK"]) * self.batch
+        return self.finish((grid,), 4)
 
     # ---- indices
-    def _batch(self, parts: list[Elements], wide: str) -> None:
-        if not self.anchor.batch:
-            return
-        index = ZERO
+    def _program(self, m: str, n: str, wide: str) -> tuple[str, str, str]:
+        """Takes the number of the program apart: block of rows, block of columns, batch. Only the first dimension of a
+        grid may be large."""
+        w = self.writer
+        program, rows, columns = w.name("program"), w.name("row_blocks"), w.name("column_blocks")
+        row, column, batch = w.name("row_block"), w.name("column_block"), w.name("batch")
+        w.line(f"{program} = tl.program_id(0){wide}")
+        w.line(f"{rows} = ({m} + MBLOCK - 1) // MBLOCK")
+        w.line(f"{columns} = ({n} + NBLOCK - 1) // NBLOCK")
+        w.line(f"{column} = {program} % {columns}")
+        w.line(f"{row} = {program} // {columns} % {rows}")
         if self.batch != 1:
-            name = self.writer.name("bi")
-            self.writer.line(f"{name} = tl.program_id(2){wide}")
-            index = Text(name)
+            w.line(f"{batch} = {program} // ({rows} * {columns})")
+        return row, column, batch
+
+    def _batch(self, parts: list[Elements], name: str) -> None:
+        index = ZERO if self.batch == 1 else Text(name)
         parts[0].bind_axes(self.anchor.batch, index)
         for other in parts[1:]:
             other.tile.share(parts[0].tile, self.anchor.batch)
@@ -120,8 +130,6 @@ class _Contraction(Frame):
         if masks:
             zero = "0.0" if self.floating else "0"
             text = f"tl.where({' & '.join(t.text for t in masks)}, {text}, {zero})"
-            if len(masks) == 1 and value.dims != elements.tile.all:
-                text = f"tl.broadcast_to({text}, {elements.tile.shape()})"
         name = self.writer.numbered("block")
         self.writer.line(f"{name} = {text}")
         return name
@@ -129,15 +137,7 @@ class _Contraction(Frame):
     def _product(self, a: str, b: str, acc: str) -> str:
         if self.floating:
             return f'tl.dot({a}, {b}, {acc}, input_precision="ieee", out_dtype={type_name(self.anchor.dtype)})'
-        kind = type_name(self.anchor.dtype)
-        if self.anchor.dtype.kind == "b":
-            product = f"tl.max(({a}[:, :, None] & {b}[None, :, :]).to(tl.int32), 1) != 0"
-            return f"{acc} | ({product})"
-        return f"{acc} + tl.sum({a}[:, :, None] * {b}[None, :, :], 1).to({kind})"
-
-    def _stores(self, out: Elements, stage: Stage) -> None:
-        for s in stage.stores:
-            out.store(s)
+        return f"{acc} + tl.sum({a}[:, :, None] * {b}[None, :, :], 1).to({type_name(self.anchor.dtype)})"
 
 
 def _operands(c: Contraction, target: Target) -> tuple[Expr, Expr]:

@@ -213,11 +213,10 @@ class Elements:
             return self.results[e.attr]
         if e.op == "load":
             return self._load(e)
-        args = [self._known(a) for a in e.args]
-        assert all(a is not None for a in args)
+        args = [found for a in e.args if (found := self._known(a)) is not None]
         how = form(e, self.target)
-        literals = takes_literals(e, [a.constant for a in args])  # type: ignore[union-attr]
-        parts = [a if literals else self._typed(x, a) for x, a in zip(e.args, args, strict=True)]  # type: ignore[arg-type]
+        literals = takes_literals(e, [a.constant for a in args])
+        parts = [a if literals else self._typed(x, a) for x, a in zip(e.args, args, strict=True)]
         texts = [p.operand if how.wraps_operands else p.text for p in parts]
         return Text(how.text.format(*texts), _dims(parts), _level(parts), infix=how.wrapped)
 

@@ -14,7 +14,7 @@ from ...ir.kernel import Axis, Kernel, Stage, roots
 from ...ir.scalar import Expr, walk
 from ...ir.target import Target
 from .elements import Elements, Text, Tile
-from .exprs import type_name
+from .exprs import needs_libdevice, type_name
 from .lowered import TritonKernel
 from .prepare import prepare
 from .reductions import COMBINE, Accumulator
@@ -79,11 +79,9 @@ class Frame:
         )  # fmt: skip
 
     def _uses_libdevice(self) -> bool:
-        from .exprs import INTERPRETER
-
-        everything = [e for s in self.kernel.stages for e in roots(s)]
-        floats = any(e.op == "rem" and e.dtype.kind == "f" for e in walk(*everything))
-        return floats and self.target.cpu != INTERPRETER
+        anchor = self.kernel.anchor
+        everything = [e for s in self.kernel.stages for e in roots(s)] + ([anchor.lhs, anchor.rhs] if anchor else [])
+        return any(e.op == "rem" and needs_libdevice(e, self.target) for e in walk(*everything))
 
 
 class _LoopKernel(Frame):

@@ -93,8 +93,7 @@ def form(e: Expr, target: Target) -> Form:
     if op == "div":
         return Form("tl.div_rn({0}, {1})") if dtype is float32 else _infix("{0} / {1}" if floating else "{0} // {1}")
     if op == "rem":
-        exact = not floating or target.cpu == INTERPRETER  # on a GPU, % of floats loses digits of large quotients
-        return _infix("{0} % {1}") if exact else Form("libdevice.fmod({0}, {1})")
+        return Form("libdevice.fmod({0}, {1})") if needs_libdevice(e, target) else _infix("{0} % {1}")
     if op == "sqrt":
         return Form("tl.sqrt_rn({0})" if dtype is float32 else "tl.sqrt({0})")
     if op in ("min", "max"):
@@ -102,6 +101,11 @@ def form(e: Expr, target: Target) -> Form:
             return _infix("{0} & {1}" if op == "min" else "{0} | {1}")
         return Form(f"tl.{op}imum({{0}}, {{1}}, {NAN_WINS})" if floating else f"tl.{op}imum({{0}}, {{1}})")
     raise ValueError(f"{op} of {dtype} has to be expanded before Triton source is written")
+
+
+def needs_libdevice(e: Expr, target: Target) -> bool:
+    """Whether a remainder needs NVIDIA's function: on a GPU, % of floats loses digits of large quotients."""
+    return e.dtype.kind == "f" and target.cpu != INTERPRETER
 
 
 def _infix(text: str) -> Form:

@@ -29,7 +29,7 @@ def enable_interpreter() -> None:
     late. A process that interprets cannot compile."""
     if "triton" not in sys.modules:
         os.environ["TRITON_INTERPRET"] = "1"
-    import triton
+    import triton.knobs
 
     if not triton.knobs.runtime.interpret:
         raise RuntimeError("triton was imported without TRITON_INTERPRET=1; interpret kernels in another process")

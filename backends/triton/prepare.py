@@ -127,8 +127,8 @@ def _inline_scratch(kernel: Kernel) -> Kernel:
 def _moved(e: Expr, env: dict[Dim, DimLike]) -> Expr:
     """`e` with axis symbols replaced."""
 
-    def at(d):
-        return d if isinstance(d, Expr) else dim.substitute(d, env)
+    def at(d: DimLike) -> DimLike:
+        return dim.substitute(d, env)
 
     def leaf(x: Expr) -> Expr | None:
         if x.op == "index":
@@ -136,8 +136,8 @@ def _moved(e: Expr, env: dict[Dim, DimLike]) -> Expr:
         if x.op == "in_bounds":
             return Expr("in_bounds", x.dtype, (), tuple(map(at, x.attr)))
         if x.op == "load":
-            moved = Load(x.attr.buffer, tuple(map(at, x.attr.index)), tuple(map(at, x.attr.mask)))
-            return Expr("load", x.dtype, x.args, moved)
+            entries = tuple(d if isinstance(d, Expr) else at(d) for d in x.attr.index)
+            return Expr("load", x.dtype, x.args, Load(x.attr.buffer, entries, tuple(map(at, x.attr.mask))))
         return None
 
     return transform(e, leaf)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from ...ir.dtypes import DType, int64
+from ...ir.dtypes import DType
 from ...ir.kernel import Reduction
 from .elements import Elements, Text
 from .exprs import NAN_WINS, literal, type_name

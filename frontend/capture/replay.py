@@ -19,6 +19,19 @@ from ..tensor import Tensor, new_tensor
 from . import pytree
 from .guards import Guard
 
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """A call on its way: flattened and original arguments. `epoch`: as it was before any guard was checked.
+    `prefix`: objects that the native function gets before `args` (a Module that is called)."""
+
+    leaves: list[Any]
+    args: tuple
+    kwargs: dict[str, Any]
+    epoch: int
+    prefix: tuple[Any, ...] = ()
+
+
 # ------------------------------------------------------------------ sources: how an input is fetched
 
 

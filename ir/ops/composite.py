@@ -305,8 +305,18 @@ def _is_target(logits: Any, target: Any) -> Any:
 
 
 def _cross_entropy_decompose(logits: Any, target: Any) -> Any:
-    picked = reduce_sum(masked(_is_target(logits, target), logits), axes=(1,))
-    return sub(logsumexp(logits, axes=(1,)), picked)
+    """With the same exponentials as softmax, which the gradient needs."""
+    from .indexing import gather
+
+    shape = shape_of(logits)
+    if len(shape) == 2:
+        rows = create_like(logits, "iota", {"shape": (shape[0],), "axis": 0, "dtype": value_type(target).dtype})
+        picked = gather(logits, rows, target)
+    else:
+        picked = reduce_sum(masked(_is_target(logits, target), logits), axes=(1,))
+    top = reduce_max(logits, axes=(1,))
+    total = reduce_sum(exp(_below_top(logits, 1)), axes=(1,))
+    return sub(add(log(total), top), picked)
 
 
 def _cross_entropy_reference(logits: np.ndarray, target: np.ndarray) -> np.ndarray:

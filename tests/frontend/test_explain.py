@@ -59,6 +59,7 @@ def test_a_training_step_is_explained_without_taking_it():
     assert compiled.cache_info()["misses"] == 0 and compiled.cache_info()["hits"] == 1
     again = explain(compiled)
     assert again.traces[0].calls == 1 and again.cache["hits"] == 1
+    assert trace.entry == "not called" and again.traces[0].entry in ("native", "python")
 
 
 def test_a_forward_with_a_history_shows_its_backward_graph():

@@ -104,6 +104,15 @@ def test_a_dynamic_batch_runs_at_every_size(name, tmp_path):
         same(program(other), loaded(other))
 
 
+def test_two_dynamic_sizes():
+    net, _, x = made("block")
+    program = export(net, (x,), dynamic={"x": {0: "batch", 1: Dim("time", max=64)}})
+    for shape in ((1, 1, 32), (3, 9, 32), (2, 40, 32)):
+        other = tr.rand(*shape)
+        with tr.no_grad():
+            np.testing.assert_allclose(np.asarray(program(other)), np.asarray(net(other)), rtol=1e-4, atol=1e-5)
+
+
 def test_a_new_process_needs_no_source(tmp_path):
     net, _, x = made("conv")
     program = export(net, (x,), dynamic={"input": {0: "batch"}})

@@ -1,0 +1,123 @@
+"""What fuses into what, and that it still computes the same: each program against the interpreter."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tracefuse.ir import interpreter, ops
+from tracefuse.ir.dtypes import float32, from_numpy
+from tracefuse.ir.graph import GraphBuilder, InputSpec, OutputSpec, Signature
+from tracefuse.ir.types import TensorType
+from tracefuse.runtime.executable import build
+
+rng = np.random.default_rng(0)
+
+
+def f(*shape):
+    return rng.standard_normal(shape).astype(np.float32)
+
+
+def run(make, *arrays, kernels=None, tolerance=2e-5):
+    """Builds `make`, compares every output with the interpreter's, and returns the executable."""
+    b = GraphBuilder("program")
+    inputs = [b.input(TensorType(from_numpy(a.dtype), a.shape), f"x{k}") for k, a in enumerate(arrays)]
+    with b:
+        out = make(*inputs)
+    graph = b.finish(out if isinstance(out, tuple) else (out,))
+    executable = build(graph, verify=False)
+    for got, want in zip(executable.run(arrays), interpreter.run(graph, arrays), strict=True):
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance)
+    if kernels is not None:
+        assert len(executable.plan.steps) == kernels, [s.kernel.ops for s in executable.plan.steps]
+    return executable
+
+
+def const(v):
+    return ops.full(value=v, shape=(), dtype=float32)
+
+
+def test_softmax_is_one_kernel_and_computes_exp_once():
+    e = run(lambda x: ops.softmax(x, axis=1), f(33, 1000), kernels=1)
+    (kernel,) = {s.kernel for s in e.plan.steps}
+    assert [b.name for b in kernel.params if b.role == "scratch"] == ["s0"]
+
+
+def test_norm_with_residual_and_activation_is_one_kernel():
+    def make(x, r, w, b):
+        return ops.gelu(ops.layer_norm(ops.add(x, r), w, b, ndim_normalized=1, eps=1e-5), approximate="tanh")
+
+    run(make, f(40, 257), f(40, 257), f(257), f(257), kernels=1)
+
+
+def test_matmul_with_bias_and_activation_is_one_kernel():
+    run(lambda x, w, b: ops.gelu(ops.add(ops.matmul(x, w), b)), f(37, 65), f(65, 50), f(50), kernels=1)
+
+
+def test_a_permuted_product_is_stored_in_place_of_a_copy():
+    def make(x, w, y):
+        return ops.add(ops.permute(ops.matmul(x, w), perm=(1, 0)), y)
+
+    run(make, f(20, 30), f(30, 40), f(40, 20), kernels=1)
+
+
+def test_a_slice_of_a_product_does_not_join_its_epilogue():
+    """The slice reads element (i, j) at (i, j), but there are fewer of them."""
+    run(
+        lambda x, w: ops.sigmoid(ops.slice_(ops.matmul(x, w), start=(0, 0), stop=(4, 8), step=(1, 1))),
+        f(4, 16),
+        f(16, 32),
+    )
+
+
+def test_concat_of_expressions_is_one_kernel():
+    run(lambda x, y: ops.concat(ops.exp(x), ops.tanh(y), axis=0), f(3, 40), f(5, 40), kernels=1)
+
+
+@pytest.mark.parametrize("k", [8, 5000])
+def test_epilogues_read_before_they_write(k):
+    """An optimizer step in the epilogue of the product that gives the gradient: its state is read and overwritten."""
+    x, d, p, m = f(6, k), f(k, 9), f(6, 9), f(6, 9)
+    b = GraphBuilder("step")
+    inputs = [b.input(TensorType(float32, a.shape), n) for n, a in zip("xdpm", (x, d, p, m))]
+    with b:
+        g = ops.matmul(inputs[0], inputs[1])
+        m2 = ops.add(ops.mul(inputs[3], const(0.9)), g)
+        p2 = ops.sub(inputs[2], ops.mul(m2, const(0.1)))
+    specs = (OutputSpec("write", 2), OutputSpec("write", 3))
+    graph = b.finish((p2, m2), Signature(tuple(InputSpec(n) for n in "xdpm"), specs))
+    want = interpreter.run(graph, (x, d, p, m))
+    arrays = [a.copy() for a in (x, d, p, m)]
+    assert build(graph).run(arrays) == [None, None]
+    np.testing.assert_allclose(arrays[2], want[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(arrays[3], want[1], rtol=1e-4, atol=1e-4)
+
+
+def test_steps_of_an_unrolled_loop_share_kernels():
+    def make(z, w):
+        h = ops.slice_(z, start=(0, 0, 0), stop=(1, 4, 8), step=(1, 1, 1))
+        h = ops.tanh(ops.reshape(h, shape=(4, 8)))
+        for t in range(1, 10):
+            x = ops.reshape(ops.slice_(z, start=(t, 0, 0), stop=(t + 1, 4, 8), step=(1, 1, 1)), shape=(4, 8))
+            h = ops.tanh(ops.add(x, ops.matmul(h, w)))
+        return h
+
+    e = run(make, f(10, 4, 8), f(8, 8))
+    assert len({s.kernel.name for s in e.plan.steps}) <= 3 < len(e.plan.steps)
+
+
+def test_sums_with_few_results_are_split():
+    e = run(lambda x: ops.reduce_sum(ops.mul(x, x), axes=(0, 1)), f(512, 300), tolerance=1e-3)
+    assert [len(s.kernel.axes) for s in e.plan.steps] == [1, 0]
+
+
+def test_a_column_softmax():
+    run(lambda x: ops.softmax(x, axis=0), f(50, 70))
+
+
+def test_windows_with_padding_and_stride():
+    def make(x, w):
+        return ops.conv(
+            x, w, stride=(2, 1), low=(1, 1), high=(1, 1), lhs_dilation=(1, 1), rhs_dilation=(1, 2), groups=2
+        )
+
+    run(make, f(3, 4, 9, 11), f(6, 2, 3, 3), tolerance=1e-4)
