@@ -166,6 +166,10 @@ class _Instrument(ast.NodeTransformer):
         node.ifs = [_hook("test", c) for c in node.ifs]
         return node
 
+    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> ast.AST:
+        self.generic_visit(node)
+        return _hook("own", node)
+
     # ---- statements
 
     def _tested(self, node):

@@ -293,3 +293,12 @@ def test_too_many_traces_warn_once_and_name_the_cause():
             box.n = n
             assert same(fn(vector(1.0)), vector(1.0) * n)
     assert len(caught) == 1
+
+
+def test_generator_expressions_are_part_of_the_trace():
+    def split(x):
+        q, k, v = (x[:, 4 * i : 4 * i + 4] for i in range(3))
+        return q + sum(y * 2.0 for y in (k, v))
+
+    x = tr.asarray(np.arange(24.0, dtype=np.float32).reshape(2, 12))
+    np.testing.assert_array_equal(np.asarray(strict(split)(x)), np.asarray(split(x)))

@@ -9,6 +9,7 @@ same program gives is known to within a few times `error_of`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from random import Random
 
 import numpy as np
@@ -126,8 +127,13 @@ class Generator:
         return self.random.random() < p
 
     def shape(self, most: int = 4) -> tuple[int, ...]:
+        """At most `most` axes of the program's sizes, and not more elements than a value may have."""
         rank = self.random.choices(range(most + 1), (1, 3, 6, 4, 2)[: most + 1])[0]
-        return tuple(self.random.choice(self.sizes) for _ in range(rank))
+        out: list[int] = []
+        while len(out) < rank:
+            n = self.random.choice(self.sizes)
+            out.append(n if n * prod(out) <= self.limit else 1)
+        return tuple(out)
 
     def dtype(self) -> DType:
         if self.chance(0.8):
