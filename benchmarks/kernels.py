@@ -46,7 +46,7 @@ def torch_functions(torch: Any) -> dict[str, Callable[..., Any]]:
 
 
 def copy_floor(read: int, written: int) -> Callable[[], Any]:
-    """A call that moves as many bytes as the kernel: a compiled x + 0 over half of them each way, with every thread."""
+    """A call that moves as many bytes as the kernel: a compiled negation, half of them each way, with every thread."""
     n = (read + written) // 8
     source = tr.asarray(np.ones(n, np.float32))
     return lambda copy=tr.compile(lambda x: -x, fullgraph=True): copy(source)

@@ -161,6 +161,9 @@ class CompiledFunction:
             "fallbacks": list(self.fallbacks),
         }
 
+    def __reduce__(self) -> Any:
+        raise TypeError(f"can't pickle {self!r}: pickle the function, and compile it again")
+
     def __repr__(self) -> str:
         return f"<compiled {getattr(self, '__qualname__', self.__tracefuse_wrapped__)}: {len(self.traces)} traces>"
 
@@ -215,9 +218,11 @@ class CompiledFunction:
         if captured.native is False or captured.calls < self.check or not self._lock.acquire(blocking=False):
             return
         try:
+            if loaded is not self._loaded:
+                return
             if captured.native is not None:
                 captured.native.renew(call)
-            elif loaded is self._loaded:
+            else:
                 from .native import attach
 
                 captured.native = attach(self._target[0], captured, call) or False

@@ -180,10 +180,10 @@ class _Writer:
             if leaf in self.without_grad:
                 slots.append(("_grad", (None,)))
             fresh = state.grad_enabled and not written
-            array = _plain(x._data)
+            array = self._array(x._data, value)
             return ArrayArg(value, array.dtype, array.shape, writeable=written, slots=tuple(slots), fresh=fresh)
         if isinstance(x, np.ndarray):
-            array = _plain(x)
+            array = self._array(x, value)
             if not array.flags.writeable:
                 raise Inexpressible("an array that can't be written")
             return ArrayArg(value, array.dtype, array.shape, tensor=False, writeable=True)
@@ -191,13 +191,24 @@ class _Writer:
             return ScalarArg(value) if source is not None else EqualArg(x)
         return EqualArg(x) if type(x) in (int, str, bytes) else StaticArg(x)
 
+    def _array(self, array: Any, value: int) -> np.ndarray:
+        """An array that native code can take, as input `value` (-1: none) of the graph."""
+        if type(array) is not np.ndarray or not array.dtype.isnative:
+            raise Inexpressible("an array of a class of its own")
+        if not array.flags.c_contiguous or not array.flags.aligned:
+            raise Inexpressible("an array that is not contiguous")
+        if value >= 0:
+            wanted = self.captured.graph.inputs[value].type
+            _require(array.dtype == wanted.dtype.np and array.shape == wanted.shape)
+        return array
+
     def _states(self) -> tuple[State, ...]:
         out = []
         for k, s in enumerate(self.captured.sources):
             if isinstance(s, TensorSource):
-                out.append(State(s.held, _plain(s.held._data), k))
+                out.append(State(s.held, self._array(s.held._data, k), k))
             elif isinstance(s, ArraySource):
-                out.append(State(None, _plain(s.held), k))
+                out.append(State(None, self._array(s.held, k), k))
             elif isinstance(s, GradSource) and not any(x.arg.value == k for x in self.loads):
                 raise Inexpressible("a gradient that no guard looks at")
         return tuple(out)
@@ -232,7 +243,7 @@ class _Writer:
         elif isinstance(guard, (g.ContentGuard, g.SlotGuard)):
             self._check(guard)
         elif isinstance(guard, g.TensorGuard):
-            self.words.append(slot_word(guard.tensor, Tensor, "_requires_grad"))
+            self._slot(guard.tensor, "_requires_grad", bool(guard.requires_grad))
         elif isinstance(guard, g.HookGuard):
             self._hooks(guard)
         elif isinstance(guard, g.GradGuard):
@@ -242,6 +253,13 @@ class _Writer:
         elif not isinstance(guard, (g.ScalarGuard, g.ArrayGuard)):  # those are in the arguments and the states
             raise Inexpressible(f"a {type(guard).__name__}")
 
+    def _slot(self, t: Tensor, name: str, holds: bool) -> None:
+        """A slot that has True or a tensor in it, or else None or False."""
+        word = slot_word(t, Tensor, name)
+        found = word.holder[1]
+        _require((found is not None and found is not False) is holds)
+        self.words.append(word)
+
     def _check(self, guard: Any) -> None:
         self.checks.append(partial(guard.check, ()))
 
@@ -250,6 +268,7 @@ class _Writer:
         if type(namespace) is types.MappingProxyType:
             namespace = next(iter(gc.get_referents(namespace)), None)  # the dict of a class
         now = guard.namespace.get(guard.name, g.ABSENT)
+        _require(guard.expected.match(now))
         if type(namespace) is not dict or not _is_fixed(guard.expected):
             self._check(guard)
         else:
@@ -259,7 +278,9 @@ class _Writer:
         if not _is_fixed(guard.expected) or getattr(guard.expected, "value", None) is g.ABSENT:
             self._check(guard)
         else:
-            self.words.append(cell_word(guard.cell))
+            word = cell_word(guard.cell)
+            _require(guard.expected.match(word.holder[1]))
+            self.words.append(word)
 
     def _hooks(self, guard: g.HookGuard) -> None:
         """Hooks of leaves come and go with the epoch; those of arguments are not known before the call."""
@@ -274,7 +295,7 @@ class _Writer:
         elif not isinstance(owner, TensorSource):
             raise Inexpressible("the gradient of an argument")
         elif guard.expected is None:
-            self.words.append(slot_word(owner.held, Tensor, "_grad"))
+            self._slot(owner.held, "_grad", False)
         else:
             dtype, shape, contiguous = guard.expected
             if not contiguous:
@@ -403,12 +424,9 @@ def _is_fixed(expected: Any) -> bool:
     return isinstance(expected, (g.Same, g.Equal))
 
 
-def _plain(array: Any) -> np.ndarray:
-    if type(array) is not np.ndarray or not array.dtype.isnative:
-        raise Inexpressible("an array of a class of its own")
-    if not array.flags.c_contiguous or not array.flags.aligned:
-        raise Inexpressible("an array that is not contiguous")
-    return array
+def _require(holds: bool) -> None:
+    if not holds:
+        raise Inexpressible("a guard that has failed meanwhile: another thread has changed something")
 
 
 def _seconds(executable: Executable) -> float:
@@ -468,6 +486,7 @@ class NativeTrace:
         if not entry.is_native():
             words = (replace(spec.words[0], expected=now), *spec.words[1:])
             self._replace(replace(spec, words=words))
+            return
         self.trace.memory[word_position(self.trace.memory, 0)] = now
 
     def _replace(self, spec: TraceSpec) -> None:

@@ -8,7 +8,7 @@ has natively or expands with `ir/math` into basic operations.
 
 from __future__ import annotations
 
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import numpy as np
 
@@ -51,12 +51,13 @@ class Expr:
     """One node. `attr` holds: const: the Python value; index: the Dim; load: a `Load`; in_bounds: a tuple of Dims that
     must all be >= 0; result: the name of the reduction or anchor."""
 
-    __slots__ = ("op", "dtype", "args", "attr", "_hash", "_symbols")
+    __slots__ = ("op", "dtype", "args", "attr", "_hash", "_symbols", "_results")
 
     def __init__(self, op: str, dtype: DType, args: tuple["Expr", ...] = (), attr: Any = None):
         self.op, self.dtype, self.args, self.attr = op, dtype, args, attr
         self._hash: int | None = None
         self._symbols: frozenset | None = None
+        self._results: frozenset | None = None
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -72,7 +73,9 @@ class Expr:
 
     def __hash__(self) -> int:
         if self._hash is None:
-            self._hash = hash((self.op, self.dtype.code, repr(self.attr), self.args))
+            for e in _operands_first(self, lambda e: e._hash is None):
+                e._hash = hash((e.op, e.dtype.code, repr(e.attr), e.args))
+        assert self._hash is not None
         return self._hash
 
     def __repr__(self) -> str:
@@ -242,20 +245,45 @@ def bits_dtype(dtype: DType, signed: bool = True) -> DType:
 def free_symbols(e: Expr) -> frozenset:
     """Every index symbol an expression depends on (through loads, masks and indices)."""
     if e._symbols is None:
-        out: set = set()
-        if e.op == "index":
-            out |= symbols(e.attr)
-        elif e.op == "in_bounds":
-            for d in e.attr:
-                out |= symbols(d)
-        elif e.op == "load":
-            for d in (*e.attr.index, *e.attr.mask):
-                if not isinstance(d, Expr):
-                    out |= symbols(d)
-        for a in e.args:
-            out |= free_symbols(a)
-        e._symbols = frozenset(out)
+        for n in _operands_first(e, lambda n: n._symbols is None):
+            n._symbols = _own_symbols(n).union(*(a._symbols for a in n.args))  # type: ignore[arg-type]
+    assert e._symbols is not None
     return e._symbols
+
+
+def _own_symbols(e: Expr) -> frozenset:
+    if e.op == "index":
+        return symbols(e.attr)
+    if e.op == "in_bounds":
+        return frozenset().union(*map(symbols, e.attr))
+    if e.op == "load":
+        return frozenset().union(*(symbols(d) for d in (*e.attr.index, *e.attr.mask) if not isinstance(d, Expr)))
+    return frozenset()
+
+
+def free_results(e: Expr) -> frozenset:
+    """The names of the reductions and anchors an expression depends on."""
+    if e._results is None:
+        for n in _operands_first(e, lambda n: n._results is None):
+            own = frozenset((n.attr,)) if n.op == "result" else frozenset()
+            n._results = own.union(*(a._results for a in n.args))  # type: ignore[arg-type]
+    assert e._results is not None
+    return e._results
+
+
+def _operands_first(root: Expr, wanted: Callable[[Expr], bool]) -> Iterator[Expr]:
+    """The nodes that are wanted and reachable through wanted ones, each after its operands. No recursion: expressions
+    get deep."""
+    stack = [root]
+    while stack:
+        e = stack[-1]
+        waiting = [a for a in e.args if wanted(a)]
+        if waiting:
+            stack.extend(waiting)
+            continue
+        stack.pop()
+        if wanted(e):
+            yield e
 
 
 def walk(*roots: Expr):

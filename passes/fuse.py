@@ -9,6 +9,8 @@ scatters have a group to themselves. Movement and creation nodes belong to no gr
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 from ..ir import dim
@@ -378,17 +380,6 @@ class Fuser:
         return True
 
     # ---- after grouping
-    def _readers(self) -> dict[Value, set[Group]]:
-        """For every value that runs: the groups, other than its own, that read it."""
-        out: dict[Value, set[Group]] = {}
-        for group in self.groups:
-            for node in group.nodes:
-                for v in node.inputs:
-                    for s in self.access.sources(v, None):
-                        if s.value.node is None or self.home[s.value.node] is not group:
-                            out.setdefault(s.value, set()).add(group)
-        return out
-
     def _absorb(self) -> None:
         """Element-wise groups read by one other group only, and there not more often than they are computed here, move
         into it, wherever they are read."""
@@ -402,37 +393,43 @@ class Fuser:
             (reader,) = readers
             indirect = any(v in self.pinned for n in group.nodes for v in n.outputs)
             cost = sum(scalar_cost(n) for n in group.nodes if n.op.kind == "pointwise")
-            repeated = self._reads_repeatedly(reader, group)
+            repetition = self._repetition(reader, group)
             if any(n.op.name == "random_bits" for n in group.nodes) or indirect:
                 continue
             packed = any(self._packs(reader, v) for n in group.nodes for v in n.outputs)
-            if packed and any(n.op.name != "cast" for n in group.nodes) or repeated and cost > RECOMPUTE_COST:
+            if packed and any(n.op.name != "cast" for n in group.nodes):
+                continue
+            if not packed and repetition > 2 and repetition * max(cost, 1) > RECOMPUTE_COST:
                 continue
             if not self.fuel.spend("fuse"):
                 continue
             self._dissolve(group, reader)
 
-    def _reads_repeatedly(self, reader: Group, group: Group) -> bool:
-        """Whether `reader` evaluates elements of `group` more than about once each."""
-        low = dim.bounds(dim.numel(group.shape))[0] or 0
-        high = dim.bounds(dim.numel(reader.shape))[1]
-        if high is not None and high <= 2 * low:
-            return False
-        symbols = frozenset(s for s in reader.symbols if isinstance(s, Dim))
+    def _reads(self, reader: Group) -> dict[Value, set[Index | None]]:
+        """At which indices a group reads the values it needs, its own included."""
+        out: dict[Value, set[Index | None]] = {}
         for node in reader.nodes:
-            if node.op.name in REDUCTIONS:
-                at = reader.level_index(node.inputs[0].shape, True)
-                sources = () if at is None else self.access.sources(node.inputs[0], at)
-            elif node is reader.anchor:
-                return True
+            if node is reader.anchor:
+                sources = [s for v in node.inputs for s in self.access.sources(v, None)]
+            elif node.op.name in REDUCTIONS:
+                sources = self.access.sources(node.inputs[0], reader.level_index(node.inputs[0].shape, True))
             else:
                 at = reader.where(node.out)
-                sources = () if at is None else self._sources(node, at)
+                sources = self._sources(node, at) if at is not None else self.access.sources(node.out, None)
             for s in sources:
-                if s.value.node is not None and self.home.get(s.value.node) is group:
-                    if s.index is None or not injective(s.index, symbols):
-                        return True
-        return False
+                out.setdefault(s.value, set()).add(s.index)
+        return out
+
+    def _repetition(self, reader: Group, group: Group) -> float:
+        """How often, roughly, `reader` would evaluate an element of `group` if it computed it itself."""
+        symbols = frozenset(s for s in reader.symbols if isinstance(s, Dim))
+        points = [p for v, p in self._reads(reader).items() if v.node is not None and self.home.get(v.node) is group]
+        copies = max(map(len, points), default=0)
+        if all(at is not None and injective(at, symbols) for p in points for at in p):
+            return copies
+        low = dim.bounds(dim.numel(group.shape))[0] or 0
+        high = dim.bounds(dim.numel(reader.shape))[1]
+        return math.inf if high is None or not low else copies * max(1.0, high / low)
 
     def _packs(self, reader: Group, value: Value) -> bool:
         """Whether the reader's contraction has `value` in an operand: it reads elements several times, while packing."""
@@ -463,24 +460,32 @@ class Fuser:
         stored = {v for v in self.graph.outputs if v.node is not None}
         for v in self.graph.outputs:
             stored |= {s.value for s in self.access.sources(v, None) if s.value.node is not None}
-        readers = self._readers()
+        readers: dict[Value, set[Group]] = {}
+        copies: dict[Value, int] = {}  # in how many places of a kernel a value would be recomputed
+        for group in self.groups:
+            for v, points in self._reads(group).items():
+                if v.node is None or self.home[v.node] is not group:
+                    readers.setdefault(v, set()).add(group)
+                    copies[v] = max(copies.get(v, 1), len(points))
         spent: dict[Value, int] = {}  # cost already put on the readers of a value by recomputing what it feeds
         for node in reversed(self.graph.nodes):
             for v in node.outputs:
                 groups = readers.get(v)
                 if not groups or v in stored or node not in self.home:
                     continue
-                cost = self._recompute_cost(v) + spent.get(v, 0)
+                cost = self._recompute_cost(v) * copies[v] + spent.get(v, 0)
                 packed = any(self._packs(g, v) for g in groups) and node.op.name != "cast"
                 if cost > RECOMPUTE_COST or packed or v in self.pinned or not self.fuel.spend("recompute"):
                     stored.add(v)
                     continue
                 self.inlined.add(node)
-                for x in node.inputs:
-                    for s in self.access.sources(x, None):
-                        spent[s.value] = max(spent.get(s.value, 0), cost)
-                        others = {g for g in groups if s.value.node is None or self.home[s.value.node] is not g}
-                        readers.setdefault(s.value, set()).update(others)
+                own = tuple(axis_symbol(k, n) for k, n in enumerate(v.shape))
+                points = Counter(s.value for s in dict.fromkeys(self._sources(node, own)))
+                for source, number in points.items():
+                    spent[source] = max(spent.get(source, 0), cost)
+                    copies[source] = max(copies.get(source, 1), copies[v] * number)
+                    others = {g for g in groups if source.node is None or self.home[source.node] is not g}
+                    readers.setdefault(source, set()).update(others)
         self.access._memo.clear()
         return stored
 

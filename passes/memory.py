@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..ir import dim
 from ..ir.dim import DimLike
@@ -118,6 +118,7 @@ class Planner:
         for source, target, type in self.copies:
             kernel = copy_kernel(type.dtype, type.size)
             steps.append(Step(kernel, schedule(kernel), (source, target)))
+        steps = self._unstreamed(steps)
         arena = self._lay_out(steps, {b for b, _ in checks} | {s for s, _, _ in self.copies})
         return Plan(
             name, tuple(self.buffers), tuple(steps), tuple(outputs), tuple(graph.constants.values()), arena,
@@ -144,7 +145,10 @@ class Planner:
         for k, d in enumerate(self.drafts):
             if old in d.reads and (k > step or k == step and not self._reads_own_element(d, old, v)):
                 return False
-        passed_on = any(o is old and not (s.kind == "result" and s.target >= 0) for o, s in zip(self.graph.outputs, self.graph.signature.outputs))
+        passed_on = any(
+            o is old and not (s.kind == "result" and s.target >= 0)
+            for o, s in zip(self.graph.outputs, self.graph.signature.outputs)
+        )
         return not passed_on
 
     def _reads_own_element(self, d: Draft, old: Value, new: Value) -> bool:
@@ -169,6 +173,20 @@ class Planner:
         args = tuple(self._temporary(d.place[name]) for name in params)
         offsets = tuple(d.shifts.get(name, 0) for name in params) if d.shifts else ()
         return Step(d.kernel, schedule(d.kernel), args, offsets)
+
+    def _unstreamed(self, steps: list[Step]) -> list[Step]:
+        """The steps, without streaming of what goes into inputs: only our own memory is aligned for that. Equal kernels
+        share their code, so what one of them must not stream none does."""
+        foreign: set[tuple[str, str]] = set()
+        for s in steps:
+            params = [b.name for b in s.kernel.params if b.role != "scratch"]
+            foreign |= {(s.kernel.name, p) for p, k in zip(params, s.args) if self.buffers[k].kind == "input"}
+        return [
+            replace(s, schedule=replace(s.schedule, stream=kept))
+            if (kept := tuple(p for p in s.schedule.stream if (s.kernel.name, p) not in foreign)) != s.schedule.stream
+            else s
+            for s in steps
+        ]
 
     # ---- the arena
     def _lay_out(self, steps: list[Step], kept: set[int]) -> DimLike:

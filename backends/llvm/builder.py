@@ -30,7 +30,8 @@ SCALAR_TYPES = {
     "bool": "i1", "int8": "i8", "uint8": "i8", "int16": "i16", "uint16": "i16", "int32": "i32", "uint32": "i32",
     "int64": "i64", "uint64": "i64", "float16": "half", "bfloat16": "bfloat", "float32": "float", "float64": "double",
 }  # fmt: skip
-MEMORY_TYPES = {**SCALAR_TYPES, "bool": "i8"}
+# LLVM splits masked accesses to narrow floats into code that calls compiler-rt, where the target lacks them
+MEMORY_TYPES = {**SCALAR_TYPES, "bool": "i8", "float16": "i16", "bfloat16": "i16"}
 FLOAT_TYPES = ("half", "bfloat", "float", "double")
 
 
@@ -40,7 +41,7 @@ def scalar_type(dtype: DType) -> str:
 
 
 def memory_type(dtype: DType) -> str:
-    """The type of one element in memory (bool: i8)."""
+    """The type of one element in memory (bool: i8, narrow floats: their bits)."""
     return MEMORY_TYPES[dtype.name]
 
 
@@ -306,6 +307,8 @@ class Function:
         type = vec(x.type, lanes)
         if not x.ref.startswith("%"):
             return Val(f"splat ({x})", type)
+        if x.type in ("half", "bfloat"):  # some targets move these in floats, and convert them by calls
+            return self.convert("bitcast", self.splat(self.convert("bitcast", x, "i16"), lanes), type)
         one = self.emit(type, f"insertelement {type} poison, {x}, i64 0")
         return self.emit(type, f"shufflevector {one}, {type} poison, <{lanes} x i32> zeroinitializer")
 

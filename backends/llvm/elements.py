@@ -16,7 +16,7 @@ from ...ir.dim import Dim, DimLike
 from ...ir.dtypes import DType, bool_
 from ...ir.kernel import Buffer, Kernel, Store
 from ...ir.math import expand
-from ...ir.scalar import MATH, Expr, Load, free_symbols
+from ...ir.scalar import MATH, Expr, Load, free_results, free_symbols
 from ...ir.target import Target
 from .builder import Block, Function, Loop, Val, element_of, i64, lanes_of, literal, memory_type, scalar_type, vec, vector_of
 from .scalars import ScalarEmitter
@@ -107,17 +107,9 @@ class ElementEmitter:
             if s is self.vector_sym or s == self.vector_sym:
                 varies = True
             level = max(level, self.bound[s][0])
-        stack = [e]
-        seen = set()
-        while stack:
-            n = stack.pop()
-            if id(n) in seen:
-                continue
-            seen.add(id(n))
-            if n.op == "result":
-                lv, va, _ = self.results[n.attr]
-                level, varies = max(level, lv), varies or va
-            stack.extend(n.args)
+        for name in free_results(e):
+            lv, va, _ = self.results[name]
+            level, varies = max(level, lv), varies or va
         return level, varies
 
     def lane_stride(self, d: DimLike) -> int | None:
@@ -153,33 +145,37 @@ class ElementEmitter:
         return all(c % self.lanes == 0 or (m and m[0] == self.vector_sym.terms[0][0][0]) for m, c in a.terms)  # type: ignore[union-attr]
 
     # ---- placing code
+    def _found(self, level: int, key: tuple) -> Val | None:
+        """What was emitted for `key`: at its level, or before a loop further in."""
+        found = self.levels[min(level, len(self.levels) - 1)].computed.get(key)
+        for inner in range(level + 1, len(self.levels)) if found is None else ():
+            found = self.levels[inner].hoisted.get(key)
+            if found is not None:
+                break
+        return found
+
     def _emit_at(self, level: int, key: tuple, make) -> Val:
         """The value for `key`, emitted by `make()` at loop `level` (or found there)."""
+        found = self._found(level, key)
+        if found is not None:
+            return found
         top = len(self.levels) - 1
         if level >= top:
-            found = self.levels[top].computed.get(key)
-            if found is None:
-                found = self.levels[top].computed[key] = make()
+            found = self.levels[top].computed[key] = make()
             return found
-        found = self.levels[level].computed.get(key)
-        if found is None:
-            for inner in range(level + 1, top + 1):
-                found = self.levels[inner].hoisted.get(key)
-                if found is not None:
-                    return found
-            block = self.levels[level + 1].preheader
-            assert block is not None
-            saved = self.levels
-            self.levels = saved[: level + 1]
-            inside = self.levels[level].computed
-            self.levels[level].computed = _Overlay(inside, saved[level + 1].hoisted)  # type: ignore[assignment]
-            try:
-                with self.f.at(block):
-                    found = make()
-            finally:
-                saved[level].computed = inside
-                self.levels = saved
-            saved[level + 1].hoisted[key] = found
+        block = self.levels[level + 1].preheader
+        assert block is not None
+        saved = self.levels
+        self.levels = saved[: level + 1]
+        inside = self.levels[level].computed
+        self.levels[level].computed = _Overlay(inside, saved[level + 1].hoisted)  # type: ignore[assignment]
+        try:
+            with self.f.at(block):
+                found = make()
+        finally:
+            saved[level].computed = inside
+            self.levels = saved
+        saved[level + 1].hoisted[key] = found
         return found
 
     # ---- integer index expressions
@@ -325,11 +321,35 @@ class ElementEmitter:
             self._mask = saved
 
     def _value(self, e: Expr) -> Val:
-        if e.op in MATH:
-            found = self._expanded.get(id(e))
-            if found is None:
-                found = self._expanded[id(e)] = (e, expand(e, self.fma, self.target.isa == "avx512"))
-            e = found[1]
+        """Emits the operands of `e` before what reads them, so that `_compute` finds them: expressions get deep."""
+        stack = [e]
+        while True:
+            n = self._basic(stack[-1])
+            waiting = () if self._ready(n) else [a for a in n.args if not self._ready(self._basic(a))]
+            if waiting:
+                stack.extend(waiting)
+                continue
+            out = self._emitted(n)
+            stack.pop()
+            if not stack:
+                return out
+
+    def _basic(self, e: Expr) -> Expr:
+        """`e`, or what it is in basic operations."""
+        if e.op not in MATH:
+            return e
+        found = self._expanded.get(id(e))
+        if found is None:
+            found = self._expanded[id(e)] = (e, expand(e, self.fma, self.target.isa == "avx512"))
+        return found[1]
+
+    def _ready(self, e: Expr) -> bool:
+        if e.op in ("const", "result"):
+            return True
+        level, varies = self._depends(e)
+        return self._found(level, (id(e), varies)) is not None
+
+    def _emitted(self, e: Expr) -> Val:
         if e.op == "const":
             return literal(e.attr, scalar_type(e.dtype))
         if e.op == "result":
@@ -448,7 +468,10 @@ class ElementEmitter:
     def _from_memory(self, v: Val, dtype: DType) -> Val:
         if dtype is bool_:
             return self.f.cmp("ne", v, literal(0, v.type))
-        return v
+        return self.f.convert("bitcast", v, vec(scalar_type(dtype), lanes_of(v.type)))
+
+    def _to_memory(self, v: Val, dtype: DType) -> Val:
+        return self.f.convert("zext" if dtype is bool_ else "bitcast", v, vec(memory_type(dtype), lanes_of(v.type)))
 
     def stores(
         self, stores: Iterable[Store], lanes: int | None = None, mask: Val | None = None, stream: Iterable[str] = ()
@@ -469,8 +492,8 @@ class ElementEmitter:
         base, affine, indirect = self._address(store.buffer, store.index, lanes > 1)
         condition = self.condition(store.mask)
         self._mask = saved
-        if dtype is bool_:
-            v = f.convert("zext", v, vec("i8", lanes))
+        if not store.accumulate:
+            v = self._to_memory(v, dtype)
         if lanes == 1:
             offset = self.index(affine)
             if indirect is not None:
@@ -488,8 +511,9 @@ class ElementEmitter:
         if store.accumulate:
             assert stride == 1 and (indirect is None or lanes_of(indirect.type) == 1), "scatter-add runs along an axis not indexed"
             pointer = self._pointer(store.buffer, dtype, affine, indirect)
-            old = f.load(v.type, pointer, dtype.itemsize) if mask is None else self._masked_load(v.type, pointer, mask, dtype.itemsize)
-            v = f.binary("or", old, v) if dtype is bool_ else f.add(old, v)
+            wide = vec(cell, lanes)
+            old = f.load(wide, pointer, dtype.itemsize) if mask is None else self._masked_load(wide, pointer, mask, dtype.itemsize)
+            v = self._added(old, v, dtype, lanes)
         if stride == 1 and (indirect is None or lanes_of(indirect.type) == 1):
             pointer = self._pointer(store.buffer, dtype, affine, indirect)
             if mask is None:
@@ -511,9 +535,13 @@ class ElementEmitter:
 
     def _accumulate(self, store: Store, v: Val, pointer: Val, dtype: DType) -> None:
         if store.accumulate == "add":
-            old = self.f.load(v.type, pointer, dtype.itemsize)
-            v = self.f.binary("or", old, v) if dtype is bool_ else self.f.add(old, v)
+            v = self._added(self.f.load(memory_type(dtype), pointer, dtype.itemsize), v, dtype, 1)
         self.f.store(v, pointer, dtype.itemsize)
+
+    def _added(self, old: Val, v: Val, dtype: DType, lanes: int) -> Val:
+        """`v` and what memory holds, as memory holds it."""
+        total = self.scalars.emit(self.f, "add", [self._from_memory(old, dtype), v], dtype, dtype, lanes)
+        return self._to_memory(total, dtype)
 
     def _whole_lines(self, affine: DimLike) -> bool:
         """Whether the vector's address is a multiple of its size (buffers start on one)."""

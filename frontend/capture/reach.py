@@ -73,6 +73,10 @@ class Reach:
 
     def _expand(self, path: str, x: Any) -> None:
         add = self._add
+        wrapped = vars(x).get("__tracefuse_wrapped__") if hasattr(x, "__dict__") else None
+        if wrapped is not None:  # a compiled function: what it holds besides is nobody's but its own
+            add((path, wrapped))
+            return
         if isinstance(x, dict):
             for k, v in x.items():
                 add((f"{path}[{self._key(k)}]", v))

@@ -64,6 +64,7 @@ class Watch:
 
     def watch(self, v: Any, path: str) -> None:
         """Guards the attributes of modules and optimizers in `v`, which library code reads without hooks."""
+        from ..compile import CompiledFunction
         from ..nn.module import Module
 
         if g.is_content(v):
@@ -73,6 +74,9 @@ class Watch:
             return
         if isinstance(v, types.MethodType):
             self.watch(v.__self__, path)
+            return
+        if isinstance(v, CompiledFunction):
+            self.watch(v.__tracefuse_wrapped__, path)
             return
         if id(v) in self._watched or isinstance(v, (Tensor, np.ndarray, type, types.ModuleType, types.FunctionType)):
             return

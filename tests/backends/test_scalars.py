@@ -42,12 +42,12 @@ def kernel_text(cases: list[tuple[str, DType, DType]], target: Target, lanes: in
 
             def read(pointer, kind, at=loop.index, f=f, width=width):
                 stored = f.load(vec(memory_type(kind), width), f.gep(memory_type(kind), pointer, at), 1)
-                return f.convert("trunc", stored, vec("i1", width)) if kind is bool_ else stored
+                return f.convert("trunc" if kind is bool_ else "bitcast", stored, vec(scalar_type(kind), width))
 
             kinds = [bool_, dtype, dtype] if op == "select" else [dtype] * BASIC[op]
             y = emitter.emit(f, op, [read(p, d) for p, d in zip(f.args, kinds)], dtype, out, width)
             assert y.type == vec(scalar_type(out), width)
-            y = f.convert("zext", y, vec("i8", width)) if out is bool_ else y
+            y = f.convert("zext" if out is bool_ else "bitcast", y, vec(memory_type(out), width))
             f.store(y, f.gep(memory_type(out), f.args[3], loop.index), 1)
         f.ret()
     return str(module)

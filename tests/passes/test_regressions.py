@@ -80,3 +80,14 @@ def test_stays_right(case):
     for g, w in zip(got, want, strict=True):
         assert g is not None
         np.testing.assert_allclose(g.astype(np.float64), w.astype(np.float64), rtol=1e-5, atol=1e-5)
+
+
+def test_outputs_larger_than_the_cache_may_go_into_unaligned_inputs():
+    """Streaming stores need memory aligned to vectors, which the caller's arrays are not: this crashed."""
+    n = (8 << 20) // 4 + 16
+    graph = parse_graph(f'graph @g(%x: f32[{n}]) -> (%0) {{\n%0: f32[{n}] = neg(%x)\nin %x "x" arg\nout %0 write 0\n}}')
+    memory = np.zeros(n + 17, np.float32)
+    x = memory[1:-16]
+    x[:] = 1
+    build(graph).run([x])
+    assert (x == -1).all() and memory[0] == 0 and not memory[-16:].any()
