@@ -166,4 +166,4 @@ def one_element(t: Any, what: str) -> Any:
 
 
 # At the end: functions need the Tensor class, which needs this one.
-from . import functions as F
+from . import functions as F  # noqa: E402

@@ -354,4 +354,4 @@ def _flat(sizes: tuple) -> tuple:
 
 
 # At the end: functions need the Tensor class, which needs this one.
-from . import functions as F
+from . import functions as F  # noqa: E402

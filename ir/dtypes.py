@@ -82,7 +82,9 @@ def dtype_of(x: Any) -> DType:
             return _BY_PYTHON[x]
         return _BY_NUMPY[np.dtype(x).newbyteorder("=")]
     except (TypeError, KeyError):
-        raise TypeError(f"{x!r} is not an element type of tracefuse; use one of {', '.join(d.name for d in ALL)}") from None
+        raise TypeError(
+            f"{x!r} is not an element type of tracefuse; use one of {', '.join(d.name for d in ALL)}"
+        ) from None
 
 
 def from_numpy(dt: np.dtype) -> DType:

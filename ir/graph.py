@@ -29,7 +29,9 @@ class Value:
 
     __slots__ = ("type", "node", "index", "name", "builder")
 
-    def __init__(self, type: TensorType, node: "Node | None" = None, index: int = 0, name: str = "", builder: Any = None):
+    def __init__(
+        self, type: TensorType, node: "Node | None" = None, index: int = 0, name: str = "", builder: Any = None
+    ):
         self.type, self.node, self.index, self.name, self.builder = type, node, index, name, builder
 
     @property
@@ -53,7 +55,9 @@ class Node:
 
     __slots__ = ("op", "inputs", "attrs", "outputs", "loc")
 
-    def __init__(self, op: OpDef, inputs: tuple[Value, ...], attrs: Attrs, types: Iterable[TensorType], loc: Location | None):
+    def __init__(
+        self, op: OpDef, inputs: tuple[Value, ...], attrs: Attrs, types: Iterable[TensorType], loc: Location | None
+    ):
         self.op, self.inputs, self.attrs, self.loc = op, inputs, attrs, loc
         self.outputs = tuple(Value(t, self, i) for i, t in enumerate(types))
 

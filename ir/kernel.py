@@ -195,7 +195,9 @@ def map_loads(kernel: Kernel, change: Callable[[Load], Load]) -> Kernel:
     def stage_of(s: Stage) -> Stage:
         return replace(
             s,
-            reductions=tuple(replace(r, inputs=tuple(transform(x, leaf, memo) for x in r.inputs)) for r in s.reductions),
+            reductions=tuple(
+                replace(r, inputs=tuple(transform(x, leaf, memo) for x in r.inputs)) for r in s.reductions
+            ),
             stores=tuple(replace(x, value=transform(x.value, leaf, memo)) for x in s.stores),
         )
 

@@ -52,7 +52,9 @@ def _axes(axes: tuple[Axis, ...]) -> str:
 def format_kernel(k: Kernel) -> str:
     lines = [f"kernel {k.name}({', '.join(map(str, k.dims))})"]
     for b in k.params:
-        lines.append(f"  {b.role} {b.name}: {b.dtype}[{', '.join(map(str, b.shape))}] strides ({', '.join(map(str, b.strides))})")
+        lines.append(
+            f"  {b.role} {b.name}: {b.dtype}[{', '.join(map(str, b.shape))}] strides ({', '.join(map(str, b.strides))})"
+        )
     lines.append(f"  for {_axes(k.axes)}:" if k.axes else "  once:")
     counter = 0
     if k.anchor:
@@ -86,7 +88,11 @@ def _store(s: Store, names: dict[int, str]) -> str:
 
 
 def format_schedule(s: Schedule) -> str:
-    parts = [f"{f} {getattr(s, f)}" for f in ("vector", "lanes", "unroll", "parallel", "grain", "block", "tile") if getattr(s, f)]
+    parts = [
+        f"{f} {getattr(s, f)}"
+        for f in ("vector", "lanes", "unroll", "parallel", "grain", "block", "tile")
+        if getattr(s, f)
+    ]
     if s.stream:
         parts.append(f"stream {', '.join(s.stream)}")
     if s.prefetch:

@@ -43,7 +43,9 @@ class VjpContext:
 
     __slots__ = ("inputs", "outputs", "types", "attrs", "needs")
 
-    def __init__(self, inputs: tuple, outputs: tuple, types: tuple[TensorType, ...], attrs: Attrs, needs: tuple[bool, ...]):
+    def __init__(
+        self, inputs: tuple, outputs: tuple, types: tuple[TensorType, ...], attrs: Attrs, needs: tuple[bool, ...]
+    ):
         self.inputs, self.outputs, self.types, self.attrs, self.needs = inputs, outputs, types, attrs, needs
 
     @property
@@ -85,7 +87,9 @@ class OpDef:
     multilinear: bool = False
     samples: Callable[[], Iterable[Sample]] | None = None
     errors: Callable[[], Iterable[ErrorSample]] | None = None
-    tolerance: float = 1e-6  # relative error allowed to backends, in units of the dtype's precision times 1e7 (float32: as is)
+    tolerance: float = (
+        1e-6  # relative error allowed to backends, in units of the dtype's precision times 1e7 (float32: as is)
+    )
     n_outputs: int = 1  # 0: depends on the operands
     pure: bool = True  # False: an assertion or another effect; never removed as dead
     doc: str = ""

@@ -17,21 +17,38 @@ from .dtypes import DType, bool_, int32, int64, uint32, uint64
 
 # name -> number of operands. Operands have one dtype, which is also the result's, except where noted.
 BASIC: dict[str, int] = {
-    "add": 2, "sub": 2, "mul": 2,
-    "div": 2,         # floats: IEEE; integers: truncating, never by zero (the caller selects around it)
-    "rem": 2,         # truncating remainder, like C's % and fmod
-    "neg": 1, "abs": 1,
-    "fma": 3,         # a*b + c, rounded once (floats only)
-    "min": 2, "max": 2,        # floats: NaN wins (IEEE 754-2019 minimum/maximum)
-    "sqrt": 1, "floor": 1, "ceil": 1, "trunc": 1, "round": 1,  # round: half to even
+    "add": 2,
+    "sub": 2,
+    "mul": 2,
+    "div": 2,  # floats: IEEE; integers: truncating, never by zero (the caller selects around it)
+    "rem": 2,  # truncating remainder, like C's % and fmod
+    "neg": 1,
+    "abs": 1,
+    "fma": 3,  # a*b + c, rounded once (floats only)
+    "min": 2,
+    "max": 2,  # floats: NaN wins (IEEE 754-2019 minimum/maximum)
+    "sqrt": 1,
+    "floor": 1,
+    "ceil": 1,
+    "trunc": 1,
+    "round": 1,  # round: half to even
     "copysign": 2,
-    "eq": 2, "ne": 2, "lt": 2, "le": 2, "gt": 2, "ge": 2,  # -> bool; ne is true for NaN, the others false
-    "and": 2, "or": 2, "xor": 2, "not": 1,     # integers and bool
-    "shl": 2, "shr": 2,        # shr is arithmetic for signed, logical for unsigned; counts in [0, bits)
-    "mulhi": 2,       # high half of the product of unsigned integers
-    "select": 3,      # (bool, x, y)
-    "cast": 1,        # value conversion, target in Expr.dtype; float to int truncates, out of range wraps or saturates
-    "bitcast": 1,     # same bits, target in Expr.dtype
+    "eq": 2,
+    "ne": 2,
+    "lt": 2,
+    "le": 2,
+    "gt": 2,
+    "ge": 2,  # -> bool; ne is true for NaN, the others false
+    "and": 2,
+    "or": 2,
+    "xor": 2,
+    "not": 1,  # integers and bool
+    "shl": 2,
+    "shr": 2,  # shr is arithmetic for signed, logical for unsigned; counts in [0, bits)
+    "mulhi": 2,  # high half of the product of unsigned integers
+    "select": 3,  # (bool, x, y)
+    "cast": 1,  # value conversion, target in Expr.dtype; float to int truncates, out of range wraps or saturates
+    "bitcast": 1,  # same bits, target in Expr.dtype
 }
 MATH: dict[str, int] = {
     "exp": 1, "exp2": 1, "expm1": 1, "log": 1, "log2": 1, "log10": 1, "log1p": 1,
@@ -218,7 +235,9 @@ def cast(x: Expr, dtype: DType) -> Expr:
     if x.op == "cast" and x.args[0].dtype is dtype and x.dtype.kind == dtype.kind and x.dtype.bits > dtype.bits:
         return x.args[0]
     if x.op == "const" and not (x.dtype.kind == "f" and dtype.kind != "f"):
-        return const(x.attr, dtype) if not (dtype.kind in "iu" and not _fits(x.attr, dtype)) else Expr("cast", dtype, (x,))
+        return (
+            const(x.attr, dtype) if not (dtype.kind in "iu" and not _fits(x.attr, dtype)) else Expr("cast", dtype, (x,))
+        )
     return apply("cast", x, dtype=dtype)
 
 
@@ -312,7 +331,9 @@ def transform(e: Expr, leaf: Callable[[Expr], Expr | None], memo: dict[int, Expr
             attr = node.attr
             if node.op == "load":
                 fresh = iter(args)
-                attr = Load(attr.buffer, tuple(next(fresh) if isinstance(i, Expr) else i for i in attr.index), attr.mask)
+                attr = Load(
+                    attr.buffer, tuple(next(fresh) if isinstance(i, Expr) else i for i in attr.index), attr.mask
+                )
             new = Expr(node.op, node.dtype, args, attr)
         memo[id(node)] = leaf(new) or new
     return memo[id(e)]

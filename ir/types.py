@@ -93,5 +93,14 @@ def normalize_axes(axes: int | Iterable[int] | None, ndim: int) -> tuple[int, ..
     return out
 
 
-__all__ = ["Dim", "DimLike", "Shape", "TensorType", "TypeRuleError", "DTypeRuleError", "broadcast_shapes", "normalize_axes"]
+__all__ = [
+    "Dim",
+    "DimLike",
+    "Shape",
+    "TensorType",
+    "TypeRuleError",
+    "DTypeRuleError",
+    "broadcast_shapes",
+    "normalize_axes",
+]
 __all__ += ["normalize_axis", "same_dim"]

@@ -108,4 +108,8 @@ def scalar_cost(node: Node) -> int:
 
 
 def expr_cost(*roots: Expr) -> int:
-    return sum(20 if e.op in MATH else 4 if e.op in ("div", "rem", "sqrt") else 1 for e in walk(*roots) if e.args and e.op != "load")
+    return sum(
+        20 if e.op in MATH else 4 if e.op in ("div", "rem", "sqrt") else 1
+        for e in walk(*roots)
+        if e.args and e.op != "load"
+    )

@@ -90,7 +90,9 @@ def _join(kernel: Kernel, a: Axis, b: Axis, divide: bool) -> tuple[Axis, tuple[S
         if e.op == "in_bounds":
             return Expr("in_bounds", e.dtype, (), tuple(mapped(d) for d in e.attr))
         if e.op == "load":
-            return Expr("load", e.dtype, e.args, Load(e.attr.buffer, _all(e.attr.index, mapped), _all(e.attr.mask, mapped)))
+            return Expr(
+                "load", e.dtype, e.args, Load(e.attr.buffer, _all(e.attr.index, mapped), _all(e.attr.mask, mapped))
+            )
         return None
 
     exprs: dict[int, Expr] = {}
@@ -101,7 +103,8 @@ def _join(kernel: Kernel, a: Axis, b: Axis, divide: bool) -> tuple[Axis, tuple[S
 def _rewrite(stage: Stage, leaf, mapped, memo: dict[int, Expr]) -> Stage:
     reductions = tuple(replace(r, inputs=tuple(transform(x, leaf, memo) for x in r.inputs)) for r in stage.reductions)
     stores = tuple(
-        Store(s.buffer, _all(s.index, mapped), transform(s.value, leaf, memo), _all(s.mask, mapped), s.accumulate) for s in stage.stores
+        Store(s.buffer, _all(s.index, mapped), transform(s.value, leaf, memo), _all(s.mask, mapped), s.accumulate)
+        for s in stage.stores
     )
     return Stage(stage.axes, reductions, stores)
 

@@ -72,7 +72,9 @@ def _reciprocals(kernel: Kernel) -> Kernel:
 
         return replace(
             s,
-            reductions=tuple(replace(r, inputs=tuple(transform(x, leaf, memo) for x in r.inputs)) for r in s.reductions),
+            reductions=tuple(
+                replace(r, inputs=tuple(transform(x, leaf, memo) for x in r.inputs)) for r in s.reductions
+            ),
             stores=tuple(replace(x, value=transform(x.value, leaf, memo)) for x in s.stores),
         )
 

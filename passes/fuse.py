@@ -20,9 +20,14 @@ from ..ir.types import Shape
 from .access import Access, Index, Source, is_virtual, reindex, scalar_cost
 from .fuel import Fuel
 
-REDUCTIONS = frozenset(("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_any", "reduce_all", "argmax", "argmin"))
+REDUCTIONS = frozenset(
+    ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_any", "reduce_all", "argmax", "argmin")
+)
 ANCHORS = frozenset(("matmul", "conv", "scatter"))
 RECOMPUTE_COST = 6  # a value that costs no more than this from one stored tensor is recomputed rather than stored
+GROUP_COST = 600  # instructions of one kernel: longer chains gain nothing, and compile slower and slower
+ABSORBED_NODES = 64  # that one kernel computes where it reads them
+SEE_THROUGH = 16  # nodes in a row that run nowhere: lowering follows them by recursion
 SPLIT_OUTER = 8  # with fewer outer points than this a big element-wise group keeps its own parallelism
 
 
@@ -40,6 +45,9 @@ class Group:
     anchor: Node | None = None
     nodes: list[Node] = field(default_factory=list)
     deps: set["Group"] = field(default_factory=set)
+    users: set["Group"] = field(default_factory=set)  # the groups that have this one among their deps
+    cost: int = 0
+    absorbed: int = 0  # nodes of other groups that it computes itself
     symbols: Index = ()
     first: int = 0  # number of the first and last node, in graph order
     last: int = 0
@@ -101,6 +109,11 @@ class Group:
         return found
 
 
+def node_cost(node: Node) -> int:
+    """Rough vector instructions per element."""
+    return scalar_cost(node) if node.op.kind == "pointwise" else 1
+
+
 def memory_root(v: Value) -> Value:
     """The value whose memory holds `v`: reshapes are free."""
     while v.node is not None and v.node.op.name == "reshape":
@@ -132,15 +145,17 @@ class Fuser:
         self.inlined: set[Node] = set()
         self.access = Access(self.inlined.__contains__)
         self.home: dict[Node, Group] = {}
-        self.groups: list[Group] = []
+        self.groups: dict[Group, None] = {}  # in the order they were started
+        self.through: dict[Node, int] = {}  # nodes that run nowhere: how many in a row end here
         self.siblings: dict[tuple, Group] = {}
         self.pinned = {memory_root(n.inputs[0]) for n in graph.nodes if n.op.name == "gather"}
 
     def run(self) -> Partition:
         for node in self.graph.nodes:
             if is_virtual(node):
-                continue
-            if node.op.kind == "pointwise" and self._free(node) or node.op.name == "gather" and not self._kept(node.out):
+                self.through[node] = self._row(node)
+            elif self._row(node) <= SEE_THROUGH and self._free(node):
+                self.through[node] = self._row(node)
                 self.inlined.add(node)
             elif node.op.name in REDUCTIONS:
                 self._reduction(node)
@@ -157,10 +172,15 @@ class Fuser:
         """Whether `v` has to be in memory whoever reads it: an output, or addressed by computed indices."""
         return v in self.outputs or v in self.pinned
 
+    def _row(self, node: Node) -> int:
+        """How many nodes that run nowhere follow each other up to `node`, if it is one."""
+        return 1 + max((self.through.get(v.node, 0) for v in node.inputs if v.node is not None), default=0)
+
     def _free(self, node: Node) -> bool:
-        """Computed wherever it is read: built from constants and indices only, or cheap scalar arithmetic."""
-        if self._kept(node.out):
-            return False
+        """Computed wherever it is read: gathers, what is built from constants and indices only, cheap scalar
+        arithmetic."""
+        if self._kept(node.out) or node.op.kind != "pointwise":
+            return node.op.name == "gather" and not self._kept(node.out)
         sources = [s for v in node.inputs for s in self.access.sources(v, None)]
         if not sources:
             return True
@@ -185,7 +205,8 @@ class Fuser:
             if not self._fits(node, group) and not (joined is None and self._adopted(node, group)):
                 continue
             if joined is None:
-                if self._acyclic(node, group) and self.fuel.spend("fuse"):
+                room = group.cost + node_cost(node) <= GROUP_COST
+                if room and self._acyclic(node, group) and self.fuel.spend("fuse"):
                     joined = group
             elif self._mergeable(joined, group) and self.fuel.spend("fuse"):
                 joined = self._merge(joined, group)
@@ -219,7 +240,9 @@ class Fuser:
             at = group.where(s.value)
             assert at is not None
             place = {i: j for i, j in zip(s.index, at) if not isinstance(i, int)}
-            if any(i != j for i, j in zip(s.index, at) if isinstance(i, int)) or place.keys() != {i for i in own if i != 0}:
+            if any(i != j for i, j in zip(s.index, at) if isinstance(i, int)) or place.keys() != {
+                i for i in own if i != 0
+            }:
                 continue
             group.put(node.out, tuple(0 if isinstance(i, int) else place[i] for i in own))
             if self._fits(node, group):
@@ -253,13 +276,15 @@ class Fuser:
 
     def _mergeable(self, a: Group, b: Group) -> bool:
         """Whether `b` can become part of `a`: same elements, each at its own point, and no path between through others."""
-        if a is b or b.specialized and a.specialized:
+        if a is b or b.specialized and a.specialized or a.cost + b.cost > GROUP_COST:
             return False
         if b.specialized:
             a, b = b, a
         if dim.numel(a.shape) != dim.numel(b.shape):
             return False
-        if any(g is not b and self._reaches(g, b) for g in a.deps) or any(g is not a and self._reaches(g, a) for g in b.deps):
+        if any(g is not b and self._reaches(g, b) for g in a.deps) or any(
+            g is not a and self._reaches(g, a) for g in b.deps
+        ):
             return False
         for n in (*a.nodes, *b.nodes):  # every member must still read the others at its own point
             at = a.where(n.out)
@@ -280,20 +305,36 @@ class Fuser:
         for n in b.nodes:
             self.home[n] = a
         a.nodes = sorted((*a.nodes, *b.nodes), key=self.order.__getitem__)
-        a.deps |= b.deps
-        a.deps -= {a, b}
         a.depth = max(a.depth, b.depth)
         a.first, a.last = min(a.first, b.first), max(a.last, b.last)
-        for g in self.groups:
-            if b in g.deps:
-                g.deps.discard(b)
-                g.deps.add(a)
-        self.groups.remove(b)
+        a.cost += b.cost
+        self._replace(b, {a}, a)
         return a
 
-    def _start(self, node: Node, shape: Shape, specialized: bool = False, anchor: Node | None = None, inner: frozenset[int] = frozenset()) -> Group:
+    def _replace(self, gone: Group, instead: set[Group], heir: Group) -> None:
+        """Takes a group out: what waited for it waits for `instead`, what it waited for is waited for by `heir`."""
+        for g in gone.users:
+            g.deps.discard(gone)
+            g.deps |= instead - {g}
+            for d in instead - {g}:
+                d.users.add(g)
+        for d in gone.deps:
+            d.users.discard(gone)
+            if d is not heir:
+                d.users.add(heir)
+                heir.deps.add(d)
+        del self.groups[gone]
+
+    def _start(
+        self,
+        node: Node,
+        shape: Shape,
+        specialized: bool = False,
+        anchor: Node | None = None,
+        inner: frozenset[int] = frozenset(),
+    ) -> Group:
         group = Group(shape, inner, specialized, anchor, first=self.order[node])
-        self.groups.append(group)
+        self.groups[group] = None
         self._add(group, node)
         return group
 
@@ -301,7 +342,10 @@ class Fuser:
         self.home[node] = group
         group.nodes.append(node)
         group.last = max(group.last, self.order[node])
-        group.deps |= self._source_groups(node) - {group}
+        group.cost += node_cost(node)
+        for d in self._source_groups(node) - {group}:
+            group.deps.add(d)
+            d.users.add(group)
         group.depth = max([group.depth, *(d.depth + 1 for d in group.deps)])
 
     # ---- reductions
@@ -309,7 +353,11 @@ class Fuser:
         operand = node.inputs[0]
         axes = frozenset(reduced_axes(node))
         for group in sorted(self._source_groups(node), key=lambda g: -g.last):
-            if self._reduction_fits(node, operand, axes, group) and self._acyclic(node, group) and self.fuel.spend("fuse"):
+            if (
+                self._reduction_fits(node, operand, axes, group)
+                and self._acyclic(node, group)
+                and self.fuel.spend("fuse")
+            ):
                 if not group.specialized:
                     group.set_shape(operand.shape)
                     group.inner, group.specialized = axes, True
@@ -317,7 +365,12 @@ class Fuser:
                 return
         key = self._sibling_key(operand, axes)
         sibling = self.siblings.get(key)
-        if sibling in self.groups and sibling is not None and self._acyclic(node, sibling) and not self._reaches_any(node, sibling):
+        if (
+            sibling in self.groups
+            and sibling is not None
+            and self._acyclic(node, sibling)
+            and not self._reaches_any(node, sibling)
+        ):
             if self._reduction_fits(node, operand, axes, sibling) and self.fuel.spend("fuse"):
                 self._add(sibling, node)
                 return
@@ -348,7 +401,9 @@ class Fuser:
             if outer < SPLIT_OUTER and stays:
                 return False
             trial = Group(operand.shape, axes, True)
-            return all(self._identity(n, trial, group) for n in group.nodes) and self._reads_point(operand, trial, group)
+            return all(self._identity(n, trial, group) for n in group.nodes) and self._reads_point(
+                operand, trial, group
+            )
         at = group.level_index(operand.shape, True)
         if at is None:
             return False
@@ -387,12 +442,14 @@ class Fuser:
         for group in list(reversed(self.groups)):
             if not group.is_pointwise or any(v in output_sources for n in group.nodes for v in n.outputs):
                 continue
-            readers = self._readers_of(group)
-            if len(readers) != 1:
+            if len(group.users) != 1:
                 continue
-            (reader,) = readers
+            (reader,) = group.users
+            nodes = reader.absorbed + group.absorbed + len(group.nodes)
+            if nodes > ABSORBED_NODES or reader.cost + group.cost > GROUP_COST:
+                continue
             indirect = any(v in self.pinned for n in group.nodes for v in n.outputs)
-            cost = sum(scalar_cost(n) for n in group.nodes if n.op.kind == "pointwise")
+            cost = group.cost
             repetition = self._repetition(reader, group)
             if any(n.op.name == "random_bits" for n in group.nodes) or indirect:
                 continue
@@ -442,18 +499,9 @@ class Fuser:
             self.inlined.add(n)
             del self.home[n]
         self.access._memo.clear()
-        self.groups.remove(group)
-        for g in self.groups:
-            if group in g.deps:
-                g.deps.discard(group)
-                g.deps |= group.deps
-
-    def _readers_of(self, group: Group) -> set[Group]:
-        out = set()
-        for other in self.groups:
-            if other is not group and group in other.deps:
-                out.add(other)
-        return out
+        reader.cost += group.cost
+        reader.absorbed += group.absorbed + len(group.nodes)
+        self._replace(group, set(), reader)
 
     def _stored(self) -> set[Value]:
         """Values that must be in memory: read by another group, or an output. Cheap ones are recomputed instead."""
@@ -534,7 +582,11 @@ def injective(at: Index, symbols: frozenset[Dim]) -> bool:
         for monomial, c in sorted(d.terms, key=lambda term: abs(term[1])):
             if not monomial:
                 continue
-            extent = dim.bounds(monomial[0].hi)[1] if len(monomial) == 1 and monomial[0].kind == "sym" and monomial[0].hi is not None else None
+            extent = (
+                dim.bounds(monomial[0].hi)[1]
+                if len(monomial) == 1 and monomial[0].kind == "sym" and monomial[0].hi is not None
+                else None
+            )
             if extent is None or abs(c) <= reach:
                 return False
             reach += abs(c) * extent

@@ -59,8 +59,10 @@ class GroupLowering:
             return self._load(v, at, mask)
         name = node.op.name
         if name == "full":
-            return const(node.attrs["value"], compute_dtype(v.dtype)) if not isinstance(node.attrs["value"], Dim) else cast(
-                index(node.attrs["value"]), compute_dtype(v.dtype)
+            return (
+                const(node.attrs["value"], compute_dtype(v.dtype))
+                if not isinstance(node.attrs["value"], Dim)
+                else cast(index(node.attrs["value"]), compute_dtype(v.dtype))
             )
         if name == "iota":
             return cast(index(at[node.attrs["axis"]]), compute_dtype(v.dtype))
@@ -224,7 +226,9 @@ class GroupLowering:
         self.result_level[name] = stage
         self.reduced[node.out] = name
 
-    def _add_store(self, v: Value, node: Node, stores: dict[tuple[int, bool], list[Store]], inner: tuple[Axis, ...]) -> None:
+    def _add_store(
+        self, v: Value, node: Node, stores: dict[tuple[int, bool], list[Store]], inner: tuple[Axis, ...]
+    ) -> None:
         at = self.group.where(v)
         assert at is not None
         value = cast(self.element(v, at), v.dtype)

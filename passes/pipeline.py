@@ -44,7 +44,9 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("cache_rows", cache_rows),
     ("contract", contract),
 )
-NAMES = frozenset([n for n, _ in GRAPH_PASSES] + [n for n, _ in KERNEL_PASSES] + ["fuse", "recompute", "fold", "rebase"])
+NAMES = frozenset(
+    [n for n, _ in GRAPH_PASSES] + [n for n, _ in KERNEL_PASSES] + ["fuse", "recompute", "fold", "rebase"]
+)
 
 
 @dataclass
@@ -72,7 +74,9 @@ def optimize(graph: Graph, fuel: Fuel, report: Report | None = None, verify: boo
     return graph
 
 
-def compile_graph(graph: Graph, target: Target, fuel: Fuel | None = None, verify: bool = False, report: Report | None = None) -> Plan:
+def compile_graph(
+    graph: Graph, target: Target, fuel: Fuel | None = None, verify: bool = False, report: Report | None = None
+) -> Plan:
     """All the passes: the plan that computes `graph` on `target`."""
     report = report or Report()
     fuel = report.fuel = fuel or Fuel()

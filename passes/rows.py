@@ -32,7 +32,9 @@ def cache_rows(kernel: Kernel, target: Target) -> Kernel:
             if e.op in MATH and axes[0].sym in free_symbols(e):
                 seen.setdefault(e, []).append(k)
     repeated = [e for e, stages in seen.items() if len(stages) > 1]
-    outermost = [e for e in repeated if not any(e is not o and e in set(walk(o)) and seen[o] == seen[e] for o in repeated)]
+    outermost = [
+        e for e in repeated if not any(e is not o and e in set(walk(o)) and seen[o] == seen[e] for o in repeated)
+    ]
     for number, e in enumerate(outermost):
         size = extent * e.dtype.itemsize
         if size > budget:

@@ -37,12 +37,23 @@ def schedule(kernel: Kernel, target: Target) -> Schedule:
     block = 0
     if not rows and kernel.axes:
         block = _block(kernel, lanes * unroll)
-    return Schedule(axis.name, lanes, unroll, 1, _grain(kernel, axis, block), block, stream=_streamed(kernel), prefetch=_prefetched(kernel, rows))
+    return Schedule(
+        axis.name,
+        lanes,
+        unroll,
+        1,
+        _grain(kernel, axis, block),
+        block,
+        stream=_streamed(kernel),
+        prefetch=_prefetched(kernel, rows),
+    )
 
 
 def _lanes(kernel: Kernel, target: Target) -> int:
     """By the widest float that moves; integers ride along in as many registers as they need."""
-    sizes = [b.dtype.itemsize for b in kernel.params if b.dtype.kind == "f"] or [b.dtype.itemsize for b in kernel.params]
+    sizes = [b.dtype.itemsize for b in kernel.params if b.dtype.kind == "f"] or [
+        b.dtype.itemsize for b in kernel.params
+    ]
     return max(1, target.vector_bytes // max(4, *sizes, 4))
 
 

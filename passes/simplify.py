@@ -131,7 +131,9 @@ def without_elements(node: Node, inputs: tuple[Value, ...]) -> Value | None:
 def exact_windows(node: Node, inputs: tuple[Value, ...]) -> Value | None:
     """Windows that tile their axes exactly are a reshape, and so are the adjoints."""
     a = node.attrs
-    tiling = a["stride"] == a["window"] and not any(a["low"]) and not any(a["high"]) and all(d == 1 for d in a["dilation"])
+    tiling = (
+        a["stride"] == a["window"] and not any(a["low"]) and not any(a["high"]) and all(d == 1 for d in a["dilation"])
+    )
     if not tiling:
         return None
     x, rank = inputs[0], len(a["window"])
@@ -156,7 +158,9 @@ def sum_of_exact_unwindows(node: Node, inputs: tuple[Value, ...]) -> Value | Non
     a = inner.attrs
     rank = len(a["window"])
     last = tuple(range(inner.out.ndim - rank, inner.out.ndim))
-    tiling = a["stride"] == a["window"] and not any(a["low"]) and not any(a["high"]) and all(d == 1 for d in a["dilation"])
+    tiling = (
+        a["stride"] == a["window"] and not any(a["low"]) and not any(a["high"]) and all(d == 1 for d in a["dilation"])
+    )
     if node.attrs["axes"] != last or not tiling:
         return None
     if any(not isinstance(n, int) or n % w for n, w in zip(a["size"], a["window"])):

@@ -31,7 +31,6 @@ from .plan_code import plan_code
 from .threads import max_threads, pool_symbols
 
 
-
 @functools.cache
 def source_digest() -> str:
     """A hash of the code generator's own source: objects of another version of it are misses."""

@@ -31,7 +31,9 @@ class PlanCode:
 def plan_code(plan: Plan, lowered: dict[str, LoweredKernel], target: Target, symbol: str, threads: int) -> PlanCode:
     """The function `symbol` for `plan`, whose kernels (by name) have been lowered. `threads`: the most there can be."""
     module = Module(target.triple)
-    f = module.function(symbol, "i32", [("ptr noalias", "values"), ("ptr noalias", "dims"), ("ptr noalias", "arena")], "nounwind")
+    f = module.function(
+        symbol, "i32", [("ptr noalias", "values"), ("ptr noalias", "dims"), ("ptr noalias", "arena")], "nounwind"
+    )
     inputs = sum(b.kind == "input" for b in plan.buffers)
     first_output = inputs + len(plan.constants)
     dims = {d: f.load("i64", f.gep("i64", f.args[1], i64(k)), 8) for k, d in enumerate(plan.dims)}
@@ -74,7 +76,9 @@ def plan_code(plan: Plan, lowered: dict[str, LoweredKernel], target: Target, sym
                 if tasks > 0:
                     f.call(phase.symbol, "void", slots, sizes, i64(0), i64(tasks), i64(0))
             else:
-                f.call("tf_parallel", "void", Val(f"@{phase.symbol}", "ptr"), slots, sizes, emit(tasks), i64(phase.grain))
+                f.call(
+                    "tf_parallel", "void", Val(f"@{phase.symbol}", "ptr"), slots, sizes, emit(tasks), i64(phase.grain)
+                )
     if plan.commit_from >= len(plan.steps):
         _check(f, plan, pointer)
     f.ret(i32(0))

@@ -63,7 +63,9 @@ def is_float(type: str) -> bool:
 
 def suffix(type: str) -> str:
     """The mangling of a type in intrinsic names: v16f32, i64, p0."""
-    element = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64", "ptr": "p0"}.get(element_of(type), element_of(type))
+    element = {"half": "f16", "bfloat": "bf16", "float": "f32", "double": "f64", "ptr": "p0"}.get(
+        element_of(type), element_of(type)
+    )
     return f"v{lanes_of(type)}{element}" if type[0] == "<" else element
 
 
@@ -91,7 +93,9 @@ def literal(value: bool | int | float, type: str) -> Val:
         number = int(value) & ((1 << bits) - 1)
         text = str(number - (1 << bits) if number >> (bits - 1) else number)
     if type[0] == "<":
-        return Val("zeroinitializer" if value == 0 and not _is_negative_zero(value) else f"splat ({element} {text})", type)
+        return Val(
+            "zeroinitializer" if value == 0 and not _is_negative_zero(value) else f"splat ({element} {text})", type
+        )
     return Val(text, type)
 
 
@@ -150,7 +154,9 @@ class Module:
     def add_global(self, line: str) -> None:
         self.globals.append(line)
 
-    def function(self, name: str, ret: str, params: Sequence[tuple[str, str]], attrs: str = "", linkage: str = "") -> "Function":
+    def function(
+        self, name: str, ret: str, params: Sequence[tuple[str, str]], attrs: str = "", linkage: str = ""
+    ) -> "Function":
         """params: (type with parameter attributes, name)."""
         f = Function(self, name, ret, params, attrs, linkage)
         self.functions.append(f)
@@ -165,7 +171,9 @@ class Module:
 class Function:
     """A function body; also the builder: instructions go to the end of the current block."""
 
-    def __init__(self, module: Module, name: str, ret: str, params: Sequence[tuple[str, str]], attrs: str, linkage: str):
+    def __init__(
+        self, module: Module, name: str, ret: str, params: Sequence[tuple[str, str]], attrs: str, linkage: str
+    ):
         self.module, self.name, self.ret_type, self.attrs, self.linkage = module, name, ret, attrs, linkage
         self.params = [(t, n) for t, n in params]
         self.args = [Val(f"%{n}", t.split(" ")[0] if t[0] != "<" else t[: t.index(">") + 1]) for t, n in params]
@@ -177,7 +185,9 @@ class Function:
 
     def __str__(self) -> str:
         signature = ", ".join(f"{t} %{n}" for t, n in self.params)
-        out = [f"define {self.linkage + ' ' if self.linkage else ''}{self.ret_type} @{self.name}({signature}) {self.attrs} {{"]
+        out = [
+            f"define {self.linkage + ' ' if self.linkage else ''}{self.ret_type} @{self.name}({signature}) {self.attrs} {{"
+        ]
         for b in self.blocks:
             out.append(f"{b.label}:")
             out += b.lines
@@ -341,7 +351,14 @@ class Function:
 
     # ---- control flow
     @contextmanager
-    def loop(self, start: Val, stop: Val, step: Val = Val("1", "i64"), carried: Iterable[Val] = (), at_least_once: bool = False) -> Iterator[Loop]:
+    def loop(
+        self,
+        start: Val,
+        stop: Val,
+        step: Val = Val("1", "i64"),
+        carried: Iterable[Val] = (),
+        at_least_once: bool = False,
+    ) -> Iterator[Loop]:
         """for index in range(start, stop, step), step > 0. Values in `carried` travel from round to round:
         set `loop.next` before the block ends; read `loop.results` after it."""
         initial = list(carried)
@@ -370,7 +387,9 @@ class Function:
         again = self.cmp("slt", following, stop)
         self.cbr(again, body, after)
         entry = self.tail(preheader)
-        head = [f"  {index.ref} = phi {index.type} [ {start.ref}, %{entry.label} ], [ {following.ref}, %{latch.label} ]"]
+        head = [
+            f"  {index.ref} = phi {index.type} [ {start.ref}, %{entry.label} ], [ {following.ref}, %{latch.label} ]"
+        ]
         for p, v0, v1 in zip(phis, initial, one.next, strict=True):
             head.append(f"  {p.ref} = phi {p.type} [ {v0.ref}, %{entry.label} ], [ {v1.ref}, %{latch.label} ]")
         body.lines[:0] = head

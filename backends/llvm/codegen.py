@@ -7,7 +7,6 @@ task is a block of that axis at one point of the others, and stages loop inside 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Callable
 
@@ -40,8 +39,10 @@ def scratch_layout(kernel: Kernel) -> tuple[dict[str, int], int]:
     end = 0
     for b in kernel.params:
         if b.role == "scratch":
+            (size,) = b.shape
+            assert isinstance(size, int)
             offsets[b.name] = end
-            end += -(-math.prod(b.shape) * b.dtype.itemsize // 64) * 64 + 64  # type: ignore[type-var]
+            end += -(-size * b.dtype.itemsize // 64) * 64 + 64
     return offsets, end
 
 

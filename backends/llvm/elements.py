@@ -18,7 +18,20 @@ from ...ir.kernel import Buffer, Kernel, Store
 from ...ir.math import expand
 from ...ir.scalar import MATH, Expr, Load, free_results, free_symbols
 from ...ir.target import Target
-from .builder import Block, Function, Loop, Val, element_of, i64, lanes_of, literal, memory_type, scalar_type, vec, vector_of
+from .builder import (
+    Block,
+    Function,
+    Loop,
+    Val,
+    element_of,
+    i64,
+    lanes_of,
+    literal,
+    memory_type,
+    scalar_type,
+    vec,
+    vector_of,
+)
 from .scalars import ScalarEmitter
 
 
@@ -34,7 +47,9 @@ class _Level:
 class ElementEmitter:
     """Emits into `function` for `kernel`. `buffers`: base pointer of every parameter; `dims`: values of symbolic sizes."""
 
-    def __init__(self, function: Function, kernel: Kernel, target: Target, buffers: dict[str, Val], dims: dict[Dim, Val]):
+    def __init__(
+        self, function: Function, kernel: Kernel, target: Target, buffers: dict[str, Val], dims: dict[Dim, Val]
+    ):
         self.f, self.kernel, self.target = function, kernel, target
         self.buffers = buffers
         self.types: dict[str, Buffer] = {b.name: b for b in kernel.params}
@@ -509,16 +524,27 @@ class ElementEmitter:
             mask = condition if mask is None else f.binary("and", mask, condition)
         stride = self.lane_stride(affine)
         if store.accumulate:
-            assert stride == 1 and (indirect is None or lanes_of(indirect.type) == 1), "scatter-add runs along an axis not indexed"
+            assert stride == 1 and (indirect is None or lanes_of(indirect.type) == 1), (
+                "scatter-add runs along an axis not indexed"
+            )
             pointer = self._pointer(store.buffer, dtype, affine, indirect)
             wide = vec(cell, lanes)
-            old = f.load(wide, pointer, dtype.itemsize) if mask is None else self._masked_load(wide, pointer, mask, dtype.itemsize)
+            old = (
+                f.load(wide, pointer, dtype.itemsize)
+                if mask is None
+                else self._masked_load(wide, pointer, mask, dtype.itemsize)
+            )
             v = self._added(old, v, dtype, lanes)
         if stride == 1 and (indirect is None or lanes_of(indirect.type) == 1):
             pointer = self._pointer(store.buffer, dtype, affine, indirect)
             if mask is None:
                 whole = stream and self._whole_lines(affine) and indirect is None
-                f.store(v, pointer, lanes * dtype.itemsize if whole else dtype.itemsize, ", !nontemporal !0" if whole else "")
+                f.store(
+                    v,
+                    pointer,
+                    lanes * dtype.itemsize if whole else dtype.itemsize,
+                    ", !nontemporal !0" if whole else "",
+                )
             else:
                 name = f"llvm.masked.store.{_suffix(v.type)}.p0"
                 f.module.declare(name, "void", [v.type, "ptr", mask.type])

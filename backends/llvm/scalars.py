@@ -65,7 +65,9 @@ class ScalarEmitter:
         """x * 2**n by AVX-512's instruction, on whole registers."""
         lanes, full = lanes_of(x.type), 16 if element_of(x.type) == "float" else 8
         if lanes < full:  # powers of two, both
-            wide = [f.splat(v, full) if lanes == 1 else f.shuffle(v, None, [k % lanes for k in range(full)]) for v in (x, n)]
+            wide = [
+                f.splat(v, full) if lanes == 1 else f.shuffle(v, None, [k % lanes for k in range(full)]) for v in (x, n)
+            ]
             out = self._scale(f, *wide)
             return f.extract(out, 0) if lanes == 1 else f.shuffle(out, None, range(lanes))
         if lanes > full:

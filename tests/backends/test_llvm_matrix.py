@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import ml_dtypes
 import numpy as np
 import pytest
+from tracefuse.backends.llvm.engine import host_target
 from tracefuse.ir.dtypes import ALL, DType, bfloat16, bool_, float32, float64, from_numpy, int32, uint8
 from tracefuse.ir.graph import GraphBuilder
 from tracefuse.ir.op import REGISTRY, Attrs, OpDef
@@ -122,11 +123,22 @@ def dtypes_of(op: OpDef) -> list[DType]:
     return [d for d in ALL if accepts(op, scalar_operands(op, d), attrs_of(op)[0])]
 
 
+def host_classes() -> list[str]:
+    """The target classes that this machine can run."""
+    found = []
+    for isa in ("avx512", "avx2", "neon", "scalar"):
+        try:
+            found.append(host_target(isa).isa)
+        except ValueError:
+            pass
+    return found
+
+
 # ------------------------------------------------------------------ running and comparing
 
 
-def execute(op: OpDef, cases: Sequence[Case]) -> list[Arrays]:
-    """All cases in one graph on the LLVM backend."""
+def execute(op: OpDef, cases: Sequence[Case], isa: str = "") -> list[Arrays]:
+    """All cases in one graph on the LLVM backend, for this machine or a lesser class of it."""
     b = GraphBuilder(op.name)
     inputs: list[np.ndarray] = []
     outputs, counts = [], []
@@ -137,7 +149,7 @@ def execute(op: OpDef, cases: Sequence[Case]) -> list[Arrays]:
             out = b.emit(op, values, attrs)
             outputs += out
             counts.append(len(out))
-    results = build(b.finish(outputs), verify=False).run(inputs)
+    results = build(b.finish(outputs), host_target(isa), verify=False).run(inputs)
     assert all(r is not None for r in results)
     found = iter(results)
     return [tuple(next(found) for _ in range(n)) for n in counts]  # type: ignore[misc]
@@ -201,8 +213,8 @@ def check(op: OpDef, case: Case, got: Arrays, ulps: float = ULPS) -> str:
     return ""
 
 
-def assert_right(op: OpDef, cases: Sequence[Case], ulps: float = ULPS) -> None:
-    problems = [check(op, c, got, ulps) for c, got in zip(cases, execute(op, cases), strict=True)]
+def assert_right(op: OpDef, cases: Sequence[Case], ulps: float = ULPS, isa: str = "") -> None:
+    problems = [check(op, c, got, ulps) for c, got in zip(cases, execute(op, cases, isa), strict=True)]
     assert not any(problems), "\n".join(filter(None, problems))
 
 
@@ -378,6 +390,20 @@ def test_samples_in_all_dtypes(name):
     cases = [c for sample in op.samples() for c in retyped(op, sample.args, sample.attrs)]
     # composites: units of intermediate results, which may be larger than the results
     assert_right(op, cases, ulps=256 if op.kind == "composite" else ULPS)
+
+
+LESSER = [t for t in ("avx2", "scalar") if t in host_classes()]
+
+
+@pytest.mark.parametrize("isa", LESSER)
+@pytest.mark.parametrize("name", ["broadcast_to", "concat", "matmul", "pad", "permute", "scatter", "softmax", "where"])
+def test_narrow_types_on_lesser_targets(name, isa):
+    """Targets without instructions for narrow floats do without calls of compiler-rt, too."""
+    op = REGISTRY[name]
+    assert op.samples is not None
+    cases = [c for sample in op.samples() for c in retyped(op, sample.args, sample.attrs)]
+    narrow = [c for c in cases if any(a.dtype.itemsize == 2 or a.dtype == np.int8 for a in c[0])]
+    assert_right(op, narrow, 64, isa)
 
 
 # ------------------------------------------------------------------ layouts

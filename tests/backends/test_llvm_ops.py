@@ -22,7 +22,9 @@ def graph_of(op, sample: Sample):
 
 
 def assert_close(got: np.ndarray, want: np.ndarray, what: str, scale: float = 1.0) -> None:
-    assert got.shape == want.shape and got.dtype == want.dtype, f"{what}: {got.dtype}{got.shape} for {want.dtype}{want.shape}"
+    assert got.shape == want.shape and got.dtype == want.dtype, (
+        f"{what}: {got.dtype}{got.shape} for {want.dtype}{want.shape}"
+    )
     if want.dtype.kind in "biu":
         np.testing.assert_array_equal(got, want, err_msg=what)
         return
@@ -46,4 +48,6 @@ def test_samples(name):
         for g, w in zip(got, want if isinstance(want, tuple) else (want,), strict=True):
             assert g is not None
             scale = max(1.0, 4 * max((a.size for a in sample.args), default=1) ** 0.5) * max(1.0, op.tolerance * 1e6)
-            assert_close(g, w, f"{name} sample {k} {[(a.dtype.name, a.shape) for a in sample.args]} {sample.attrs}", scale)
+            assert_close(
+                g, w, f"{name} sample {k} {[(a.dtype.name, a.shape) for a in sample.args]} {sample.attrs}", scale
+            )
