@@ -182,6 +182,10 @@ class GroupLowering:
         for node in group.nodes:
             if node.op.name in REDUCTIONS:
                 self._add_reduction(node, reductions)
+            elif node is not group.anchor and not self.partition.access.inline(node):
+                at = group.where(node.out)
+                if at is not None:
+                    self.element(node.out, at)  # so that what reads it finds it: no deep recursion
             for v in node.outputs:
                 if v in self.partition.stored:
                     self._add_store(v, node, stores, inner)
@@ -197,7 +201,6 @@ class GroupLowering:
             self.name, params, outer, tuple(stages), anchor, (),
             tuple(dict.fromkeys(str(n.loc) for n in group.nodes if n.loc)), tuple(n.op.name for n in group.nodes),
         )  # fmt: skip
-        return replace(kernel, dims=size_symbols(kernel))
         return replace(kernel, dims=size_symbols(kernel))
 
     def _level(self, *exprs: Expr) -> int:
