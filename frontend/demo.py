@@ -237,7 +237,8 @@ def draw(path: Path, eager: Side, compiled: Side, digits: Digits, logits: np.nda
     except ImportError:
         raise DemoError(MISSING) from None
     figure = plt.figure(figsize=(12, 4.8), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.2, 1))
+    halves: Any = figure.subfigures(1, 2, width_ratios=(1.2, 1))
+    left, right = halves
     axes: Any = left.subplots()
     axes.semilogy(eager.losses, label=f"eager, {eager.ms_per_step:.1f} ms/step", linewidth=3, color="#9ecae1")
     axes.semilogy(compiled.losses, label=f"compiled, {compiled.ms_per_step:.1f} ms/step", linewidth=1, color="#08306b")

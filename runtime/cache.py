@@ -196,7 +196,7 @@ _shared: dict[tuple[str, str, int], DiskCache] = {}
 def disk_cache(target: str) -> DiskCache:
     """The process's cache for `target` (`Target.key`), as the knobs have it at this moment."""
     folder = knobs.cache_dir()
-    limit = knobs.number("TRACEFUSE_CACHE_LIMIT", 1 << 30)
+    limit = knobs.number("TRACEFUSE_CACHE_LIMIT", 1 << 30, least=0)
     key = (str(folder), target, limit)
     if key not in _shared:
         _shared[key] = DiskCache(folder / "objects" if folder else None, target, limit)

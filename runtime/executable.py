@@ -24,7 +24,7 @@ from ..ir.kernel_text import format_kernel, format_schedule
 from ..ir.plan import Plan
 from ..ir.target import Target
 from ..passes.fuel import Fuel
-from ..passes.pipeline import Report, compile_graph
+from ..passes.pipeline import NAMES, Report, compile_graph
 from . import knobs, memory
 from .cache import disk_cache
 from .plan_code import plan_code
@@ -58,7 +58,7 @@ def default_target() -> Target:
 
 def fuel_from_knobs() -> Fuel:
     limit = knobs.number("TRACEFUSE_FUEL", -1)
-    disabled = frozenset(filter(None, knobs.KNOBS["TRACEFUSE_DISABLE"].get().split(",")))
+    disabled = knobs.names("TRACEFUSE_DISABLE", NAMES)
     return Fuel(None if limit < 0 else limit, disabled)
 
 

@@ -38,13 +38,25 @@ def flag(name: str) -> bool:
     return KNOBS[name].get() not in ("", "0")
 
 
-def number(name: str, default: int) -> int:
-    """The knob as an integer; `default` when unset. ValueError names the variable."""
+def number(name: str, default: int, least: int | None = None) -> int:
+    """The knob as an integer; `default` when unset. ValueError names the variable: no integer, or below `least`."""
     text = KNOBS[name].get()
     try:
-        return int(text) if text else default
+        value = int(text) if text else default
     except ValueError:
         raise ValueError(f"{name}={text!r} is not an integer ({KNOBS[name].meaning})") from None
+    if least is not None and value < least:
+        raise ValueError(f"{name}={text!r} is below {least} ({KNOBS[name].meaning})")
+    return value
+
+
+def names(name: str, known: frozenset[str]) -> frozenset[str]:
+    """The knob as a set of names out of `known`. ValueError names the variable, and what is not known."""
+    found = frozenset(part.strip() for part in KNOBS[name].get().split(",")) - {""}
+    if found - known:
+        unknown, choice = ", ".join(sorted(found - known)), ", ".join(sorted(known))
+        raise ValueError(f"{name}={KNOBS[name].get()!r}: {unknown} is not one of {choice}")
+    return found
 
 
 def cache_dir() -> Path | None:

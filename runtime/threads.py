@@ -54,10 +54,8 @@ def available_cpus() -> int:
 
 
 def default_threads() -> int:
-    """TRACEFUSE_NUM_THREADS, or the CPUs this process may use. ValueError when the variable is no positive integer."""
-    wanted = knobs.number("TRACEFUSE_NUM_THREADS", 0)
-    if wanted < 0:
-        raise ValueError(f"TRACEFUSE_NUM_THREADS={wanted} is negative")
+    """TRACEFUSE_NUM_THREADS, or the CPUs this process may use. ValueError when the variable is negative, or no integer."""
+    wanted = knobs.number("TRACEFUSE_NUM_THREADS", 0, least=0)
     return min(CAPACITY, wanted or available_cpus())
 
 

@@ -29,9 +29,12 @@ from .builder import (
     literal,
     memory_type,
     scalar_type,
+    suffix,
     vec,
     vector_of,
 )
+from .conditions import ranges, small
+from .masked import masked_load, masked_store
 from .scalars import ScalarEmitter
 
 
@@ -296,7 +299,7 @@ class ElementEmitter:
         """All of `conditions` >= 0: an i1 if the same for all lanes, a vector of them if not, None if always true."""
         f = self.f
         out: Val | None = None
-        for d, top in _ranges(conditions):
+        for d, top in ranges(conditions):
             if isinstance(d, int):
                 return literal(0, "i1")
             if self.lane_stride(d) == 0:
@@ -316,7 +319,7 @@ class ElementEmitter:
         return level, (("condition", d, top), True)
 
     def _lane_condition(self, d: DimLike, top: int | None) -> Val:
-        v = self.lane_index(d, "i32" if _small(d) else "i64")
+        v = self.lane_index(d, "i32" if small(d) else "i64")
         return self.f.cmp("sge", v, literal(0, v.type)) if top is None else self.f.cmp("ule", v, literal(top, v.type))
 
     def _widen(self, v: Val, lanes: int) -> Val:
@@ -441,12 +444,7 @@ class ElementEmitter:
             live = condition if live is None else f.binary("and", live, condition)
         if stride == 1 and uniform_indirect:
             pointer = self._pointer(access.buffer, dtype, affine, indirect)
-            if live is None:
-                if access.buffer in self.prefetch:
-                    self._fetch_ahead(pointer, self.prefetch[access.buffer])
-                out = f.load(wide, pointer, dtype.itemsize)
-            else:
-                out = self._masked_load(wide, pointer, live, dtype.itemsize)
+            out = masked_load(f, wide, pointer, live, dtype.itemsize)
         elif stride == 0 and uniform_indirect:  # one element, though the index varies: i // lanes, or a mask that does
             offset = self.index(affine)
             if indirect is not None:
@@ -465,7 +463,7 @@ class ElementEmitter:
             live = live or literal(1, vec("i1", self.lanes))
             out = f.intrinsic(
                 "masked.gather", wide, pointers, Val(f"{live.ref}", live.type), literal(0, wide),
-                overload=f"{_suffix(wide)}.v{self.lanes}p0",
+                overload=f"{suffix(wide)}.v{self.lanes}p0",
             )  # fmt: skip
         return self._from_memory(out, dtype)
 
@@ -473,12 +471,6 @@ class ElementEmitter:
         ahead = self.f.gep("i8", pointer, i64(distance))
         for_reading, keep, data = Val("0", "i32"), Val("3", "i32"), Val("1", "i32")
         self.f.intrinsic("prefetch", "void", ahead, for_reading, keep, data, overload="p0")
-
-    def _masked_load(self, wide: str, pointer: Val, live: Val, align: int) -> Val:
-        f = self.f
-        name = f"llvm.masked.load.{_suffix(wide)}.p0"
-        f.module.declare(name, wide, ["ptr", live.type, wide])
-        return f.emit(wide, f"call {wide} @{name}(ptr align {align} {pointer.ref}, {live}, {literal(0, wide)})")
 
     def _from_memory(self, v: Val, dtype: DType) -> Val:
         if dtype is bool_:
@@ -529,11 +521,7 @@ class ElementEmitter:
             )
             pointer = self._pointer(store.buffer, dtype, affine, indirect)
             wide = vec(cell, lanes)
-            old = (
-                f.load(wide, pointer, dtype.itemsize)
-                if mask is None
-                else self._masked_load(wide, pointer, mask, dtype.itemsize)
-            )
+            old = masked_load(f, wide, pointer, mask, dtype.itemsize)
             v = self._added(old, v, dtype, lanes)
         if stride == 1 and (indirect is None or lanes_of(indirect.type) == 1):
             pointer = self._pointer(store.buffer, dtype, affine, indirect)
@@ -546,16 +534,14 @@ class ElementEmitter:
                     ", !nontemporal !0" if whole else "",
                 )
             else:
-                name = f"llvm.masked.store.{_suffix(v.type)}.p0"
-                f.module.declare(name, "void", [v.type, "ptr", mask.type])
-                f.do(f"call void @{name}({v}, ptr align {dtype.itemsize} {pointer.ref}, {mask})")
+                masked_store(f, v, pointer, mask, dtype.itemsize)
             return
         offsets = self.lane_index(affine)
         if indirect is not None:
             offsets = f.add(offsets, self._widen(indirect, lanes))
         pointers = f.emit(vec("ptr", lanes), f"getelementptr inbounds {cell}, {base}, {offsets}")
         live = mask or literal(1, vec("i1", lanes))
-        name = f"llvm.masked.scatter.{_suffix(v.type)}.v{lanes}p0"
+        name = f"llvm.masked.scatter.{suffix(v.type)}.v{lanes}p0"
         f.module.declare(name, "void", [v.type, pointers.type, live.type])
         f.do(f"call void @{name}({v}, {vec('ptr', lanes)} align {dtype.itemsize} {pointers.ref}, {live})")
 
@@ -593,37 +579,5 @@ class _Overlay(dict):
         self.own[key] = value
 
 
-def _ranges(conditions: tuple[DimLike, ...]) -> list[tuple[DimLike, int | None]]:
-    """The conditions d >= 0 that are not certain. Two that say 0 <= d <= top become one: (d, top), one unsigned test."""
-    rest = [d for d in conditions if not dim.nonnegative(d)]
-    out: list[tuple[DimLike, int | None]] = []
-    while rest:
-        d = rest.pop(0)
-        partner = next((e for e in rest if isinstance(d + e, int)), None)
-        if partner is None:
-            out.append((d, None))
-            continue
-        rest.remove(partner)
-        top = d + partner
-        assert isinstance(top, int)
-        out.append((d, top) if top >= 0 else (-1, None))
-    return out
-
-
-def _small(d: DimLike) -> bool:
-    """Whether an index expression and its parts certainly fit into 31 bits."""
-    low, high = dim.bounds(d)
-    if low is None or high is None or not -(1 << 30) < low <= high < 1 << 30:
-        return False
-    parts = () if isinstance(d, int) else (x for m, _ in d.terms for a in m if a.kind != "sym" for x in (a.a, a.b))
-    return all(map(_small, parts))
-
-
 def _single(term: tuple) -> DimLike:
     return dim._make({term[0]: term[1]})
-
-
-def _suffix(type: str) -> str:
-    from .builder import suffix
-
-    return suffix(type)

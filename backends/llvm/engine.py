@@ -9,10 +9,10 @@ from __future__ import annotations
 import ctypes
 import struct
 import threading
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Callable, Iterable
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from ...ir.target import Target
 
@@ -34,6 +34,38 @@ class LinkError(RuntimeError):
 
 _lock = threading.Lock()
 _initialized: set[str] = set()
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _uninterrupted(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Runs `function` in a thread of its own when the main thread calls it: Ctrl-C arrives in the main thread only, and
+    in the middle of llvmlite's bookkeeping it would make things be freed twice. The caller is interrupted at once."""
+
+    @wraps(function)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if threading.current_thread() is not threading.main_thread():
+            return function(*args, **kwargs)
+        results: list[_R] = []
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                results.append(function(*args, **kwargs))
+            except BaseException as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=work, name="tracefuse-llvm")
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is shutting down
+            return function(*args, **kwargs)
+        thread.join()
+        if errors:
+            raise errors.pop()
+        return results.pop()
+
+    return run
 
 
 def _llvm(triple: str = "") -> Any:
@@ -142,6 +174,7 @@ def _optimize(llvm: Any, module: Any, machine: Any, opt: int) -> None:
     tuning.close()
 
 
+@_uninterrupted
 def _compile(text: str, target: Target, opt: int, assembly: bool) -> Any:
     llvm = _llvm(target.triple)
     context = llvm.create_context()  # its own, so that types and constants are freed with the module
@@ -276,6 +309,7 @@ def _process_symbol(name: str) -> int:
         return 0
 
 
+@_uninterrupted
 def link(objects: Iterable[bytes], symbols: dict[str, int] | None = None) -> Code:
     """Links objects for this machine into one engine. `symbols`: addresses of names the objects leave undefined;
     names neither there nor in another object come from the process (memcpy, pthread_create, the Python C-API).

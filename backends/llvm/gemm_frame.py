@@ -11,8 +11,9 @@ from ...ir.dtypes import DType
 from ...ir.kernel import Kernel, Store
 from ...ir.scalar import Expr
 from ...ir.target import Target
-from .builder import Function, Loop, Module, Val, i64, literal, scalar_type, suffix, vec, vector_of
+from .builder import Function, Loop, Module, Val, i64, literal, scalar_type, vec, vector_of
 from .gemm_sides import Side
+from .masked import masked_load, masked_store
 
 PHASE_PARAMS = [("ptr noalias", "bufs"), ("ptr noalias", "dims"), ("i64", "begin"), ("i64", "end"), ("i64", "thread")]
 
@@ -148,21 +149,10 @@ class Frame:
         return self.f.gep(scalar_type(dtype), base, index)
 
     def masked_store(self, value: Val, pointer: Val, mask: Val | None, align: int) -> None:
-        f = self.f
-        if mask is None:
-            f.store(value, pointer, align)
-            return
-        name = f"llvm.masked.store.{suffix(value.type)}.p0"
-        f.module.declare(name, "void", [value.type, "ptr", mask.type])
-        f.do(f"call void @{name}({value}, ptr align {align} {pointer.ref}, {mask})")
+        masked_store(self.f, value, pointer, mask, align)
 
     def masked_load(self, type: str, pointer: Val, mask: Val | None, align: int) -> Val:
-        f = self.f
-        if mask is None:
-            return f.load(type, pointer, align)
-        name = f"llvm.masked.load.{suffix(type)}.p0"
-        f.module.declare(name, type, ["ptr", mask.type, type])
-        return f.emit(type, f"call {type} @{name}(ptr align {align} {pointer.ref}, {mask}, {literal(0, type)})")
+        return masked_load(self.f, type, pointer, mask, align)
 
     # ---- arithmetic
     def multiply_add(self, a: Val, b: Val, c: Val, fused: bool) -> Val:

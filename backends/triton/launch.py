@@ -33,10 +33,9 @@ def enable_interpreter() -> None:
 
     if not triton.knobs.runtime.interpret:
         raise RuntimeError("triton was imported without TRITON_INTERPRET=1; interpret kernels in another process")
-    from triton.runtime import interpreter
-
-    interpreter.InterpreterBuilder.create_splat = _splat
-    interpreter.ReduceOps.generic_reduce = _reduce_by_halves
+    parts: Any = importlib.import_module("triton.runtime.interpreter")
+    parts.InterpreterBuilder.create_splat = _splat
+    parts.ReduceOps.generic_reduce = _reduce_by_halves
 
 
 def _splat(builder: Any, block_type: Any, scalar: Any) -> Any:
