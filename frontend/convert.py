@@ -47,7 +47,10 @@ def scalar_tensor(value: Any, dtype: DType | None = None) -> Tensor:
         dtype = default_for(type(value)) if type(value) in PYTHON_NUMBERS else default_for(float)
     if dtype.kind in "iub" and isinstance(value, float) and not float(value).is_integer():
         raise TypeError(f"the number {value} does not fit into a {dtype.name} tensor; cast the tensor first")
-    return new_tensor(np.array(value, dtype.np))
+    t = new_tensor(np.array(value, dtype.np))
+    if state.tracer is not None:
+        state.tracer.made(t)
+    return t
 
 
 def as_tensor(x: Any) -> Tensor:

@@ -9,6 +9,9 @@ _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=",
           "and": "&", "or": "|", "xor": "^", "shl": "<<", "shr": ">>"}  # fmt: skip
 
 
+_DEEP = 40  # levels of an expression on one line
+
+
 def format_expr(e: Expr, names: dict[int, str] | None = None) -> str:
     """One line; shared parts are repeated unless `names` gives them a name."""
     if names and id(e) in names:
@@ -32,7 +35,7 @@ def format_expr(e: Expr, names: dict[int, str] | None = None) -> str:
 
 
 def _shared(roots: list[Expr]) -> list[Expr]:
-    """Inner nodes that more than one place reads, operands first."""
+    """Inner nodes that more than one place reads, and some of those that lie deep, operands first."""
     from .scalar import LEAVES, walk
 
     uses: dict[int, int] = {}
@@ -42,7 +45,15 @@ def _shared(roots: list[Expr]) -> list[Expr]:
             uses[id(a)] = uses.get(id(a), 0) + 1
     for r in roots:
         uses[id(r)] = uses.get(id(r), 0) + 1
-    return [e for e in order if uses.get(id(e), 0) > 1 and (e.op not in LEAVES or e.op == "load" and e.args)]
+    out: list[Expr] = []
+    height: dict[int, int] = {}  # above what has a name
+    for e in order:
+        height[id(e)] = 1 + max((height[id(a)] for a in e.args), default=0)
+        shared = uses.get(id(e), 0) > 1 and (e.op not in LEAVES or e.op == "load" and e.args)
+        if shared or height[id(e)] >= _DEEP:
+            out.append(e)
+            height[id(e)] = 0
+    return out
 
 
 def _axes(axes: tuple[Axis, ...]) -> str:

@@ -322,9 +322,7 @@ def walk(*roots: Expr):
 def transform(e: Expr, leaf: Callable[[Expr], Expr | None], memo: dict[int, Expr] | None = None) -> Expr:
     """Rebuilds `e` bottom up; `leaf(node)` (operands already rebuilt) may return a replacement."""
     memo = {} if memo is None else memo
-    for node in walk(e) if id(e) not in memo else ():
-        if id(node) in memo:
-            continue
+    for node in _operands_first(e, lambda n: id(n) not in memo):
         args = tuple(memo[id(a)] for a in node.args)
         new = node
         if any(a is not b for a, b in zip(args, node.args)):

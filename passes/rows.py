@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from ..ir import dim
-from ..ir.kernel import Buffer, Kernel, Stage, Store, roots
+from ..ir.kernel import Axis, Buffer, Kernel, Stage, Store, roots
 from ..ir.scalar import MATH, Expr, free_symbols, load, transform, walk
 from ..ir.target import Target
 from .schedule import vectorizes_rows
@@ -32,36 +33,37 @@ def cache_rows(kernel: Kernel, target: Target) -> Kernel:
             if e.op in MATH and axes[0].sym in free_symbols(e):
                 seen.setdefault(e, []).append(k)
     repeated = [e for e, stages in seen.items() if len(stages) > 1]
-    outermost = [
-        e for e in repeated if not any(e is not o and e in set(walk(o)) and seen[o] == seen[e] for o in repeated)
-    ]
-    for number, e in enumerate(outermost):
+    inside = {o: set(walk(*o.args)) for o in repeated}
+    chosen: dict[Expr, _Kept] = {}
+    for e in repeated:
         size = extent * e.dtype.itemsize
-        if size > budget:
-            continue
-        budget -= size
-        kernel = _cache(kernel, e, seen[e], f"s{number}", extent)
-    return kernel
+        if size <= budget and not any(e in inside[o] and seen[o] == seen[e] for o in repeated):
+            budget -= size
+            chosen[e] = _Kept(f"s{len(chosen)}", seen[e])
+    return _keep(kernel, chosen, axes[0], extent) if chosen else kernel
 
 
-def _cache(kernel: Kernel, e: Expr, stages: list[int], name: str, extent: int) -> Kernel:
-    buffer = Buffer(name, e.dtype, (extent,), (1,), "scratch")
-    axis = kernel.stages[stages[0]].axes[0]
-    again = load(e.dtype, name, (axis.sym,))
-    out = []
+class _Kept(NamedTuple):
+    """Where an expression is kept, and the stages that compute it: the first one stores it."""
+
+    name: str
+    stages: list[int]
+
+
+def _keep(kernel: Kernel, chosen: dict[Expr, _Kept], axis: Axis, extent: int) -> Kernel:
+    stages = []
     for k, s in enumerate(kernel.stages):
-        if k == stages[0]:
-            s = replace(s, stores=(*s.stores, Store(name, (axis.sym,), e)))
-        elif k in stages:
-            memo: dict[int, Expr] = {}
+        memo: dict[int, Expr] = {}
 
-            def leaf(x: Expr) -> Expr | None:
-                return again if x == e else None
+        def leaf(x: Expr, k: int = k) -> Expr | None:
+            kept = chosen.get(x)
+            return load(x.dtype, kept.name, (axis.sym,)) if kept is not None and k in kept.stages[1:] else None
 
-            s = Stage(
-                s.axes,
-                tuple(replace(r, inputs=tuple(transform(x, leaf, memo) for x in r.inputs)) for r in s.reductions),
-                tuple(replace(x, value=transform(x.value, leaf, memo)) for x in s.stores),
-            )
-        out.append(s)
-    return replace(kernel, params=(*kernel.params, buffer), stages=tuple(out))
+        stores = [replace(x, value=transform(x.value, leaf, memo)) for x in s.stores]
+        for e, kept in chosen.items():
+            if k == kept.stages[0]:
+                stores.append(Store(kept.name, (axis.sym,), transform(e, leaf, memo)))
+        reductions = tuple(replace(r, inputs=tuple(transform(x, leaf, memo) for x in r.inputs)) for r in s.reductions)
+        stages.append(Stage(s.axes, reductions, tuple(stores)))
+    buffers = tuple(Buffer(kept.name, e.dtype, (extent,), (1,), "scratch") for e, kept in chosen.items())
+    return replace(kernel, params=(*kernel.params, *buffers), stages=tuple(stages))

@@ -197,7 +197,7 @@ class Tracer:
             return False
         if self.reach.find(t) is not None or not self.young.holds(t):
             return False
-        self.created[id(t)] = t
+        self.made(t)
         return True
 
     def array_input(self, array: np.ndarray, source: Source | None = None) -> Tensor:
@@ -213,6 +213,9 @@ class Tracer:
         return t
 
     # ---- the protocol of state.Tracer
+
+    def made(self, t: Tensor) -> None:
+        self.created[id(t)] = t
 
     def read(self, t: Tensor) -> Value:
         if self.stopped is not None:

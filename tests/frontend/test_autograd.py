@@ -529,6 +529,9 @@ class RecordingTracer:
     def wrap(self, v):
         return new_tensor(v)
 
+    def made(self, t):
+        pass
+
     def get_grad(self, t):
         return self.grads.get(id(t), t._grad)
 

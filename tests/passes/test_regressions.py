@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tracefuse.ir import ops  # noqa: F401  (declares the ops)
-from tracefuse.ir.graph import Graph
+from tracefuse.ir import ops
+from tracefuse.ir.dtypes import float32
+from tracefuse.ir.graph import Graph, GraphBuilder
 from tracefuse.ir.interpreter import run
+from tracefuse.ir.op import REGISTRY
 from tracefuse.ir.text import parse_graph
+from tracefuse.ir.types import TensorType
 from tracefuse.runtime.executable import build
 
 CASES = {
@@ -91,3 +94,44 @@ def test_outputs_larger_than_the_cache_may_go_into_unaligned_inputs():
     x[:] = 1
     build(graph).run([x])
     assert (x == -1).all() and memory[0] == 0 and not memory[-16:].any()
+
+
+def test_the_last_narrow_element_of_a_row_is_written_alone():
+    """LLVM makes a masked store of one truncated element a store of the element as it was before: it is wider."""
+    text = """
+graph @g(%x: bf16[17, 4, 9], %y: bf16[9, 4, 17]) -> (%1) {
+  %0: bf16[9, 4, 17] = permute(%x, perm=(2, 1, 0))
+  %1: bf16[9, 4, 17] = leaky_relu(%0, slope=0.2)
+  in %x "x" arg
+  in %y "y" arg
+  out %1 write 1
+}"""
+    graph = parse_graph(text)
+    dtype = graph.inputs[1].dtype.np
+    x = np.random.default_rng(0).standard_normal((17, 4, 9)).astype(dtype)
+    memory = np.full(9 * 4 * 17 + 8, 7, dtype)
+    y = memory[:-8].reshape(9, 4, 17)
+    build(graph).run([x, y])
+    np.testing.assert_array_equal(y, run(graph, [x, y])[0])
+    assert (memory[-8:] == 7).all()
+
+
+@pytest.mark.parametrize("name", ["sin", "neg", "flip", "add"])
+def test_long_chains_need_no_deep_recursion(name):
+    """400 nodes in a row, of every way in which lowering follows one another."""
+    b = GraphBuilder("chain")
+    x = b.input(TensorType(float32, (3, 8) if name != "add" else ()), "x")
+    v = x
+    for k in range(400):
+        if name == "flip":
+            v = ops.flip(ops.permute(v, perm=(1, 0)), axes=(k % 2,))
+        elif name == "add":
+            v = ops.add(ops.mul(v, x), x)
+        else:
+            v = b.emit(REGISTRY[name], (v,), {})[0]
+            if name == "neg":
+                v = ops.add(v, x)
+    graph = b.finish([v])
+    inputs = [np.full(x.shape, 0.5, np.float32)]
+    (got,) = build(graph).run(inputs)
+    np.testing.assert_allclose(got, run(graph, inputs)[0], rtol=1e-4)

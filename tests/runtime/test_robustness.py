@@ -123,6 +123,7 @@ UNUSUAL = {
 }
 
 
+@pytest.mark.filterwarnings("ignore::tracefuse.frontend.compile.CaptureWarning")
 @pytest.mark.parametrize("name", UNUSUAL)
 def test_unusual_arrays(name):
     a, b = UNUSUAL[name]
