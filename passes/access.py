@@ -6,7 +6,7 @@ follows a value at a given index back to the values that do run.
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple
+from typing import Callable, Iterable, NamedTuple
 
 from ..ir.dim import DimLike
 from ..ir.dtypes import float32
@@ -17,6 +17,7 @@ from ..ir.types import Shape, TensorType
 
 CREATION = frozenset(("full", "iota"))
 Index = tuple[DimLike, ...]
+DIVISIONS = 16  # in an index: more cost more than memory, and composing such indices never ends
 
 
 def is_virtual(node: Node) -> bool:
@@ -113,3 +114,20 @@ def expr_cost(*roots: Expr) -> int:
         for e in walk(*roots)
         if e.args and e.op != "load"
     )
+
+
+def divisions(d: DimLike) -> int:
+    """How many floordivs and mods an expression has."""
+    if isinstance(d, int):
+        return 0
+    return sum(1 + divisions(a.a) + divisions(a.b) for m, _ in d.terms for a in m if a.kind != "sym")
+
+
+def most_divisions(indices: Iterable[Index | None]) -> int:
+    """The divisions of the worst entry of the indices."""
+    return max((divisions(d) for at in indices if at is not None for d in at), default=0)
+
+
+def complicated(outer: int, inner: int) -> bool:
+    """Whether indices with so many divisions are better not put into each other."""
+    return bool(outer and inner) and outer + inner > DIVISIONS

@@ -9,6 +9,7 @@ from ..ir.dim import Dim, DimLike
 from ..ir.kernel import Axis, Kernel, Stage, Store
 from ..ir.scalar import Expr, Load, transform, walk
 from ..ir.target import Target
+from .access import divisions
 
 
 def collapse(kernel: Kernel, target: Target) -> Kernel:
@@ -77,7 +78,7 @@ def _join(kernel: Kernel, a: Axis, b: Axis, divide: bool) -> tuple[Axis, tuple[S
                 memo[d] = d
             else:
                 new = dim.substitute(d, env)
-                memo[d] = new if divide or _divisions(new) <= _divisions(d) else None
+                memo[d] = new if divide or divisions(new) <= divisions(d) else None
         return memo[d]
 
     for d in _indices(kernel.stages):
@@ -126,10 +127,3 @@ def _indices(stages: tuple[Stage, ...]):
                 yield from (i for i in (*e.attr.index, *e.attr.mask) if not isinstance(i, Expr))
         for x in s.stores:
             yield from (i for i in (*x.index, *x.mask) if not isinstance(i, Expr))
-
-
-def _divisions(d: DimLike) -> int:
-    """How many floordivs and mods an expression has."""
-    if isinstance(d, int):
-        return 0
-    return sum(1 + _divisions(a.a) + _divisions(a.b) for m, _ in d.terms for a in m if a.kind != "sym")

@@ -11,119 +11,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..ir import dim
-from ..ir.dim import Dim, DimLike
+from ..ir.dim import Dim
 from ..ir.graph import Graph, Node, Value
 from ..ir.types import Shape
-from .access import Access, Index, Source, is_virtual, reindex, scalar_cost
+from .access import Access, Index, Source, complicated, is_virtual, most_divisions, scalar_cost
 from .fuel import Fuel
+from .group import REDUCTIONS, Group, axis_symbol, memory_root, node_cost, reduced_axes
 
-REDUCTIONS = frozenset(
-    ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_any", "reduce_all", "argmax", "argmin")
-)
 ANCHORS = frozenset(("matmul", "conv", "scatter"))
 RECOMPUTE_COST = 6  # a value that costs no more than this from one stored tensor is recomputed rather than stored
 GROUP_COST = 600  # instructions of one kernel: longer chains gain nothing, and compile slower and slower
 ABSORBED_NODES = 64  # that one kernel computes where it reads them
 SEE_THROUGH = 16  # nodes in a row that run nowhere: lowering follows them by recursion
 SPLIT_OUTER = 8  # with fewer outer points than this a big element-wise group keeps its own parallelism
-
-
-def reduced_axes(node: Node) -> tuple[int, ...]:
-    return tuple(node.attrs["axes"]) if "axes" in node.attrs else (node.attrs["axis"],)
-
-
-@dataclass(eq=False)
-class Group:
-    """Nodes that run in one kernel."""
-
-    shape: Shape
-    inner: frozenset[int] = frozenset()  # axes of `shape` that reductions fold
-    specialized: bool = False  # `shape` and `inner` are fixed by a reduction or an anchor
-    anchor: Node | None = None
-    nodes: list[Node] = field(default_factory=list)
-    deps: set["Group"] = field(default_factory=set)
-    users: set["Group"] = field(default_factory=set)  # the groups that have this one among their deps
-    cost: int = 0
-    absorbed: int = 0  # nodes of other groups that it computes itself
-    symbols: Index = ()
-    first: int = 0  # number of the first and last node, in graph order
-    last: int = 0
-    depth: int = 0  # length of the longest chain of groups that it waits for
-    _where: dict[Value, Index] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.set_shape(self.shape)
-
-    def set_shape(self, shape: Shape) -> None:
-        self.shape = shape
-        self.symbols = tuple(axis_symbol(k, n) for k, n in enumerate(shape))
-        self._where.clear()
-
-    @property
-    def outer_shape(self) -> Shape:
-        return tuple(n for k, n in enumerate(self.shape) if k not in self.inner)
-
-    @property
-    def outer_symbols(self) -> Index:
-        return tuple(s for k, s in enumerate(self.symbols) if k not in self.inner)
-
-    @property
-    def is_pointwise(self) -> bool:
-        return self.anchor is None and not self.inner and not any(n.op.name in REDUCTIONS for n in self.nodes)
-
-    def level_index(self, shape: Shape, full: bool) -> Index | None:
-        """This group's current point as an index into a tensor of `shape`; None if the sizes differ."""
-        own = self.shape if full else self.outer_shape
-        if own == shape:
-            return self.symbols if full else self.outer_symbols
-        if dim.numel(own) != dim.numel(shape):
-            return None
-        return reindex(self.symbols if full else self.outer_symbols, own, shape)
-
-    def put(self, v: Value, at: Index) -> None:
-        """Sets where `v` stands at the current point."""
-        self._where[v] = at
-
-    def forget(self, v: Value) -> None:
-        self._where.pop(v, None)
-
-    def substitute(self, env: dict[Dim, DimLike]) -> None:
-        """Writes the point with other symbols."""
-        self.symbols = tuple(dim.substitute(s, env) for s in self.symbols)
-        self._where = {v: tuple(dim.substitute(i, env) for i in at) for v, at in self._where.items()}
-
-    def where(self, v: Value) -> Index | None:
-        """The index of the element of member `v` that belongs to the current point."""
-        found = self._where.get(v)
-        if found is None:
-            reduced = v.node is not None and v.node.op.name in REDUCTIONS
-            found = None if reduced else self.level_index(v.shape, True)
-            if found is None:
-                found = self.level_index(v.shape, False)
-            if found is None:
-                return None
-            self._where[v] = found
-        return found
-
-
-def node_cost(node: Node) -> int:
-    """Rough vector instructions per element."""
-    return scalar_cost(node) if node.op.kind == "pointwise" else 1
-
-
-def memory_root(v: Value) -> Value:
-    """The value whose memory holds `v`: reshapes are free."""
-    while v.node is not None and v.node.op.name == "reshape":
-        v = v.node.inputs[0]
-    return v
-
-
-def axis_symbol(k: int, extent: DimLike) -> DimLike:
-    """The index of a group's k-th axis; axes of one element have no symbol."""
-    return 0 if isinstance(extent, int) and extent == 1 else dim.symbol(f"i{k}", 0, extent - 1)
 
 
 @dataclass
@@ -449,14 +352,17 @@ class Fuser:
             if nodes > ABSORBED_NODES or reader.cost + group.cost > GROUP_COST:
                 continue
             indirect = any(v in self.pinned for n in group.nodes for v in n.outputs)
-            cost = group.cost
-            repetition = self._repetition(reader, group)
+            reads = self._reads(reader)
+            points = [p for v, p in reads.items() if v.node is not None and self.home.get(v.node) is group]
+            if complicated(most_divisions(at for p in points for at in p), self._divisions(group)):
+                continue
+            repetition = self._repetition(reader, group, points)
             if any(n.op.name == "random_bits" for n in group.nodes) or indirect:
                 continue
             packed = any(self._packs(reader, v) for n in group.nodes for v in n.outputs)
             if packed and any(n.op.name != "cast" for n in group.nodes):
                 continue
-            if not packed and repetition > 2 and repetition * max(cost, 1) > RECOMPUTE_COST:
+            if not packed and repetition > 2 and repetition * max(group.cost, 1) > RECOMPUTE_COST:
                 continue
             if not self.fuel.spend("fuse"):
                 continue
@@ -477,10 +383,15 @@ class Fuser:
                 out.setdefault(s.value, set()).add(s.index)
         return out
 
-    def _repetition(self, reader: Group, group: Group) -> float:
-        """How often, roughly, `reader` would evaluate an element of `group` if it computed it itself."""
+    def _divisions(self, group: Group) -> int:
+        """Of the indices at which the group reads others' values."""
+        read = self._reads(group).items()
+        return most_divisions(at for v, p in read if v.node is None or self.home.get(v.node) is not group for at in p)
+
+    def _repetition(self, reader: Group, group: Group, points: list[set[Index | None]]) -> float:
+        """How often, roughly, `reader` would evaluate an element of `group` if it computed it itself. It reads the
+        group's values at `points`."""
         symbols = frozenset(s for s in reader.symbols if isinstance(s, Dim))
-        points = [p for v, p in self._reads(reader).items() if v.node is not None and self.home.get(v.node) is group]
         copies = max(map(len, points), default=0)
         if all(at is not None and injective(at, symbols) for p in points for at in p):
             return copies
@@ -510,11 +421,13 @@ class Fuser:
             stored |= {s.value for s in self.access.sources(v, None) if s.value.node is not None}
         readers: dict[Value, set[Group]] = {}
         copies: dict[Value, int] = {}  # in how many places of a kernel a value would be recomputed
+        divided: dict[Value, int] = {}  # divisions of the indices at which a value would be recomputed
         for group in self.groups:
             for v, points in self._reads(group).items():
                 if v.node is None or self.home[v.node] is not group:
                     readers.setdefault(v, set()).add(group)
                     copies[v] = max(copies.get(v, 1), len(points))
+                    divided[v] = max(divided.get(v, 0), most_divisions(points))
         spent: dict[Value, int] = {}  # cost already put on the readers of a value by recomputing what it feeds
         for node in reversed(self.graph.nodes):
             for v in node.outputs:
@@ -523,15 +436,18 @@ class Fuser:
                     continue
                 cost = self._recompute_cost(v) * copies[v] + spent.get(v, 0)
                 packed = any(self._packs(g, v) for g in groups) and node.op.name != "cast"
-                if cost > RECOMPUTE_COST or packed or v in self.pinned or not self.fuel.spend("recompute"):
+                own = tuple(axis_symbol(k, n) for k, n in enumerate(v.shape))
+                within = 0 if cost > RECOMPUTE_COST else most_divisions(s.index for s in self._sources(node, own))
+                dear = cost > RECOMPUTE_COST or complicated(divided[v], within)
+                if dear or packed or v in self.pinned or not self.fuel.spend("recompute"):
                     stored.add(v)
                     continue
                 self.inlined.add(node)
-                own = tuple(axis_symbol(k, n) for k, n in enumerate(v.shape))
                 points = Counter(s.value for s in dict.fromkeys(self._sources(node, own)))
                 for source, number in points.items():
                     spent[source] = max(spent.get(source, 0), cost)
                     copies[source] = max(copies.get(source, 1), copies[v] * number)
+                    divided[source] = max(divided.get(source, 0), divided[v] + within)
                     others = {g for g in groups if source.node is None or self.home[source.node] is not g}
                     readers.setdefault(source, set()).update(others)
         self.access._memo.clear()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from ..ir import ops
+from ..ir import dim, ops
+from ..ir.dim import Dim
 from ..ir.graph import Graph, Node, Rewriter, Value
-from .access import is_virtual
-from .fuse import SEE_THROUGH, memory_root
+from .access import CREATION, DIVISIONS, Index, broadcast_index, index_map, is_virtual, most_divisions
+from .fuse import SEE_THROUGH, axis_symbol, memory_root
 
 
 def copy(v: Value) -> Value:
@@ -40,23 +41,22 @@ def prepare(graph: Graph) -> Graph:
 
 
 class _Copies(Rewriter):
-    """Copies the operands in `wanted`, and what the last of many moving nodes in a row gives."""
+    """Copies the operands in `wanted`, and what nodes in a row have moved often or in a complicated way."""
 
     def __init__(self, graph: Graph, wanted: set[Value]):
         super().__init__(graph)
         self.wanted = wanted
         self.copies: dict[Value, Value] = {}
-        self.rows: dict[Value, int] = {}
+        self.rows: dict[Value, tuple[int, Index]] = {}  # nodes in a row, and where their first one reads its operand
         self.copied = False
 
     def rewrite(self, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
-        if is_virtual(node):
-            row = 1 + max((self.rows.get(v, 0) for v in node.inputs), default=0)
-            if row == SEE_THROUGH:
-                self.copied = True
-                return (copy(self.builder.emit(node.op, inputs, node.attrs)[0]),)
-            self.rows[node.out] = row
-            return None
+        row, at = self._row(node)
+        if is_virtual(node) and (row >= SEE_THROUGH or most_divisions([at]) > DIVISIONS):
+            self.copied = True
+            return (copy(self.builder.emit(node.op, inputs, node.attrs)[0]),)
+        if row:
+            self.rows[node.out] = row, at
         if node.op.name != "gather" or node.inputs[0] not in self.wanted:
             return None
         data = node.inputs[0]
@@ -64,3 +64,29 @@ class _Copies(Rewriter):
             self.copied = True
             self.copies[data] = copy(inputs[0])
         return self.builder.emit(node.op, (self.copies[data], *inputs[1:]), node.attrs)
+
+    def _row(self, node: Node) -> tuple[int, Index]:
+        """How many nodes that run nowhere end with this one, and the worst index through all of them; (0, ()) for nodes
+        that run."""
+        own = tuple(axis_symbol(k, n) for k, n in enumerate(node.out.shape))
+        if node.op.name in CREATION:
+            return 1, own
+        if node.op.name == "gather":
+            rank = len(own) - (node.inputs[0].ndim - len(node.inputs) + 1)
+            reads = [(v, broadcast_index(own[:rank], v.shape)) for v in node.inputs[1:]]
+        elif is_virtual(node):
+            reads = [(node.inputs[a.operand], a.index) for a in index_map(node, own).alternatives]
+        elif node.op.kind == "pointwise" and all(v in self.rows for v in node.inputs):
+            reads = [(v, broadcast_index(own, v.shape)) for v in node.inputs]  # may be computed wherever it is read
+        else:
+            return 0, ()
+        row, worst = 0, own
+        for v, at in reads:
+            before, index = self.rows.get(v, (0, None))
+            if index is not None:
+                symbols = (axis_symbol(k, n) for k, n in enumerate(v.shape))
+                env = {s: i for s, i in zip(symbols, at) if isinstance(s, Dim)}
+                at = tuple(dim.substitute(d, env) for d in index)
+            row = max(row, before + 1)
+            worst = max(worst, at, key=lambda i: most_divisions([i]))
+        return row, worst

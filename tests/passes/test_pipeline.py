@@ -10,7 +10,7 @@ from tracefuse.ir import ops
 from tracefuse.ir.dtypes import float32
 from tracefuse.ir.graph import Graph, GraphBuilder
 from tracefuse.ir.interpreter import run
-from tracefuse.ir.text import equal_graphs, graph_key, parse_graph
+from tracefuse.ir.text import graph_key, parse_graph
 from tracefuse.ir.types import TensorType
 from tracefuse.passes.fuel import Fuel
 from tracefuse.passes.pipeline import GRAPH_PASSES, NAMES, REQUIRED, compile_graph, optimize
@@ -144,10 +144,11 @@ def test_fuel_limits_what_passes_do(monkeypatch):
 
 def test_passes_return_the_same_graph_when_there_is_nothing_to_do():
     for text in GRAPHS.values():
-        graph = optimize(parse_graph(text), Fuel())
-        for name, again in GRAPH_PASSES:
+        graph = parse_graph(text)
+        for name, run_pass in GRAPH_PASSES:
+            graph = run_pass(graph, Fuel())
             if name != "check_indices":  # adds its checks to whatever graph it sees
-                assert equal_graphs(again(graph, Fuel()), graph), name
+                assert run_pass(graph, Fuel()) is graph, name
 
 
 def test_compiling_is_deterministic():
@@ -207,10 +208,10 @@ def seconds(graph: Graph) -> float:
     return min(times)
 
 
-@pytest.mark.parametrize("make", [pointwise_chain, mlp, branches, movements])
-def test_cost_is_linear_in_the_graph(make):
-    small, large = seconds(make(1000)), seconds(make(4000))
-    assert large < 6 * small, f"1,000 nodes take {small:.2f} s, 4,000 take {large:.2f} s"
+@pytest.mark.parametrize(("make", "size"), [(pointwise_chain, 1000), (mlp, 1000), (branches, 1000), (movements, 250)])
+def test_cost_is_linear_in_the_graph(make, size):
+    small, large = seconds(make(size)), seconds(make(4 * size))
+    assert large < 6 * small, f"{size} nodes take {small:.2f} s, {4 * size} take {large:.2f} s"
 
 
 @pytest.mark.parametrize("make", [pointwise_chain, mlp])
