@@ -22,7 +22,7 @@ from .prepare import prepare
 from .rebase import rebase
 from .rows import cache_rows
 from .schedule import schedule
-from .simplify import eliminate_dead, share, simplify
+from .simplify import eliminate_dead, fill_empty, share, simplify
 from .split import split
 
 GraphPass = Callable[[Graph, Fuel], Graph]
@@ -31,6 +31,7 @@ GraphPass = Callable[[Graph, Fuel], Graph]
 GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
     ("decompose", lambda g, fuel: decompose(g)),
     ("check_indices", lambda g, fuel: check_indices(g)),
+    ("fill_empty", lambda g, fuel: fill_empty(g)),
     ("simplify", simplify),
     ("cse", share),
     ("simplify_again", simplify),
@@ -38,7 +39,7 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
     ("dce", lambda g, fuel: eliminate_dead(g)),
     ("prepare", lambda g, fuel: prepare(g)),
 )
-REQUIRED = frozenset(("decompose", "check_indices", "prepare"))  # the backends cannot do without these
+REQUIRED = frozenset(("decompose", "check_indices", "fill_empty", "prepare"))  # the backends cannot do without these
 KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("collapse", collapse),
     ("cache_rows", cache_rows),

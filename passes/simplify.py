@@ -189,9 +189,6 @@ class _Simplify(Rewriter):
     def rewrite(self, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
         if not inputs or not node.op.pure:
             return None
-        constant = without_elements(node, inputs)
-        if constant is not None:
-            return (constant,)
         for rule in RULES.get(node.op.name, ()):
             mark = len(self.builder.nodes)
             out = rule(node, inputs)
@@ -215,6 +212,17 @@ class _Simplify(Rewriter):
         dtype = node.out.dtype
         number = float(value) if dtype.kind == "f" else bool(value) if dtype.kind == "b" else int(value)
         return (ops.full(value=number, shape=node.out.shape, dtype=dtype),)
+
+
+class _Empty(Rewriter):
+    def rewrite(self, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
+        constant = without_elements(node, inputs) if inputs and node.op.pure else None
+        return None if constant is None else (constant,)
+
+
+def fill_empty(graph: Graph) -> Graph:
+    """Needs primitive ops. Leaves none that loops over nothing: kernels need points."""
+    return _Empty(graph).run()
 
 
 def simplify(graph: Graph, fuel: Fuel) -> Graph:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import sys
 
 import numpy as np
 import pytest
@@ -78,7 +78,26 @@ graph @mixed(%x: f32[24, 40], %w: f32[40, 16], %i: i64[9], %s: f32[16]) -> (%12,
   out %14 result
   out %9 result
 }"""
-GRAPHS = {"softmax": SOFTMAX, "layer_norm": LAYER_NORM, "linear": LINEAR, "concat": CONCAT, "mixed": MIXED}
+EMPTY = """
+graph @empty(%x: f32[0, 4], %i: i64[0], %y: f32[3, 0]) -> (%0, %1, %2) {
+  %0: f32[0, 4] = gather(%x, %i)
+  %1: f32[4] = reduce_sum(%x, axes=(0,))
+  %2: f32[3, 4] = matmul(%y, %x)
+  in %x "x" arg
+  in %i "i" arg
+  in %y "y" arg
+  out %0 result
+  out %1 result
+  out %2 result
+}"""
+GRAPHS = {
+    "softmax": SOFTMAX,
+    "layer_norm": LAYER_NORM,
+    "linear": LINEAR,
+    "concat": CONCAT,
+    "mixed": MIXED,
+    "empty": EMPTY,
+}
 
 
 def inputs_of(graph: Graph) -> list[np.ndarray]:
@@ -198,25 +217,30 @@ def movements(n: int) -> Graph:
     return b.finish([v])
 
 
-def seconds(graph: Graph) -> float:
-    """Processor time of compile_graph: the least of three."""
-    times = []
-    for _ in range(3):
-        start = time.process_time()
+def lines_run(graph: Graph) -> int:
+    """How many lines of Python compile_graph runs: its cost, the same on every machine and under any load."""
+    count = 0
+
+    def local(frame, event, argument):
+        nonlocal count
+        count += 1
+        return local
+
+    before = sys.gettrace()
+    sys.settrace(local)
+    try:
         compile_graph(graph, default_target())
-        times.append(time.process_time() - start)
-    return min(times)
+    finally:
+        sys.settrace(before)
+    return count
 
 
-@pytest.mark.parametrize(("make", "size"), [(pointwise_chain, 1000), (mlp, 1000), (branches, 1000), (movements, 250)])
+@pytest.mark.parametrize(("make", "size"), [(pointwise_chain, 250), (mlp, 250), (branches, 250), (movements, 60)])
 def test_cost_is_linear_in_the_graph(make, size):
-    small, large = seconds(make(size)), seconds(make(4 * size))
-    assert large < 6 * small, f"{size} nodes take {small:.2f} s, {4 * size} take {large:.2f} s"
+    small, large = lines_run(make(size)), lines_run(make(4 * size))
+    assert large < 5 * small, f"{size} nodes take {small} lines of Python, {4 * size} take {large}"
 
 
-@pytest.mark.parametrize("make", [pointwise_chain, mlp])
-def test_ten_thousand_nodes_pass_in_seconds(make):
-    graph = make(10_000)
-    start = time.process_time()
-    compile_graph(graph, default_target())
-    assert time.process_time() - start < 6  # about 2 on the reference machine
+def test_ten_thousand_nodes_pass():
+    """Deep graphs meet no recursion limit."""
+    assert len(compile_graph(pointwise_chain(10_000), default_target()).steps) >= 1
