@@ -127,19 +127,16 @@ class Schedule:
     """How one kernel runs on one target. The same kernel has different schedules on different machines.
 
     vector: the axis whose neighbouring points share a vector register ("" : none). lanes: how many. unroll: how many
-    registers at once. parallel: how many leading outer axes are spread over threads. grain: the fewest outer points
-    worth a thread. block: elements of an outer vector axis per task (0: a default). cached: inner-axis expressions kept in scratch between stages instead of being recomputed,
-    as (name, expression). stream: output buffers written past the cache. prefetch: (input, stage,
-    bytes): loads of that stage ask for what lies so far ahead. tile: for an anchor, (MR, NR, KC, MC, NC).
+    registers at once. grain: the fewest outer points worth a thread. block: elements of an outer vector axis per task
+    (0: a default). stream: output buffers written past the cache. prefetch: (input, stage, bytes): loads of that stage
+    ask for what lies so far ahead. tile: for an anchor, (MR, NR, KC, MC, NC).
     """
 
     vector: str = ""
     lanes: int = 1
     unroll: int = 1
-    parallel: int = 1
     grain: int = 1
     block: int = 0
-    cached: tuple[tuple[str, Expr], ...] = ()
     stream: tuple[str, ...] = ()
     prefetch: tuple[tuple[str, int, int], ...] = ()
     tile: tuple[int, ...] = ()

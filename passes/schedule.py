@@ -34,14 +34,11 @@ def schedule(kernel: Kernel, target: Target) -> Schedule:
         return Schedule(lanes=1, grain=_grain(kernel, None, 1))
     rows = any(axis is a for a in inner)
     unroll = _unroll(kernel, axis, lanes, rows)
-    block = 0
-    if not rows and kernel.axes:
-        block = _block(kernel, lanes * unroll)
+    block = _block(kernel, lanes * unroll) if not rows and kernel.axes else 0
     return Schedule(
         axis.name,
         lanes,
         unroll,
-        1,
         _grain(kernel, axis, block),
         block,
         stream=_streamed(kernel),

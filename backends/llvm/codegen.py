@@ -202,7 +202,7 @@ class _LoopGenerator:
             self.emitter.define(name, values[copy.offset])
 
     def _column_stage(self, stage: Stage, base: Val, copies: list[_Copy]) -> None:
-        slots = [(c, Accumulator(self.f, r, self.lanes)) for r in stage.reductions for c in copies]
+        slots = [(c, Accumulator(self.f, r, self.lanes, self.target)) for r in stage.reductions for c in copies]
 
         def body(state: State) -> State:
             following: State = []
@@ -229,7 +229,10 @@ class _LoopGenerator:
         if not stage.axes:
             self._stores(stage, None)
             return
-        groups = [[Accumulator(self.f, r, self.lanes) for _ in range(self.schedule.unroll)] for r in stage.reductions]
+        groups = [
+            [Accumulator(self.f, r, self.lanes, self.target) for _ in range(self.schedule.unroll)]
+            for r in stage.reductions
+        ]
         axis = stage.axes[-1]
         size = axis.extent if isinstance(axis.extent, int) else None
 

@@ -445,6 +445,8 @@ class ElementEmitter:
         if stride == 1 and uniform_indirect:
             pointer = self._pointer(access.buffer, dtype, affine, indirect)
             out = masked_load(f, wide, pointer, live, dtype.itemsize)
+            if access.buffer in self.prefetch:
+                self._fetch_ahead(pointer, self.prefetch[access.buffer])
         elif stride == 0 and uniform_indirect:  # one element, though the index varies: i // lanes, or a mask that does
             offset = self.index(affine)
             if indirect is not None:

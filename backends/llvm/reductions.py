@@ -6,27 +6,39 @@ import math
 
 from ...ir.dtypes import DType
 from ...ir.kernel import Reduction
+from ...ir.target import Target
 from .builder import Function, Val, literal, scalar_type, vec
 
 
 class Accumulator:
-    """The registers of one copy of a reduction: one vector, or two (value and index) for argmax and argmin."""
+    """The registers of one copy of a reduction: one vector; two for argmax and argmin (value and index) and for max and
+    min of floats (the extreme of what is not NaN, and where NaN was seen: apart, so that a step is one instruction long).
+    """
 
-    def __init__(self, f: Function, reduction: Reduction, lanes: int):
+    def __init__(self, f: Function, reduction: Reduction, lanes: int, target: Target):
         self.f, self.reduction, self.lanes = f, reduction, lanes
         self.kind = reduction.kind
         self.type = vec(scalar_type(reduction.dtype), lanes)
         self.indexed = self.kind in ("argmax", "argmin")
-        self.width = 2 if self.indexed else 1
+        self.watches = self.kind in ("max", "min") and reduction.dtype.kind == "f"
+        self.width = 2 if self.indexed or self.watches else 1
+        bits = "i1" if target.isa == "avx512" else f"i{self.reduction.dtype.bits}"  # as comparisons leave it
+        self.seen_type = vec(bits, lanes)
 
     def start(self) -> list[Val]:
         first = literal(identity(self.kind, self.reduction.dtype), self.type)
-        return [first, literal(-1, vec("i64", self.lanes))] if self.indexed else [first]
+        if self.indexed:
+            return [first, literal(-1, vec("i64", self.lanes))]
+        return [first, literal(0, self.seen_type)] if self.watches else [first]
 
     def combine(self, state: list[Val], inputs: list[Val], mask: Val | None) -> list[Val]:
         """One step. Lanes outside `mask` keep their state."""
         if self.indexed:
             new = self._better(state, [inputs[0], inputs[1]])
+        elif self.watches:
+            x = inputs[0]
+            nan = self.f.convert("sext", self.f.cmp("uno", x, x), self.seen_type)
+            new = self._join_states(state, [x, nan])
         else:
             new = [self._join(state[0], inputs[0])]
         if mask is not None:
@@ -53,10 +65,20 @@ class Accumulator:
 
     def results(self, state: list[Val]) -> list[Val]:
         """The reduction's results, in the order of its names."""
-        return state
+        if not self.watches:
+            return state
+        value, seen = state
+        nan = self.f.cmp("ne", seen, literal(0, seen.type))
+        return [self.f.select(nan, literal(math.nan, value.type), value)]
 
     def _join_states(self, a: list[Val], b: list[Val]) -> list[Val]:
-        return self._better(a, b) if self.indexed else [self._join(a[0], b[0])]
+        if self.indexed:
+            return self._better(a, b)
+        if self.watches:
+            (x, x_nan), (y, y_nan) = a, b
+            keep = self.f.cmp("ogt" if self.kind == "max" else "olt", x, y)
+            return [self.f.select(keep, x, y), self.f.binary("or", x_nan, y_nan)]
+        return [self._join(a[0], b[0])]
 
     def _join(self, a: Val, b: Val) -> Val:
         f, kind = self.f, self.kind
@@ -92,16 +114,11 @@ class Accumulator:
 
 
 def extremum(f: Function, kind: str, a: Val, b: Val, dtype: DType) -> Val:
-    """max or min; NaN wins."""
-    if dtype.kind == "f":
-        hardware = f.select(f.cmp("ogt" if kind == "max" else "olt", a, b), a, b)  # one instruction; b if either is NaN
-        return f.select(f.cmp("uno", a, a), a, hardware)
-    elif dtype.kind == "b":
+    """max or min of integers or bools."""
+    if dtype.kind == "b":
         return f.binary("or" if kind == "max" else "and", a, b)
-    else:
-        sign = "s" if dtype.kind == "i" else "u"
-        keep = f.cmp(f"{sign}gt" if kind == "max" else f"{sign}lt", a, b)
-    return f.select(keep, a, b)
+    sign = "s" if dtype.kind == "i" else "u"
+    return f.select(f.cmp(f"{sign}gt" if kind == "max" else f"{sign}lt", a, b), a, b)
 
 
 def identity(kind: str, dtype: DType) -> bool | int | float:

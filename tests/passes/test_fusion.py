@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from tracefuse.backends.llvm.codegen import lower_loops
 from tracefuse.ir import interpreter, ops
-from tracefuse.ir.dtypes import float32, from_numpy
+from tracefuse.ir.dtypes import float16, float32, float64, from_numpy
 from tracefuse.ir.graph import GraphBuilder, InputSpec, OutputSpec, Signature
+from tracefuse.ir.target import AVX2
 from tracefuse.ir.types import TensorType
-from tracefuse.runtime.executable import build
+from tracefuse.passes.pipeline import compile_graph
+from tracefuse.runtime.executable import build, default_target
 
 rng = np.random.default_rng(0)
 
@@ -121,3 +126,36 @@ def test_windows_with_padding_and_stride():
         )
 
     run(make, f(3, 4, 9, 11), f(6, 2, 3, 3), tolerance=1e-4)
+
+
+@pytest.mark.parametrize(
+    "target", [default_target(), AVX2, replace(AVX2, isa="scalar", cpu="x86-64")], ids=lambda t: t.isa
+)
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("reduce", [ops.reduce_max, ops.reduce_min], ids=lambda op: op.name)
+@pytest.mark.parametrize("dtype", [float32, float64, float16], ids=lambda d: d.name)
+def test_extremes_of_rows_and_columns_see_every_nan(dtype, reduce, axis, target):
+    x = rng.standard_normal((70, 70)).astype(dtype.np)
+    for k in range(0, 70, 3):  # in every position of a vector, of a group of them, and of the rest
+        x[k, k] = np.nan
+    x[1], x[:, 1] = np.inf, -np.inf
+    b = GraphBuilder("extremes")
+    graph = b.finish((reduce_of(b, reduce, x, axis),))
+    (got,) = build(graph, target=target).run((x,))
+    np.testing.assert_array_equal(got, interpreter.run(graph, (x,))[0])
+
+
+def reduce_of(b, op, x, axis):
+    v = b.input(TensorType(from_numpy(x.dtype), x.shape), "x")
+    with b:
+        return op(v, axes=(axis,))
+
+
+def test_heavy_kernels_fetch_large_inputs_ahead():
+    b = GraphBuilder("large")
+    v = b.input(TensorType(float32, (1024, 4096)), "x")
+    with b:
+        graph = b.finish((ops.softmax(v, axis=1), ops.gelu(v, approximate="none")))
+    for step in compile_graph(graph, default_target()).steps:
+        text = lower_loops(step.kernel, step.schedule, default_target()).text
+        assert step.schedule.prefetch and "call void @llvm.prefetch" in text
