@@ -128,7 +128,8 @@ class Schedule:
 
     vector: the axis whose neighbouring points share a vector register ("" : none). lanes: how many. unroll: how many
     registers at once. grain: the fewest outer points worth a thread. block: elements of an outer vector axis per task
-    (0: a default). stream: output buffers written past the cache. prefetch: (input, stage, bytes): loads of that stage
+    (0: a default). across: the outer axis along which loads are contiguous that are not along the vector axis: its points
+    are handled as many at a time as there are lanes. stream: output buffers written past the cache. prefetch: (input, stage, bytes): loads of that stage
     ask for what lies so far ahead. tile: for an anchor, (MR, NR, KC, MC, NC).
     """
 
@@ -137,6 +138,7 @@ class Schedule:
     unroll: int = 1
     grain: int = 1
     block: int = 0
+    across: str = ""
     stream: tuple[str, ...] = ()
     prefetch: tuple[tuple[str, int, int], ...] = ()
     tile: tuple[int, ...] = ()

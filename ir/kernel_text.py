@@ -101,7 +101,7 @@ def _store(s: Store, names: dict[int, str]) -> str:
 def format_schedule(s: Schedule) -> str:
     parts = [
         f"{f} {getattr(s, f)}"
-        for f in ("vector", "lanes", "unroll", "grain", "block", "tile")
+        for f in ("vector", "lanes", "unroll", "grain", "block", "across", "tile")
         if getattr(s, f)
     ]
     if s.stream:

@@ -11,6 +11,8 @@ from .access import expr_cost
 
 STREAM_BYTES = 8 << 20  # outputs larger than this go past the cache
 PREFETCH_BYTES = 2 << 20  # inputs larger than this are fetched ahead of time
+SQUARE_COST = 12  # instructions per element, up to which squares of vectors are turned in registers
+SQUARE_POINTS = 1 << 14  # elements, from which on that is worth its compile time
 HEAVY = 20  # instructions per element, from which on that pays
 MIN_TASK_WORK = 16384  # elementary operations worth waking a thread for
 
@@ -33,7 +35,8 @@ def schedule(kernel: Kernel, target: Target) -> Schedule:
     if axis is None:
         return Schedule(lanes=1, grain=_grain(kernel, None, 1))
     rows = any(axis is a for a in inner)
-    unroll = _unroll(kernel, axis, lanes, rows)
+    across = "" if rows or scatter else _across(kernel, axis, lanes)
+    unroll = 1 if across else _unroll(kernel, axis, lanes, rows)
     block = _block(kernel, lanes * unroll) if not rows and kernel.axes else 0
     return Schedule(
         axis.name,
@@ -41,6 +44,7 @@ def schedule(kernel: Kernel, target: Target) -> Schedule:
         unroll,
         _grain(kernel, axis, block),
         block,
+        across,
         stream=_streamed(kernel),
         prefetch=_prefetched(kernel, rows),
     )
@@ -104,6 +108,29 @@ def _vector_axis(kernel: Kernel, inner: tuple[Axis, ...], lanes: int, scatter: b
         if best is None or score > best[0]:
             best = (score, axis)
     return best[1] if best else None
+
+
+def _across(kernel: Kernel, along: Axis, lanes: int) -> str:
+    """The outer axis along which the loads are contiguous that the vector axis strides over; "" if there is none, or
+    where handling `lanes` points of it at once would write too much code."""
+    points = dim.numel(tuple(a.extent for a in kernel.axes))
+    if any(s.axes for s in kernel.stages) or isinstance(points, int) and points < SQUARE_POINTS:
+        return ""
+    if sum(expr_cost(*roots(s)) for s in kernel.stages) > SQUARE_COST:
+        return ""
+    loads = dict.fromkeys(e for s in kernel.stages for e in walk(*roots(s)) if e.op == "load")
+    for e in loads:
+        if e.attr.mask or any(isinstance(i, Expr) for i in e.attr.index):
+            continue
+        offset = _offset(kernel, e.attr.buffer, e.attr.index)
+        linear = not isinstance(offset, int) and offset.is_linear_in(along.sym)
+        if not linear or offset.coefficient(along.sym) in (0, 1):
+            continue
+        for axis in kernel.axes[:-1]:
+            long = all(not isinstance(a.extent, int) or a.extent >= lanes for a in (axis, along))
+            if long and _stride(offset, axis) == 1:
+                return axis.name
+    return ""
 
 
 def _unroll(kernel: Kernel, axis: Axis, lanes: int, rows: bool) -> int:

@@ -7,7 +7,7 @@ task is a block of that axis at one point of the others, and stages loop inside 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Callable
 
 from ...ir import dim
@@ -18,6 +18,7 @@ from .builder import Function, Module, Val, i64, vector_of
 from .elements import ElementEmitter
 from .lowered import LoweredKernel, Phase
 from .reductions import Accumulator
+from .transposed import load_square, transposed_loads
 
 PHASE_PARAMS = [("ptr noalias", "bufs"), ("ptr noalias", "dims"), ("i64", "begin"), ("i64", "end"), ("i64", "thread")]
 DEFAULT_BLOCK = 4096  # elements of a vectorised outer axis that one task covers
@@ -85,6 +86,9 @@ class _LoopGenerator:
         """Writes the function; returns the number of its tasks."""
         f, e = self.f, self.emitter
         outer = self.kernel.axes[:-1] if self.columns else self.kernel.axes
+        across = next((a for a in outer if a.name == self.schedule.across), None)
+        if across is not None:  # its points are handled `lanes` at a time
+            outer = tuple(replace(a, extent=dim.ceildiv(a.extent, self.lanes)) if a is across else a for a in outer)
         block = self._block()
         blocks: DimLike = 1 if block is None else dim.ceildiv(self.kernel.axes[-1].extent, block)
         with f.loop(f.args[2], f.args[3]) as loop:
@@ -100,7 +104,9 @@ class _LoopGenerator:
                 else:
                     rest, index = self._divide(rest, outer[k].extent)
                     e.bind(outer[k].sym, index)
-            if self.columns:
+            if across is not None:
+                self._squares(across, position, block)
+            elif self.columns:
                 self._columns(position, block)
             else:
                 for stage in self.kernel.stages:
@@ -174,14 +180,50 @@ class _LoopGenerator:
 
     # ---- columns: the vector axis is the last outer one
     def _columns(self, position: Val, block: int | None) -> None:
-        f, extent = self.f, self.kernel.axes[-1].extent
-        start, stop = i64(0), self.emitter.index(extent)
+        extent = self.kernel.axes[-1].extent
         size = extent if block is None and isinstance(extent, int) else None
-        if block is not None:
-            start = f.mul(position, i64(block))
-            end = f.add(start, i64(block))
-            stop = f.select(f.cmp("slt", end, stop), end, stop)
-        self._vectors(start, stop, size, [], self._column_body)
+        self._vectors(*self._span(position, block), size, [], self._column_body)
+
+    def _span(self, position: Val, block: int | None) -> tuple[Val, Val]:
+        """Start and stop of a task on the last outer axis."""
+        f, stop = self.f, self.emitter.index(self.kernel.axes[-1].extent)
+        if block is None:
+            return i64(0), stop
+        start = f.mul(position, i64(block))
+        end = f.add(start, i64(block))
+        return start, f.select(f.cmp("slt", end, stop), end, stop)
+
+    def _squares(self, across: Axis, position: Val, block: int | None) -> None:
+        """Columns, `lanes` points of the axis `across` at a time, whose transposed loads are turned in registers; what is
+        left over at the ends of both axes goes point by point."""
+        f, e, lanes, along = self.f, self.emitter, self.lanes, self.kernel.axes[-1]
+        start, stop = self._span(position, block)
+        first = f.mul(e.bound[across.sym][1], i64(lanes))
+        last = e.index(across.extent)
+        whole = f.cmp("sle", f.add(first, i64(lanes)), last)
+        length = f.sub(stop, start)
+        limit = f.select(whole, f.add(start, f.sub(length, f.binary("urem", length, i64(lanes)))), start)
+        loads = transposed_loads(self.kernel, e, across, along)
+        with f.loop(start, limit, i64(lanes)) as loop:
+            e.enter(loop)
+            self._begin(self.kernel.stages[0])
+            e.bind(across.sym, first)
+            e.vector(along.sym, loop.index, lanes, aligned=True)
+            squares = [(load, load_square(e, load, step)) for load, step in loads]
+            for k in range(lanes):
+                e.bind(across.sym, f.add(first, i64(k)))
+                e.vector(along.sym, loop.index, lanes, aligned=True)
+                for load, values in squares:
+                    e.preset(load, values[k])
+                for stage in self.kernel.stages:
+                    self._stores(stage, None)
+            e.scalar()
+            e.leave()
+        end = f.add(first, i64(lanes))
+        with f.loop(first, f.select(f.cmp("slt", end, last), end, last)) as loop:
+            e.enter(loop, across.sym)
+            self._vectors(limit, stop, None, [], self._column_body)
+            e.leave()
 
     def _column_body(self, base: Val, copies: list[_Copy], state: State) -> State:
         for stage in self.kernel.stages:

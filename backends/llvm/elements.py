@@ -117,6 +117,11 @@ class ElementEmitter:
         self.results[name] = (len(self.levels) - 1, lanes_of(value.type) > 1, value)
         self.levels[-1].computed.clear()
 
+    def preset(self, e: Expr, value: Val) -> None:
+        """The value of an expression at the vector that the emitter stands at, where the caller knows it."""
+        self._expanded.setdefault(id(e), (e, e))
+        self.levels[-1].computed[id(e), True] = value
+
     # ---- analysis
     def _depends(self, e: Expr) -> tuple[int, bool]:
         """(loop level, whether it varies over the lanes) of an expression."""
@@ -418,6 +423,16 @@ class ElementEmitter:
             offset = self.f.add(indirect, offset)
         return self.f.gep(memory_type(dtype), self.buffers[buffer], offset)
 
+    def vector_at(self, e: Expr) -> tuple[Val, str, int]:
+        """Where a plain load of the current lanes would start; the type of such a vector in memory; bytes per element."""
+        _, affine, indirect = self._address(e.attr.buffer, e.attr.index, True)
+        dtype = self.types[e.attr.buffer].dtype
+        return (
+            self._pointer(e.attr.buffer, dtype, affine, indirect),
+            vec(memory_type(dtype), self.lanes),
+            dtype.itemsize,
+        )
+
     def _load(self, e: Expr, varies: bool) -> Val:
         f, access = self.f, e.attr
         assert isinstance(access, Load)
@@ -434,7 +449,7 @@ class ElementEmitter:
             out = f.load(cell, f.gep(cell, base, offset), dtype.itemsize)
             if condition is not None:
                 out = f.select(condition, out, literal(0, cell))
-            return self._from_memory(out, dtype)
+            return self.from_memory(out, dtype)
         wide = vec(cell, self.lanes)
         stride = self.lane_stride(affine)
         uniform_indirect = indirect is None or lanes_of(indirect.type) == 1
@@ -446,7 +461,7 @@ class ElementEmitter:
             pointer = self._pointer(access.buffer, dtype, affine, indirect)
             out = masked_load(f, wide, pointer, live, dtype.itemsize)
             if access.buffer in self.prefetch:
-                self._fetch_ahead(pointer, self.prefetch[access.buffer])
+                self.fetch_ahead(pointer, self.prefetch[access.buffer])
         elif stride == 0 and uniform_indirect:  # one element, though the index varies: i // lanes, or a mask that does
             offset = self.index(affine)
             if indirect is not None:
@@ -467,14 +482,14 @@ class ElementEmitter:
                 "masked.gather", wide, pointers, Val(f"{live.ref}", live.type), literal(0, wide),
                 overload=f"{suffix(wide)}.v{self.lanes}p0",
             )  # fmt: skip
-        return self._from_memory(out, dtype)
+        return self.from_memory(out, dtype)
 
-    def _fetch_ahead(self, pointer: Val, distance: int) -> None:
+    def fetch_ahead(self, pointer: Val, distance: int) -> None:
         ahead = self.f.gep("i8", pointer, i64(distance))
         for_reading, keep, data = Val("0", "i32"), Val("3", "i32"), Val("1", "i32")
         self.f.intrinsic("prefetch", "void", ahead, for_reading, keep, data, overload="p0")
 
-    def _from_memory(self, v: Val, dtype: DType) -> Val:
+    def from_memory(self, v: Val, dtype: DType) -> Val:
         if dtype is bool_:
             return self.f.cmp("ne", v, literal(0, v.type))
         return self.f.convert("bitcast", v, vec(scalar_type(dtype), lanes_of(v.type)))
@@ -554,7 +569,7 @@ class ElementEmitter:
 
     def _added(self, old: Val, v: Val, dtype: DType, lanes: int) -> Val:
         """`v` and what memory holds, as memory holds it."""
-        total = self.scalars.emit(self.f, "add", [self._from_memory(old, dtype), v], dtype, dtype, lanes)
+        total = self.scalars.emit(self.f, "add", [self.from_memory(old, dtype), v], dtype, dtype, lanes)
         return self._to_memory(total, dtype)
 
     def _whole_lines(self, affine: DimLike) -> bool:
