@@ -8,7 +8,7 @@ import importlib.machinery
 import sys
 from types import ModuleType
 
-PUBLIC = frozenset(("nn", "optim", "data", "autograd", "linalg", "random"))
+PUBLIC = frozenset(("nn", "optim", "data", "autograd", "func", "fft", "linalg", "random", "signal", "special"))
 
 
 class _AliasFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

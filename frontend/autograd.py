@@ -1,4 +1,7 @@
-"""Reverse-mode differentiation: the backward walk over the tape, grad modes, hooks, and custom functions."""
+"""Reverse-mode differentiation: the backward walk over the tape, grad modes, and hooks.
+
+Custom functions are in `autograd_function.py`, checks in `anomaly.py` and `autograd_check.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,17 @@ import heapq
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
-from typing import Any, Self
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
-from ..ir.op import get_op
+from ..ir.op import get_op, value_type
 from . import dispatch
 from .dispatch import lift, payload_of
 from .epoch import epoch
 from .state import state, traced
-from .tape import Edge, Node, edge_of, needs_grad
+from .tape import Edge, Node, edge_of
 from .tensor import Tensor, new_tensor
 
 # ------------------------------------------------------------------ grad modes
@@ -36,12 +40,15 @@ class _GradMode:
     def __exit__(self, *exc: object) -> None:
         state.grad_enabled = self._before.pop()
 
+    def _again(self) -> _GradMode:
+        """Another one of the same kind, for a call of a decorated function."""
+        return _GradMode(self.enabled)
+
     def __call__(self, fn: Callable) -> Callable:
-        enabled = self.enabled
 
         @wraps(fn)
         def inside(*args: Any, **kwargs: Any) -> Any:
-            with _GradMode(enabled):
+            with self._again():
                 return fn(*args, **kwargs)
 
         return inside
@@ -75,6 +82,32 @@ class set_grad_enabled(_GradMode):
 
 def is_grad_enabled() -> bool:
     return state.grad_enabled
+
+
+class inference_mode(_GradMode):
+    """`no_grad` under PyTorch's other name: `with inference_mode():` or `@inference_mode()`. Its results are ordinary
+    tensors without history; unlike PyTorch's they may take part in autograd later. `inference_mode(False)` records."""
+
+    def __init__(self, mode: bool = True):
+        super().__init__(not mode)
+        self._outer: list[bool] = []
+
+    def _again(self) -> inference_mode:
+        return inference_mode(not self.enabled)
+
+    def __enter__(self) -> Self:
+        self._outer.append(state.inference)
+        state.inference = not self.enabled
+        return super().__enter__()
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        state.inference = self._outer.pop()
+
+
+def is_inference_mode_enabled() -> bool:
+    """Whether this is inside of `with inference_mode():`."""
+    return state.inference
 
 
 # ------------------------------------------------------------------ the backward walk
@@ -112,6 +145,7 @@ class _Walk:
         return edge_key(edge) in self.wanted or isinstance(edge, tuple) and edge[0] in self.useful
 
     def run(self) -> None:
+        anomaly = state.anomaly
         while self.heap:
             node = heapq.heappop(self.heap)[1]
             cotangents = self.pending.pop(node)
@@ -124,7 +158,10 @@ class _Walk:
             if self.useful is not None and node not in self.useful:
                 continue
             needs = tuple([self.leads_somewhere(e) for e in node.edges])
-            grads = node.pull(cotangents, needs, self.create_graph)
+            if anomaly is None:
+                grads = node.pull(cotangents, needs, self.create_graph)
+            else:
+                grads = anomaly.pull(node, cotangents, needs, self.create_graph)
             for edge, need, g in zip(node.edges, needs, grads, strict=True):
                 if need and g is not None:
                     self.send(edge, g)
@@ -135,9 +172,11 @@ class _Walk:
         if g is None:
             return None
         for hook in list(hooks):
-            replaced = traced(hook)(g if self.create_graph else lift(g))
+            if type(hook) is AfterAccumulation:
+                continue
+            replaced = traced(hook)(conjugate(g if self.create_graph else lift(g)))
             if replaced is not None:
-                g = replaced if self.create_graph else payload_of(replaced)
+                g = conjugate(replaced if self.create_graph else payload_of(replaced))
         return g
 
     def find_useful(self, roots: Iterable[Edge]) -> None:
@@ -179,12 +218,19 @@ def _seed(t: Tensor, gradient: Any, what: str) -> Tensor:
                 f"{t.shape}; pass gradient="
             )
         if not t.dtype.is_floating:
-            raise RuntimeError(f"{what}: {t.dtype.name} tensors have no gradient")
+            why = "complex results need gradient=" if t.dtype.is_complex else f"{t.dtype.name} tensors have no gradient"
+            raise RuntimeError(f"{what}: {why}")
         return lift(get_op("full")(value=1, shape=t.shape, dtype=t.dtype))
     g = gradient if isinstance(gradient, Tensor) else new_tensor(np.asarray(gradient, t.dtype.np))
     if tuple(g.shape) != tuple(t.shape):
         raise ValueError(f"{what}: the gradient has shape {tuple(g.shape)}, the tensor {tuple(t.shape)}")
-    return g if g.dtype is t.dtype else dispatch.apply(get_op("cast"), g, dtype=t.dtype)
+    return conjugate(g if g.dtype is t.dtype else dispatch.apply(get_op("cast"), g, dtype=t.dtype))
+
+
+def conjugate(g: Any) -> Any:
+    """Between the rules, whose complex cotangents pair with changes without a conjugate, and users, who know PyTorch's
+    convention."""
+    return get_op("conj")(g) if g is not None and value_type(g).dtype.is_complex else g
 
 
 def _walk(walk: _Walk, outputs: Sequence[Tensor], gradients: Sequence[Any], what: str) -> None:
@@ -198,7 +244,10 @@ def _walk(walk: _Walk, outputs: Sequence[Tensor], gradients: Sequence[Any], what
         seeds.append((edge, _seed(t, g, what)))
     if walk.wanted is not None:
         walk.find_useful(e for e, _ in seeds)
-    before, state.grad_enabled = state.grad_enabled, walk.create_graph
+    before, walk_before = state.grad_enabled, state.mode_before_walk
+    if state.tracer is not None and walk_before is None:
+        state.mode_before_walk = before
+    state.grad_enabled = walk.create_graph
     try:
         for edge, seed in seeds:
             walk.send(edge, seed if walk.create_graph else payload_of(seed))
@@ -206,9 +255,12 @@ def _walk(walk: _Walk, outputs: Sequence[Tensor], gradients: Sequence[Any], what
         for key, (leaf, g) in walk.leaves.items():
             hooks = _LEAF_HOOKS.get(key)
             if hooks is not None:
-                walk.leaves[key] = (leaf, walk.call_hooks(hooks[1], g))
+                g = walk.call_hooks(hooks[1], g)
+            walk.leaves[key] = (leaf, conjugate(g))
+        for key, g in (walk.wanted or {}).items():
+            walk.wanted[key] = conjugate(g)  # type: ignore[index]
     finally:
-        state.grad_enabled = before
+        state.grad_enabled, state.mode_before_walk = before, walk_before
 
 
 def backward(
@@ -231,6 +283,10 @@ def backward(
     given = {id(g._data) for g in gradients if isinstance(g, Tensor)}
     for leaf, g in walk.leaves.values():
         _accumulate(leaf, g, given)
+        hooks = _LEAF_HOOKS.get(id(leaf))
+        for hook in hooks[1] if hooks is not None else ():
+            if type(hook) is AfterAccumulation:
+                traced(hook.hook)(leaf)
 
 
 def _accumulate(leaf: Tensor, g: Any, given: set[int]) -> None:
@@ -240,12 +296,12 @@ def _accumulate(leaf: Tensor, g: Any, given: set[int]) -> None:
     if isinstance(g, Tensor):
         if old is not None:
             g = dispatch.apply(get_op("add"), old, g)
-        elif tracer is None and _shared(g._data, given):
+        elif _shared(g._data, given):
             g = dispatch.apply(get_op("cast"), g, dtype=g.dtype)
     elif old is not None:
         g = lift(get_op("add")(payload_of(old), g))
     else:
-        g = lift(g.copy() if tracer is None and _shared(g, given) else g)
+        g = lift(g.copy() if _shared(g, given) else g)
     given.add(id(g._data))
     if tracer is None:
         leaf._grad = g
@@ -254,7 +310,7 @@ def _accumulate(leaf: Tensor, g: Any, given: set[int]) -> None:
 
 
 def _shared(array: Any, given: set[int]) -> bool:
-    return id(array) in given or array.base is not None or not array.flags.writeable
+    return type(array) is np.ndarray and (id(array) in given or array.base is not None or not array.flags.writeable)
 
 
 def grad(
@@ -263,13 +319,19 @@ def grad(
     grad_outputs: Any = None,
     retain_graph: bool | None = None,
     create_graph: bool = False,
-    allow_unused: bool = False,
+    allow_unused: bool | None = None,
+    is_grads_batched: bool = False,
+    materialize_grads: bool = False,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of the sum of `outputs` (weighted with `grad_outputs`) with respect to `inputs`; `.grad` stays
     as it is.
 
-    RuntimeError if an input does not require grad, or is not used and `allow_unused` is False (then it gets None).
+    is_grads_batched: the grad_outputs have one more axis in front, and so have the gradients: one for each entry.
+    RuntimeError if an input does not require grad, or is not used and `allow_unused` is not True (then it gets None,
+    or with `materialize_grads` zeros).
     """
+    if is_grads_batched:
+        return _batched_grad(outputs, inputs, grad_outputs, retain_graph, create_graph, allow_unused, materialize_grads)
     outs = [outputs] if isinstance(outputs, Tensor) else list(outputs)
     ins = [inputs] if isinstance(inputs, Tensor) else list(inputs)
     gradients = (
@@ -290,11 +352,33 @@ def grad(
     found: list[Tensor | None] = []
     for i, edge in enumerate(edges):
         g = walk.wanted[edge] if isinstance(edge, tuple) else walk.leaves.get(id(edge), (None, None))[1]  # type: ignore[index]
+        if g is None and materialize_grads:
+            g = get_op("full")(value=0, shape=ins[i].shape, dtype=ins[i].dtype)
         if g is None and not allow_unused:
             raise RuntimeError(
                 f"grad: input {i} was not used to compute the outputs; pass allow_unused=True to get None for it"
             )
         found.append(g if g is None or isinstance(g, Tensor) else lift(g))
+    return tuple(found)
+
+
+def _batched_grad(outputs: Any, inputs: Any, grad_outputs: Any, retain_graph: bool | None, *more: Any) -> tuple:
+    from .vmap import vmap
+
+    if grad_outputs is None:
+        raise ValueError("grad: is_grads_batched=True needs grad_outputs with one more axis in front")
+    given = [grad_outputs] if isinstance(grad_outputs, Tensor) else list(grad_outputs)
+
+    def one(*gs: Tensor) -> list[Tensor | None]:
+        found = grad(
+            outputs, inputs, gs[0] if isinstance(outputs, Tensor) else gs, True, more[0], more[1], False, more[2]
+        )
+        return list(found)
+
+    found = vmap(one, in_axes=tuple(None if g is None else 0 for g in given))(*given)
+    if not (more[0] if retain_graph is None else retain_graph):
+        for node in nodes_behind(edge_of(t) for t in ([outputs] if isinstance(outputs, Tensor) else outputs)):
+            node.release()
     return tuple(found)
 
 
@@ -336,9 +420,25 @@ def register_hook(t: Tensor, hook: Callable[[Tensor], Tensor | None]) -> HookHan
     return HookHandle(hooks, hook, of_leaf=not isinstance(edge, tuple))
 
 
+class AfterAccumulation(NamedTuple):
+    """A hook of a leaf that is called with the leaf, once its `.grad` has been added to."""
+
+    hook: Callable[[Tensor], None]
+
+
+def register_post_accumulate_grad_hook(t: Tensor, hook: Callable[[Tensor], None]) -> HookHandle:
+    """Calls `hook(t)` after each backward() that has added to `t.grad`: for leaves. RuntimeError for others."""
+    if not isinstance(edge_of(t), Tensor):
+        raise RuntimeError("register_post_accumulate_grad_hook: only leaves that require grad accumulate gradients")
+    return register_hook(t, AfterAccumulation(hook))  # type: ignore[arg-type]
+
+
 def retain_grad(t: Tensor) -> None:
-    """Lets a tensor that is no leaf receive `.grad` too."""
-    if t._node is None:
+    """Lets a tensor that is no leaf receive `.grad` too. RuntimeError if it does not require grad."""
+    edge = edge_of(t)
+    if edge is None:
+        raise RuntimeError("retain_grad: the tensor does not require grad")
+    if isinstance(edge, Tensor) or retains_grad(t):
         return
     held = weakref.ref(t)
 
@@ -347,106 +447,51 @@ def retain_grad(t: Tensor) -> None:
         if target is not None:
             _accumulate(target, g if g._node is not None else payload_of(g), set())
 
+    keep.of = held  # type: ignore[attr-defined]
     register_hook(t, keep)
 
 
-# ------------------------------------------------------------------ custom functions
+def retains_grad(t: Tensor) -> bool:
+    """Whether `retain_grad` was called on this tensor."""
+    edge = edge_of(t)
+    hooks = (edge[0].hooks or {}).get(edge[1], ()) if isinstance(edge, tuple) else ()
+    return any(getattr(h, "of", lambda: None)() is t for h in hooks)
 
 
-class FunctionContext:
-    """What `forward` hands on to `backward`: `save_for_backward(*tensors)`, or attributes of any name."""
+# ------------------------------------------------------------------ what lives elsewhere
 
-    def __init__(self) -> None:
-        self._saved: tuple[tuple[Tensor, int | None] | None, ...] | None = ()
-        self.needs_input_grad: tuple[bool, ...] = ()
+if TYPE_CHECKING:
+    from .anomaly import detect_anomaly as detect_anomaly
+    from .anomaly import is_anomaly_enabled as is_anomaly_enabled
+    from .anomaly import set_detect_anomaly as set_detect_anomaly
+    from .autograd_check import gradcheck as gradcheck
+    from .autograd_check import gradgradcheck as gradgradcheck
+    from .autograd_function import Function as Function
+    from .autograd_function import FunctionContext as FunctionContext
+    from .autograd_function import once_differentiable as once_differentiable
 
-    def save_for_backward(self, *tensors: Tensor | None) -> None:
-        self._saved = tuple(None if t is None else (t, dispatch.root_of(t)._version) for t in tensors)
-
-    @property
-    def saved_tensors(self) -> tuple[Tensor | None, ...]:
-        if self._saved is None:
-            raise RuntimeError(
-                "backward a second time: the saved tensors were freed; pass retain_graph=True to the first"
-            )
-        for item in self._saved:
-            if item is not None and dispatch.root_of(item[0])._version != item[1]:
-                raise RuntimeError(f"a tensor saved for backward (shape {tuple(item[0].shape)}) was written in place")
-        return tuple(None if item is None else item[0] for item in self._saved)
-
-
-class FunctionNode(Node):
-    """An application of a user's `Function`."""
-
-    __slots__ = ("context", "function")
-
-    def __init__(self, function: type, context: Any, tensors: tuple[Tensor, ...], results: tuple[Tensor, ...]):
-        super().__init__(tensors, results)
-        self.function, self.context = function, context
-
-    @property
-    def name(self) -> str:
-        return self.function.__name__
-
-    def pull(self, cotangents: list, needs: tuple[bool, ...], create_graph: bool) -> tuple:
-        filled = [
-            dispatch.lift(get_op("full")(value=0, shape=t.shape, dtype=t.dtype))
-            if g is None
-            else g
-            if isinstance(g, Tensor)
-            else lift(g)
-            for g, t in zip(cotangents, map(self.result_type, range(len(cotangents))))
-        ]
-        out = traced(self.function.backward)(self.context, *filled)  # type: ignore[attr-defined]
-        grads = out if isinstance(out, tuple) else (out,)
-        positions = self.context._positions
-        if len(grads) != self.context._count:
-            raise RuntimeError(
-                f"{self.name}.backward returned {len(grads)} gradients for {self.context._count} arguments of forward"
-            )
-        picked = [grads[p] for p in positions]
-        return tuple(None if g is None else g if create_graph else payload_of(g) for g in picked)
-
-    def release(self) -> None:
-        self.context._saved = None
+_ELSEWHERE = {
+    "Function": "autograd_function",
+    "FunctionContext": "autograd_function",
+    "once_differentiable": "autograd_function",
+    "detect_anomaly": "anomaly",
+    "is_anomaly_enabled": "anomaly",
+    "set_detect_anomaly": "anomaly",
+    "gradcheck": "autograd_check",
+    "gradgradcheck": "autograd_check",
+    "functional": "autograd_functional",
+}
 
 
-class Function:
-    """A differentiable function of one's own: static methods `forward(ctx, *args)` and `backward(ctx, *gradients)`,
-    which returns a gradient or None for each argument of forward. Call it with `apply`."""
-
-    @staticmethod
-    def forward(ctx: Any, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError("a Function needs a static method forward(ctx, *args)")
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        raise TypeError("a Function needs a static method backward(ctx, *gradients)")
-
-    @classmethod
-    def apply(cls, *args: Any, **kwargs: Any) -> Any:
-        ctx = FunctionContext()
-        positions = [i for i, a in enumerate(args) if isinstance(a, Tensor)]
-        tensors = tuple(args[i] for i in positions)
-        ctx.needs_input_grad = tuple(isinstance(a, Tensor) and needs_grad(a) for a in args)
-        ctx._positions, ctx._count = positions, len(args)  # type: ignore[attr-defined]
-        record = state.grad_enabled and any(ctx.needs_input_grad)
-        with no_grad():
-            out = traced(cls.forward)(ctx, *args, **kwargs)
-        if not record:
-            return out
-        results = out if isinstance(out, tuple) else (out,)
-        results = tuple(_fresh(r, tensors) for r in results)
-        node = FunctionNode(cls, ctx, tensors, tuple(r for r in results if isinstance(r, Tensor)))
-        for i, r in enumerate(t for t in results if isinstance(t, Tensor)):
-            if r.dtype.is_floating:
-                r._requires_grad, r._node = None, (node, i)
-        return results if isinstance(out, tuple) else results[0]
+def __getattr__(name: str) -> Any:
+    home = _ELSEWHERE.get(name)
+    if home is None:
+        raise AttributeError(f"module 'tracefuse.autograd' has no attribute {name!r}")
+    module = import_module(f".{home}", __package__)
+    value = module if name == "functional" else getattr(module, name)
+    globals()[name] = value
+    return value
 
 
-def _fresh(r: Any, arguments: tuple[Tensor, ...]) -> Any:
-    """A copy of results that are arguments or views: their history is another one than that of what they share."""
-    if isinstance(r, Tensor) and (r._base is not None or any(r is a for a in arguments)):
-        with no_grad():
-            return r.clone()
-    return r
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ELSEWHERE})

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import time
 import types
 import warnings
 from typing import TYPE_CHECKING, Any, Callable
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import numpy as np
 
 from ..ir.graph import Graph
+from . import events
 from .capture.capture import CaptureStop, Segment, Specialize, TraceTree, capture, flatten_call
 from .capture.replay import Captured, Invocation
 from .epoch import epoch
@@ -235,6 +237,7 @@ class CompiledFunction:
         with self._lock:
             captured = self._find(key, call.leaves) if key in self._traces else None
             if captured is None:  # else another thread was faster
+                start = time.perf_counter()
                 try:
                     captured = self._capture(key, args, kwargs)
                 except CaptureStop as e:
@@ -243,6 +246,8 @@ class CompiledFunction:
                     reason = f"{type(e).__name__} while tracing: {e}"
                 if captured is None:
                     return self._fall_back(key, reason, args, kwargs)
+                again = events.why_again(self.__tracefuse_wrapped__, self._traces, key, call.leaves)
+                events.captured(captured.graph.name, captured, time.perf_counter() - start, again)
                 try:
                     self._compile(captured)
                 except Exception as e:
@@ -292,6 +297,7 @@ class CompiledFunction:
     def _fall_back(self, key: tuple | None, reason: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         """Runs the call as plain Python. If that works, says once why it was not compiled."""
         name = getattr(self.__tracefuse_wrapped__, "__qualname__", type(self.__tracefuse_wrapped__).__name__)
+        events.fell_back(name, reason)
         self._python += 1
         out = None if self.fullgraph else self.__tracefuse_wrapped__(*args, **kwargs)
         text = f"{name} runs as plain Python: {reason}"

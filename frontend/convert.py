@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 
 from ..ir.dim import Dim
-from ..ir.dtypes import DType, bool_, dtype_of, int64, promote, promote_scalar
+from ..ir.dtypes import DType, bool_, complex_of, dtype_of, int64, promote, promote_scalar
 from ..ir.op import get_op
 from .dispatch import lift, run
 from .state import SymbolicScalar, UnsupportedOperand, default_for, state
 from .tensor import Tensor, new_tensor
 
-PYTHON_NUMBERS = (bool, int, float)
+PYTHON_NUMBERS = (bool, int, float, complex)
 
 
 def is_scalar(x: Any) -> bool:
     """Whether `x` takes part in promotion by its kind only: Python numbers and their symbolic stand-ins. np.float64
-    is a Python float, and counts as one."""
-    return isinstance(x, (bool, int, float, SymbolicScalar, Dim))
+    is a Python float, and counts as one; np.complex128 likewise."""
+    return isinstance(x, (bool, int, float, complex, SymbolicScalar, Dim))
 
 
 def scalar_dtype(dtype: DType, value: Any) -> DType:
@@ -27,13 +27,13 @@ def scalar_dtype(dtype: DType, value: Any) -> DType:
     if isinstance(value, SymbolicScalar):
         return (
             promote_scalar(dtype, value.python_type(0))
-            if value.python_type is not float or dtype.is_floating
+            if value.python_type is not float or dtype.is_inexact
             else state.default_dtype
         )
     if isinstance(value, Dim):
         return int64 if dtype is bool_ else dtype
-    if isinstance(value, float) and not dtype.is_floating:
-        return state.default_dtype
+    if isinstance(value, (float, complex)) and not dtype.is_inexact:
+        return state.default_dtype if isinstance(value, float) else complex_of(state.default_dtype)
     return promote_scalar(dtype, value)
 
 
@@ -44,7 +44,11 @@ def scalar_tensor(value: Any, dtype: DType | None = None) -> Tensor:
     if isinstance(value, Dim):
         return lift(get_op("full")(value=value, shape=(), dtype=dtype or int64))
     if dtype is None:
-        dtype = default_for(type(value)) if type(value) in PYTHON_NUMBERS else default_for(float)
+        dtype = default_for(
+            type(value) if type(value) in PYTHON_NUMBERS else complex if isinstance(value, complex) else float
+        )
+    if isinstance(value, complex) and not dtype.is_complex:
+        raise TypeError(f"the complex number {value} does not fit into a {dtype.name} tensor; cast the tensor first")
     if dtype.kind in "iub" and isinstance(value, float) and not float(value).is_integer():
         raise TypeError(f"the number {value} does not fit into a {dtype.name} tensor; cast the tensor first")
     t = new_tensor(np.array(value, dtype.np))
@@ -81,8 +85,17 @@ def native(array: np.ndarray) -> np.ndarray:
 
 
 def cast_to(x: Tensor, dtype: DType) -> Tensor:
-    """`x` itself if it has the dtype already."""
-    return x if x.dtype is dtype else run(get_op("cast"), (x,), {"dtype": dtype})
+    """`x` itself if it has the dtype already. TypeError for complex x and a real type."""
+    if x.dtype is dtype:
+        return x
+    check_cast(x.dtype, dtype)
+    return run(get_op("cast"), (x,), {"dtype": dtype})
+
+
+def check_cast(source: DType, target: DType) -> None:
+    """TypeError for complex numbers that shall become real ones: it is not said which part is meant."""
+    if source.is_complex and target.kind not in "cb":
+        raise TypeError(f"{source.name} does not become {target.name} by a cast; take real(x), imag(x) or abs(x)")
 
 
 def promote_operands(*operands: Any) -> tuple[Tensor, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from ..ir.dim import Dim, ceildiv
 from ..ir.dtypes import DType, bool_, dtype_of, int64
 from ..ir.op import get_op
-from .convert import as_tensor, cast_to, is_scalar, native, result_dtype, scalar_tensor
+from .convert import as_tensor, cast_to, check_cast, is_scalar, native, result_dtype, scalar_tensor
 from .dispatch import lift, run
 from .state import SymbolicScalar, default_for, state
 from .tensor import Tensor, new_tensor
@@ -32,9 +32,9 @@ def as_shape(shape: Any) -> tuple:
     return tuple(out)
 
 
-def _sizes(shape: tuple) -> tuple:
+def _sizes(shape: Any, more: tuple) -> tuple:
     """zeros(2, 3) and zeros((2, 3)) mean the same."""
-    return as_shape(shape[0] if len(shape) == 1 else shape)
+    return as_shape((shape, *more) if more else shape)
 
 
 def _default(dtype: Any) -> DType:
@@ -49,19 +49,19 @@ def _leaf(t: Tensor, requires_grad: bool) -> Tensor:
 
 
 def as_array(data: Any, dtype: DType | None, copy: bool | None = None) -> np.ndarray:
-    """An ndarray of any data. Python floats (in lists too) take the default type; arrays keep theirs."""
+    """An ndarray of any data. Python floats and complex numbers (in lists too) take the default types; arrays keep
+    theirs."""
     if isinstance(data, Tensor):
         data = data.numpy()
     array = np.asarray(data)
-    if array.dtype == object or array.dtype.kind in "SUcMm":
+    if array.dtype == object or array.dtype.kind in "SUMm":
         raise TypeError(f"cannot make a tensor of a {type(data).__name__} with elements of type {array.dtype}")
     if dtype is None:
         python = not isinstance(data, (np.ndarray, np.generic)) and not hasattr(data, "__array__")
-        dtype = (
-            state.default_dtype
-            if python and array.dtype == np.float64 and _python_floats(data)
-            else dtype_of(array.dtype)
-        )
+        own = python and array.dtype in (np.float64, np.complex128) and _python_floats(data)
+        dtype = default_for(type(array.dtype.type(0).item())) if own else dtype_of(array.dtype)
+    if array.dtype.kind == "c":
+        check_cast(dtype_of(array.dtype), dtype)
     out = array.astype(dtype.np, copy=False) if array.dtype is not dtype.np else array
     out = native(out)
     return out.copy() if copy and np.may_share_memory(out, array) else out
@@ -71,7 +71,7 @@ def _python_floats(data: Any) -> bool:
     """Whether the numbers in nested lists are Python's own."""
     while isinstance(data, (list, tuple)) and data:
         data = next((x for x in data if not isinstance(x, (bool, int))), data[0])
-    return not isinstance(data, (np.generic, np.ndarray, Tensor)) or type(data) is float
+    return not isinstance(data, (np.generic, np.ndarray, Tensor)) or type(data) in (float, complex)
 
 
 def asarray(data: Any, /, *, dtype: Any = None, copy: bool | None = None, device: Any = None) -> Tensor:
@@ -131,7 +131,7 @@ def full(
 ) -> Tensor:
     """`shape` filled with one number (or 0-d tensor)."""
     sizes = as_shape(shape)
-    if is_scalar(fill_value) and not isinstance(fill_value, (SymbolicScalar, Dim)):
+    if is_scalar(fill_value) and not isinstance(fill_value, (SymbolicScalar, Dim, complex)):
         fill = fill_value.item() if isinstance(fill_value, np.generic) else fill_value
         wanted = default_for(type(fill)) if dtype is None else dtype_of(dtype)
         return _leaf(lift(get_op("full")(value=fill, shape=sizes, dtype=wanted)), requires_grad)
@@ -142,22 +142,22 @@ def full(
 
 
 def _constant(value: int, shape: tuple, dtype: Any, requires_grad: bool) -> Tensor:
-    return _leaf(lift(get_op("full")(value=value, shape=_sizes(shape), dtype=_default(dtype))), requires_grad)
+    return _leaf(lift(get_op("full")(value=value, shape=shape, dtype=_default(dtype))), requires_grad)
 
 
-def zeros(*shape: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def zeros(shape: Shape, *sizes: int, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros of a shape, given as one tuple or as sizes."""
-    return _constant(0, shape, dtype, requires_grad)
+    return _constant(0, _sizes(shape, sizes), dtype, requires_grad)
 
 
-def ones(*shape: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def ones(shape: Shape, *sizes: int, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones of a shape, given as one tuple or as sizes."""
-    return _constant(1, shape, dtype, requires_grad)
+    return _constant(1, _sizes(shape, sizes), dtype, requires_grad)
 
 
-def empty(*shape: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def empty(shape: Shape, *sizes: int, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor to be written to. Its elements are zeros, so that no two runs differ."""
-    return _constant(0, shape, dtype, requires_grad)
+    return _constant(0, _sizes(shape, sizes), dtype, requires_grad)
 
 
 def full_like(
@@ -220,6 +220,7 @@ def linspace(
     wanted = _default(dtype)
     if all(isinstance(x, (int, float)) for x in (start, stop)) and state.tracer is None:
         return new_tensor(np.linspace(start, stop, num, endpoint=endpoint).astype(wanted.np))
+    start, stop = (cast_to(x, wanted) if isinstance(x, Tensor) else x for x in (start, stop))
     steps = num - 1 if endpoint else num
     at = iota(num, wanted) * (1.0 / steps if steps else 0.0)
     return at * (stop - start) + start
@@ -233,7 +234,7 @@ def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = N
     return cast_to((columns_at - rows_at) == k, _default(dtype))
 
 
-def meshgrid(*arrays: Any, indexing: str = "xy") -> list[Tensor]:
+def meshgrid(*arrays: Any, indexing: str = "xy") -> tuple[Tensor, ...]:
     """Coordinate grids of 1-D tensors. indexing "xy": the first two axes are swapped; "ij": not."""
     from .manipulation import broadcast_to, permute_dims, reshape
 
@@ -247,7 +248,7 @@ def meshgrid(*arrays: Any, indexing: str = "xy") -> list[Tensor]:
     grids = [broadcast_to(c, shape) for c in columns]
     if indexing == "xy" and n > 1:
         grids = [permute_dims(g, (1, 0, *range(2, n))) for g in grids]
-    return grids
+    return tuple(grids)
 
 
 def _mask(x: Tensor, k: int, upper: bool) -> Tensor:

@@ -110,9 +110,9 @@ def link_view(t: Tensor, base: Tensor, op: OpDef, attrs: Attrs) -> None:
 def _record(
     op: OpDef, tensors: tuple[Tensor, ...], attrs: Attrs, payloads: tuple, outs: tuple, results: Iterable[Tensor]
 ) -> None:
-    """Puts a node on the tape for the floating results."""
+    """Puts a node on the tape for the floating and complex results."""
     results = tuple(results)
-    floating = [(r, i) for i, r in enumerate(results) if r.dtype.is_floating]
+    floating = [(r, i) for i, r in enumerate(results) if r.dtype.is_inexact]
     if floating:
         node = OpNode(op, tensors, attrs, payloads, outs, results)
         for r, i in floating:
@@ -187,7 +187,7 @@ def write_result(t: Tensor, new: Tensor, what: str = "in-place operation") -> Te
     """`assign` for t = f(t, ..): a result of a narrower kind is cast back, one of a wider kind is refused, as in
     PyTorch."""
     if new.dtype is not t.dtype:
-        if "biuf".index(_kind(new)) > "biuf".index(_kind(t)):
+        if "bifc".index(_kind(new)) > "bifc".index(_kind(t)):
             raise TypeError(
                 f"{what}: the result is {new.dtype.name}, which cannot be written into a {t.dtype.name} tensor"
             )

@@ -43,10 +43,10 @@ def _dtype(x: Any) -> DType:
 
 
 def finfo(type: Any, /) -> FloatInfo:
-    """Limits of a floating dtype (or of a tensor's). TypeError for others."""
+    """Limits of a floating dtype (or of a tensor's); of a complex one those of its parts. TypeError for others."""
     import ml_dtypes
 
-    dtype = _dtype(type)
+    dtype = _dtype(type).real
     if not dtype.is_floating:
         raise TypeError(f"finfo takes a floating type, not {dtype.name}")
     info = ml_dtypes.finfo(dtype.np)
@@ -84,7 +84,8 @@ _KINDS = {
     "unsigned integer": "u",
     "integral": "iu",
     "real floating": "f",
-    "numeric": "iuf",
+    "complex floating": "c",
+    "numeric": "iufc",
 }
 
 
@@ -93,6 +94,6 @@ def isdtype(dtype: Any, kind: Any) -> bool:
     "integral", "real floating", "complex floating", "numeric"."""
     if isinstance(kind, tuple):
         return any(isdtype(dtype, k) for k in kind)
-    if isinstance(kind, str) and (kind in _KINDS or kind == "complex floating"):
-        return dtype_of(dtype).kind in _KINDS.get(kind, "")
+    if isinstance(kind, str) and kind in _KINDS:
+        return dtype_of(dtype).kind in _KINDS[kind]
     return dtype_of(dtype) is dtype_of(kind)

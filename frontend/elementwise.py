@@ -14,7 +14,7 @@ import numpy as np
 from ..ir import ops as _ops  # noqa: F401  (declares every op)
 from ..ir.dtypes import DType, bool_, dtype_of, float32, float64, int64
 from ..ir.op import OpDef, get_op
-from .convert import as_tensor, cast_to, is_scalar, promote_operands
+from .convert import as_tensor, cast_to, check_cast, is_scalar, promote_operands
 from .dispatch import run
 from .state import state
 from .tensor import Tensor
@@ -53,7 +53,7 @@ def _unary(op_name: str, doc: str, name: str = "", floats: bool = True) -> Calla
                 except (TypeError, ValueError):
                     pass  # the full way says what is wrong with the operands
         x = as_tensor(x)
-        if floats and not x.dtype.is_floating:
+        if floats and not x.dtype.is_inexact:
             x = cast_to(x, state.default_dtype)
         return run(op, (x,), {})
 
@@ -97,7 +97,7 @@ sigmoid = _unary("sigmoid", "1 / (1 + e**-x).")
 relu = _unary("relu", "max(x, 0).", floats=False)
 _abs = _unary("abs", "Absolute value.", floats=False)
 negative = _unary("neg", "-x.", "negative", floats=False)
-sign = _unary("sign", "-1, 0 or 1; NaN stays.", floats=False)
+_sign = _unary("sign", "", floats=False)
 floor = _unary("floor", "Rounds towards minus infinity.", floats=False)
 ceil = _unary("ceil", "Rounds towards infinity.", floats=False)
 trunc = _unary("trunc", "Rounds towards zero.", floats=False)
@@ -106,7 +106,24 @@ isinf = _unary("isinf", "Whether each element is infinite.", floats=False)
 isfinite = _unary("isfinite", "Whether each element is finite.", floats=False)
 bitwise_invert = _unary("not", "~x: bits of integers, negation of bools.", "bitwise_invert", floats=False)
 _round = _unary("round", "", floats=False)
-abs = _named(_abs, "abs", "Absolute value.")
+
+
+def abs(x: Any, /) -> Tensor:
+    """Absolute value: of complex numbers the real distance from 0."""
+    if isinstance(x, Tensor) and x.dtype.is_complex:
+        return run(get_op("complex_abs"), (x,), {})
+    return abs(as_tensor(x)) if isinstance(x, (complex, np.ndarray)) else _abs(x)
+
+
+def sign(x: Any, /) -> Tensor:
+    """-1, 0 or 1; NaN stays. Of complex numbers x / abs(x)."""
+    if not (isinstance(x, Tensor) and x.dtype.is_complex or isinstance(x, (complex, np.ndarray))):
+        return _sign(x)
+    x = as_tensor(x)
+    if not x.dtype.is_complex:
+        return _sign(x)
+    size = abs(x)
+    return where(equal(size, 0), 0, divide(x, where(equal(size, 0), 1, size)))
 
 
 def round(x: Any, /, decimals: int = 0) -> Tensor:
@@ -178,7 +195,7 @@ def binary(op: OpDef, x: Any, y: Any, floats: bool) -> Tensor:
     """The full way of a function of two operands."""
     if not (isinstance(x, Tensor) and isinstance(y, Tensor) and x._data.dtype is y._data.dtype):
         x, y = promote_operands(x, y)
-    if floats and not x.dtype.is_floating:
+    if floats and not x.dtype.is_inexact:
         x, y = cast_to(x, state.default_dtype), cast_to(y, state.default_dtype)
     if x.dtype is bool_ and op.name in _OF_BOOLS:
         op = get_op(_OF_BOOLS[op.name])
@@ -200,6 +217,7 @@ minimum = _binary("minimum", "The smaller of each pair; NaN wins.")
 copysign = _binary("copysign", "The magnitude of x with the sign of y.", floats=True)
 atan2 = _binary("atan2", "The angle of the point (y, x): atan(x / y) in the right quadrant.", floats=True)
 logaddexp = _binary("logaddexp", "log(e**x + e**y) without overflow.", floats=True)
+nextafter = _binary("nextafter", "The next float after x in the direction of y.", floats=True)
 equal = _binary("eq", "x == y, as bools.", "equal")
 not_equal = _binary("ne", "x != y, as bools.", "not_equal")
 less = _binary("lt", "x < y, as bools.", "less")
@@ -267,9 +285,13 @@ def _bound(x: Tensor, bound: Any) -> Any:
     return bound
 
 
-def astype(x: Any, dtype: Any, /, *, copy: bool = True) -> Tensor:
-    """x with another element type. copy=False returns x itself if it has that type already."""
+def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Tensor:
+    """x with another element type. copy=False returns x itself if it has that type already.
+
+    TypeError for complex x and a real type: it is not said which part is meant.
+    """
     x, wanted = as_tensor(x), dtype_of(dtype)
+    check_cast(x.dtype, wanted)
     return x if not copy and x.dtype is wanted else run(get_op("cast"), (x,), {"dtype": wanted})
 
 
@@ -364,6 +386,7 @@ __all__ = [
     "multiply",
     "nan_to_num",
     "negative",
+    "nextafter",
     "not_equal",
     "positive",
     "pow",

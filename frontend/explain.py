@@ -10,6 +10,7 @@ from typing import Any
 from ..ir.dim import DimLike
 from ..ir.graph import Graph
 from ..ir.kernel_text import format_kernel, format_schedule
+from ..ir.plan import HostStep
 from ..ir.types import TensorType
 from .benchmark import milliseconds
 from .capture.replay import Captured
@@ -35,6 +36,19 @@ class KernelReport:
 
 
 @dataclass(frozen=True, slots=True)
+class HostReport:
+    """One host step of a plan: a call of an op's NumPy reference. after: kernels that run before it. reason: why no
+    kernel does it. source: the user's line."""
+
+    op: str
+    operands: tuple[str, ...]
+    results: tuple[str, ...]
+    reason: str
+    source: str
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryReport:
     """Bytes by what they are for. arena: all temporaries together, which share memory where their lives allow.
     in_place: inputs that kernels overwrite directly; copied: inputs overwritten by a copy at the end."""
@@ -50,8 +64,8 @@ class MemoryReport:
 
 @dataclass(frozen=True, slots=True)
 class TraceReport:
-    """One captured graph and its code. `graph`: its text as captured; `optimized`: as fusion got it. seconds: by stage
-    of compiling. from_cache: kernels that did not have to be generated. entry: how calls get there, "native" or "python";
+    """One captured graph and its code. `graph`: its text as captured; `optimized`: as fusion got it. host_steps: what
+    NumPy computes between the kernels. seconds: by stage of compiling. from_cache: kernels that did not have to be generated. entry: how calls get there, "native" or "python";
     "not called" before the first one. lines: source text by "file:line"."""
 
     name: str
@@ -67,6 +81,7 @@ class TraceReport:
     calls: int
     entry: str
     lines: dict[str, str] = field(default_factory=dict)
+    host_steps: tuple[HostReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +167,7 @@ def _report(captured: Captured, graph: Graph, executable: Any, guards: tuple[str
         optimized=str(optimized),
         nodes=len(graph.nodes),
         optimized_nodes=len(optimized.nodes),
-        kernels=tuple(_kernel(s, native.kernels[s.kernel.name].phases) for s in native.plan.steps),
+        kernels=tuple(_kernel(s, native.kernels[s.kernel.name].phases) for s in native.plan.kernel_steps),
         guards=guards,
         memory=_memory(graph, native.plan),
         seconds=seconds,
@@ -160,6 +175,7 @@ def _report(captured: Captured, graph: Graph, executable: Any, guards: tuple[str
         calls=captured.calls,
         entry=_entry(captured),
         lines=lines,
+        host_steps=_host_steps(native.plan),
     )
 
 
@@ -184,6 +200,16 @@ def _kernel(step: Any, phases: Any) -> KernelReport:
     )
 
 
+def _host_steps(plan: Any) -> tuple[HostReport, ...]:
+    out: list[HostReport] = []
+    for k, s in enumerate(plan.steps):
+        if isinstance(s, HostStep):
+            operands, results = (tuple(str(v.type) for v in vs) for vs in (s.node.inputs, s.node.outputs))
+            source = "" if s.node.loc is None else str(s.node.loc)
+            out.append(HostReport(s.node.op.name, operands, results, s.reason, source, k - len(out)))
+    return tuple(out)
+
+
 def _memory(graph: Graph, plan: Any) -> MemoryReport:
     def total(kind: str) -> DimLike:
         out: DimLike = 0
@@ -191,7 +217,7 @@ def _memory(graph: Graph, plan: Any) -> MemoryReport:
             out = out + _bytes(b.type) if b.kind == kind else out
         return out
 
-    copies = {s.args[-1] for s in plan.steps if s.kernel.ops == ("copy",)}
+    copies = {s.args[-1] for s in plan.kernel_steps if s.kernel.ops == ("copy",)}
     targets = [s.target for s in graph.signature.outputs if s.kind == "write"]
     paths = {k: graph.signature.inputs[k].path for k in targets}
     return MemoryReport(
@@ -224,13 +250,16 @@ def _lines(graph: Graph) -> dict[str, str]:
 
 def _summary(t: TraceReport, most_guards: int = 1_000_000) -> list[str]:
     counts = f"{t.nodes} nodes, {t.optimized_nodes} after passes, {len(t.kernels)} kernels"
+    counts += f", {len(t.host_steps)} host steps" if t.host_steps else ""
     lines = [f"trace {t.name}: {counts}; {t.calls} calls, entry: {t.entry}"]
     width = max((len(k.name) for k in t.kernels), default=0)
     for i, k in enumerate(t.kernels):
+        lines += _host_lines(t, i)
         tasks = "+".join(str(n) for _, n in k.phases)
         size = f"{quantity(k.read, 'B')} in, {quantity(k.written, 'B')} out, {quantity(k.flops, 'flop')}, {tasks} tasks"
         lines.append(f"  {i:>3} {k.name:<{width}}  {_ops(k.ops)}")
         lines.append(f"      {', '.join(k.sources)}  [{size}]" if k.sources else f"      [{size}]")
+    lines += _host_lines(t, len(t.kernels))
     if t.memory is not None:
         m = t.memory
         lines.append(
@@ -248,6 +277,11 @@ def _summary(t: TraceReport, most_guards: int = 1_000_000) -> list[str]:
         if len(t.guards) > most_guards:
             lines.append(f"  and {len(t.guards) - most_guards} more")
     return lines
+
+
+def _host_lines(t: TraceReport, after: int) -> list[str]:
+    steps = [s for s in t.host_steps if s.after == after]
+    return [f"   on the host: {s.op}({', '.join(s.operands)}): {s.reason}  {s.source}".rstrip() for s in steps]
 
 
 def _ops(ops: tuple[str, ...]) -> str:

@@ -15,7 +15,7 @@ from ..ir.dtypes import float32, float64
 from . import elementwise as e
 from .convert import as_tensor, cast_to, is_scalar, scalar_tensor
 from .dispatch import assign, check_writable, write_result
-from .manipulation import broadcast_to
+from .manipulation import broadcast_to, scatter_along_axis
 from .state import state
 from .tape import needs_grad, root_of
 from .tensor import Tensor
@@ -46,13 +46,15 @@ def _wrote(x: Tensor, ufunc: np.ufunc, other: Any) -> bool:
 
 
 def _arithmetic(ufunc: np.ufunc, function: Callable, name: str) -> Callable:
-    def method(x: Tensor, other: Any, alpha: float = 1) -> Tensor:
+    def method(x: Tensor, other: Any, *, alpha: Any = 1, rounding_mode: str | None = None) -> Tensor:
+        if rounding_mode is not None:
+            return write_result(x, x.div(other, rounding_mode=rounding_mode), name)
         if alpha != 1:
             other = e.multiply(other, alpha)
         return x if _wrote(x, ufunc, other) else write_result(x, function(x, other), name)
 
     method.__name__ = method.__qualname__ = name
-    method.__doc__ = f"x = {name[:-1]}(x, alpha * other), in place."
+    method.__doc__ = f"x = {name[:-1]}(x, alpha * other), in place (div_: `rounding_mode` as for `div`)."
     return method
 
 
@@ -64,29 +66,43 @@ maximum_ = _arithmetic(np.maximum, e.maximum, "maximum_")
 minimum_ = _arithmetic(np.minimum, e.minimum, "minimum_")
 
 
-def _of_one(function: Callable, name: str) -> Callable:
-    def method(x: Tensor) -> Tensor:
-        return write_result(x, function(x), name)
+# Functions whose in-place method is x = f(x, ...): the name with an underscore.
+FUNCTIONS = (
+    "abs", "absolute", "acos", "acosh", "addbmm", "addmm", "addmv", "addr", "arccos", "arccosh", "arcsin", "arcsinh",
+    "arctan", "arctan2", "arctanh", "asin", "asinh", "atan", "atan2", "atanh", "baddbmm", "bitwise_and",
+    "bitwise_left_shift", "bitwise_not", "bitwise_or", "bitwise_right_shift", "bitwise_xor", "ceil", "clamp_max",
+    "clamp_min", "clip", "copysign", "cos", "cosh", "deg2rad", "digamma", "divide", "erf", "erfc", "erfinv", "exp",
+    "exp2", "expm1", "fix", "float_power", "floor", "floor_divide", "fmod", "frac", "gcd", "greater", "greater_equal",
+    "heaviside", "hypot", "index_add", "index_copy", "index_fill", "index_put", "index_reduce", "lcm", "ldexp", "less",
+    "less_equal", "lgamma", "log", "log10", "log1p", "log2", "logical_and", "logical_not", "logical_or", "logical_xor",
+    "logit", "masked_scatter", "multiply", "mvlgamma", "nan_to_num", "negative", "nextafter", "not_equal", "put",
+    "rad2deg", "reciprocal", "relu", "remainder", "renorm", "round", "rsqrt", "scatter_reduce", "sgn", "sigmoid", "sign",
+    "sin", "sinc", "sinh", "sqrt", "square", "subtract", "tan", "tanh", "tril", "triu", "true_divide", "trunc", "xlogy",
+)  # fmt: skip
+# The same for methods of other names: {method: function}.
+RENAMED = {
+    "cumprod_": "cumulative_prod", "cumsum_": "cumulative_sum", "eq_": "equal",
+    "ge_": "greater_equal", "gt_": "greater", "le_": "less_equal", "lt_": "less", "ne_": "not_equal",
+    "neg_": "negative",
+}  # fmt: skip
+
+
+def _method(function: Callable, name: str) -> Callable:
+    """x = function(x, ...), in place."""
+
+    def method(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return write_result(x, function(x, *args, **kwargs), name)
 
     method.__name__ = method.__qualname__ = name
-    method.__doc__ = f"x = {name[:-1]}(x), in place."
+    method.__doc__ = f"x = {name[:-1]}(x, ...), in place."
     return method
 
 
-abs_ = _of_one(e.abs, "abs_")
-ceil_ = _of_one(e.ceil, "ceil_")
-exp_ = _of_one(e.exp, "exp_")
-floor_ = _of_one(e.floor, "floor_")
-log_ = _of_one(e.log, "log_")
-neg_ = _of_one(e.negative, "neg_")
-reciprocal_ = _of_one(e.reciprocal, "reciprocal_")
-relu_ = _of_one(e.relu, "relu_")
-round_ = _of_one(e.round, "round_")
-rsqrt_ = _of_one(e.rsqrt, "rsqrt_")
-sigmoid_ = _of_one(e.sigmoid, "sigmoid_")
-sign_ = _of_one(e.sign, "sign_")
-sqrt_ = _of_one(e.sqrt, "sqrt_")
-tanh_ = _of_one(e.tanh, "tanh_")
+def methods(functions: dict[str, Any]) -> dict[str, Callable]:
+    """All in-place methods, made of the functions given by name."""
+    made = {f"{name}_": _method(functions[name], f"{name}_") for name in FUNCTIONS if name in functions}
+    made |= {name: _method(functions[function], name) for name, function in RENAMED.items()}
+    return made | {name: globals()[name] for name in __all__}
 
 
 def copy_(x: Tensor, source: Any) -> Tensor:
@@ -126,14 +142,37 @@ def lerp_(x: Tensor, end: Any, weight: Any) -> Tensor:
     return write_result(x, e.lerp(x, end, weight), "lerp_")
 
 
+def scatter_(x: Tensor, dim: int, index: Any, src: Any = None, *, value: Any = None) -> Tensor:
+    """Puts `src` (or one `value`) at `index` along an axis of x."""
+    return write_result(x, scatter_along_axis(x, dim, index, value if src is None else src), "scatter_")
+
+
+def scatter_add_(x: Tensor, dim: int, index: Any, src: Any) -> Tensor:
+    """Adds `src` at `index` along an axis of x."""
+    return write_result(x, scatter_along_axis(x, dim, index, src, "add"), "scatter_add_")
+
+
+def fill_diagonal_(x: Tensor, fill_value: Any, wrap: bool = False) -> Tensor:
+    """Every element of the main diagonal becomes `fill_value`; `wrap`: it starts again below a tall matrix."""
+    sizes = x.shape
+    if len(sizes) < 2 or len(sizes) > 2 and len(set(sizes)) > 1:
+        raise ValueError(f"fill_diagonal_ takes matrices, or more dimensions of one size, not shape {sizes}")
+    step = sum(int(np.prod(sizes[i + 1 :])) for i in range(len(sizes)))
+    stop = x.numel() if wrap else min(x.numel(), step * min(sizes))
+    at = np.arange(0, stop, step)
+    mask = np.zeros(x.numel(), np.bool_)
+    mask[at] = True
+    return masked_fill_(x, as_tensor(mask.reshape(sizes)), fill_value)
+
+
 def addcmul_(x: Tensor, a: Any, b: Any, value: float = 1) -> Tensor:
     """x = x + value * a * b, in place."""
-    return add_(x, e.multiply(a, b), value)
+    return add_(x, e.multiply(a, b), alpha=value)
 
 
 def addcdiv_(x: Tensor, a: Any, b: Any, value: float = 1) -> Tensor:
     """x = x + value * a / b, in place."""
-    return add_(x, e.divide(a, b), value)
+    return add_(x, e.divide(a, b), alpha=value)
 
 
 def masked_fill_(x: Tensor, mask: Any, value: Any) -> Tensor:
@@ -155,15 +194,58 @@ def normal_(x: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Any = 
     return copy_(x, normal(mean, std, x.shape, dtype=x.dtype, generator=generator))
 
 
-def bernoulli_(x: Tensor, p: float = 0.5, *, generator: Any = None) -> Tensor:
-    """Fills x with 1 (with probability p) and 0."""
+def bernoulli_(x: Tensor, p: Any = 0.5, *, generator: Any = None) -> Tensor:
+    """Fills x with 1 (with probability p, a number or tensor) and 0."""
     from .random import bernoulli
 
-    return copy_(x, bernoulli(p, x.shape, generator=generator))
+    return copy_(x, bernoulli(broadcast_to(p, x.shape) if isinstance(p, Tensor) else p, x.shape, generator=generator))
+
+
+def exponential_(x: Tensor, lambd: float = 1.0, *, generator: Any = None) -> Tensor:
+    """Fills x with numbers of the exponential distribution of rate lambd."""
+    from .random import exponential
+
+    return copy_(x, e.divide(exponential(x.shape, dtype=x.dtype, generator=generator), lambd))
+
+
+def cauchy_(x: Tensor, median: float = 0.0, sigma: float = 1.0, *, generator: Any = None) -> Tensor:
+    """Fills x with numbers of the Cauchy distribution."""
+    from .random import uniform
+
+    angle = e.multiply(uniform(-0.5, 0.5, x.shape, dtype=x.dtype, generator=generator), np.pi)
+    return copy_(x, e.add(e.multiply(e.tan(angle), sigma), median))
+
+
+def log_normal_(x: Tensor, mean: float = 1.0, std: float = 2.0, *, generator: Any = None) -> Tensor:
+    """Fills x with e**n, n normal with this mean and standard deviation."""
+    from .random import normal
+
+    return copy_(x, e.exp(normal(mean, std, x.shape, dtype=x.dtype, generator=generator)))
+
+
+def geometric_(x: Tensor, p: float, *, generator: Any = None) -> Tensor:
+    """Fills x with the number of trials of probability p up to the first success."""
+    from .random import exponential
+
+    if not 0 < p < 1:
+        raise ValueError(f"geometric_: p must lie between 0 and 1, it is {p}")
+    wanted = x.dtype if x.dtype.is_floating else float32
+    drawn = e.divide(exponential(x.shape, dtype=wanted, generator=generator), -np.log1p(-p))
+    return copy_(x, e.maximum(e.ceil(drawn), 1.0))
+
+
+def random_(x: Tensor, low: int = 0, high: int | None = None, *, generator: Any = None) -> Tensor:
+    """Fills x with integers of [low, high), or of [0, low) with one bound; of all that its type holds without any."""
+    from .random import randint
+
+    if high is None:
+        whole = 2**24 if x.dtype.is_floating else 2 ** min(x.dtype.bits - (x.dtype.kind == "i"), 31)
+        low, high = 0, low or whole
+    return copy_(x, randint(low, high, x.shape, generator=generator))
 
 
 __all__ = [
-    "abs_", "add_", "addcdiv_", "addcmul_", "bernoulli_", "ceil_", "clamp_", "copy_", "div_", "exp_", "fill_", "floor_",
-    "lerp_", "log_", "masked_fill_", "maximum_", "minimum_", "mul_", "neg_", "normal_", "pow_", "reciprocal_", "relu_",
-    "round_", "rsqrt_", "sigmoid_", "sign_", "sqrt_", "sub_", "tanh_", "uniform_", "zero_",
+    "add_", "addcdiv_", "addcmul_", "bernoulli_", "cauchy_", "clamp_", "copy_", "div_", "exponential_",
+    "fill_", "fill_diagonal_", "geometric_", "lerp_", "log_normal_", "masked_fill_", "maximum_", "minimum_", "mul_",
+    "normal_", "pow_", "random_", "scatter_", "scatter_add_", "sub_", "uniform_", "zero_",
 ]  # fmt: skip

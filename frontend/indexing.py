@@ -18,7 +18,7 @@ from ..ir.dim import Dim, DimLike
 from ..ir.dtypes import bool_
 from ..ir.op import get_op
 from ..ir.types import broadcast_shapes
-from .convert import as_tensor, cast_to, is_scalar, scalar_tensor
+from .convert import as_tensor, cast_to, is_scalar, scalar_dtype, scalar_tensor
 from .dispatch import apply, assign, check_writable, run
 from .elementwise import where
 from .manipulation import broadcast_to, flip, index_tensor, permute_dims, reshape
@@ -83,7 +83,7 @@ def _expand(x: Tensor, key: Any) -> list[Any]:
     if len(ellipses) > 1:
         raise IndexError("an index can only have a single ellipsis ('...')")
     at = ellipses[0] if ellipses else len(items)
-    items[at : at + 1] = [slice(None)] * (x.ndim - used)
+    items[at : at + 1] = [slice(None)] * (x.ndim - used) or ([_NO_AXES] if ellipses else [])
     out: list[Any] = []
     axis = 0
     for k in items:
@@ -98,6 +98,13 @@ def _expand(x: Tensor, key: Any) -> list[Any]:
             out.append(k)
         axis += _axes_of(k)
     return out
+
+
+class _NoAxes:
+    """An ellipsis that stands for no axis: it still keeps index tensors on its two sides apart, as in NumPy."""
+
+
+_NO_AXES = _NoAxes()
 
 
 def _normal_item(k: Any) -> Any:
@@ -117,7 +124,7 @@ def _normal_item(k: Any) -> Any:
 
 def _axes_of(k: Any) -> int:
     """How many axes of the tensor an entry stands for."""
-    if k is None or k is Ellipsis:
+    if k is None or k is Ellipsis or k is _NO_AXES:
         return 0
     return k.ndim if isinstance(k, Tensor) and k.dtype is bool_ else 1
 
@@ -157,6 +164,8 @@ def _basic_part(x: Tensor, items: list[Any]) -> tuple[Tensor, tuple[int, ...], A
     positions: list[int] = []
     axis = 0
     for place, k in enumerate(items):
+        if k is _NO_AXES:
+            continue
         if k is None:
             shape.append(1)
             continue
@@ -266,7 +275,7 @@ def setitem(x: Any, key: Any, value: Any) -> None:
     """x[key] = value, in place. The value is cast to the dtype of x and broadcasts; of indices that occur twice the
     last wins."""
     if not isinstance(value, Tensor):
-        value = scalar_tensor(value, None) if is_scalar(value) else as_tensor(value)
+        value = _number_for(x, value) if is_scalar(value) else as_tensor(value)
     if value.dtype is not x.dtype:
         value = cast_to(value, x.dtype)
     if state.tracer is None and not (state.grad_enabled and (needs_grad(x) or needs_grad(value))):
@@ -300,6 +309,12 @@ def setitem(x: Any, key: Any, value: Any) -> None:
     new = run(get_op("scatter"), (moved, updates, *indices), {"mode": "set"})
     new = permute_dims(new, tuple(sorted(range(view.ndim), key=front.__getitem__))) if front else new
     assign(view, flip(new, flips) if flips else new, "x[key] = value")
+
+
+def _number_for(x: Tensor, value: Any) -> Tensor:
+    """A number that is written into x: of the dtype of x where promotion says so, so that no digit is lost."""
+    dtype = scalar_dtype(x.dtype, value)
+    return scalar_tensor(value, dtype if dtype is x.dtype else None)
 
 
 def _whole_numpy_key(key: Any) -> Any:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from ..ir.dim import Dim, DimLike, floordiv, numel
-from ..ir.dtypes import int32, int64
+from ..ir.dtypes import bool_, int32, int64
 from ..ir.op import get_op
 from ..ir.types import broadcast_shapes, normalize_axes, normalize_axis
 from .convert import as_tensor, cast_to, promote_operands
 from .creation import as_shape, full, iota
 from .dispatch import run
-from .elementwise import add, multiply, where
+from .elementwise import add, not_equal, where
 from .state import state
 from .tensor import Tensor
 
@@ -145,11 +145,11 @@ def broadcast_to(x: Any, /, shape: Any) -> Tensor:
     return run(get_op("broadcast_to"), (x,), {"shape": sizes})
 
 
-def broadcast_arrays(*arrays: Any) -> list[Tensor]:
+def broadcast_arrays(*arrays: Any) -> tuple[Tensor, ...]:
     """All tensors broadcast to their common shape."""
     tensors = [as_tensor(a) for a in arrays]
     shape = broadcast_shapes(*(t.shape for t in tensors)) if tensors else ()
-    return [broadcast_to(t, shape) for t in tensors]
+    return tuple(broadcast_to(t, shape) for t in tensors)
 
 
 def flip(x: Any, /, axis: Any = None, *, dims: Any = None) -> Tensor:
@@ -342,13 +342,29 @@ def take_along_axis(x: Any, indices: Any, /, axis: int = -1) -> Tensor:
 
 
 def gather(x: Any, axis: int, index: Any) -> Tensor:
-    """PyTorch's gather: take_along_axis with the index's shape."""
-    return take_along_axis(x, index, axis=axis)
+    """PyTorch's gather: take_along_axis with the index's shape, which may be smaller than x along the other axes.
+    Numbers count as vectors of one element."""
+    x, index = as_tensor(x), as_tensor(index)
+    if x.ndim and index.ndim:
+        return take_along_axis(x, index, axis=axis) if index.size != 0 or index.ndim == x.ndim else _nothing(x, index)
+    out = take_along_axis(x if x.ndim else reshape(x, (1,)), index if index.ndim else reshape(index, (1,)), axis=axis)
+    return reshape(out, index.shape)
+
+
+def _nothing(x: Tensor, index: Tensor) -> Tensor:
+    """What an index without elements gives, of any rank."""
+    return full(index.shape, 0, dtype=x.dtype)
 
 
 def scatter_along_axis(x: Any, axis: int, index: Any, src: Any, mode: str = "set") -> Tensor:
     """x with `src` put (or added) at `index` along `axis`: out[i, index[i, j]] = src[i, j] for axis 1."""
-    x = as_tensor(x)
+    x, index = as_tensor(x), as_tensor(index)
+    if index.size == 0:
+        return run(get_op("cast"), (x,), {"dtype": x.dtype})
+    if x.ndim == 0 or index.ndim == 0:
+        wide = reshape(src, (-1,)) if isinstance(src, Tensor) else src
+        out = scatter_along_axis(x if x.ndim else reshape(x, (1,)), axis, reshape(index, (-1,)), wide, mode)
+        return reshape(out, x.shape)
     at, shape = _along(x, index, normalize_axis(axis, x.ndim))
     values = as_tensor(src) if isinstance(src, Tensor) else full((), src, dtype=x.dtype)
     values = cast_to(values, x.dtype)
@@ -392,11 +408,12 @@ def masked_fill(x: Any, mask: Any, value: Any) -> Tensor:
 def cumulative_sum(
     x: Any, /, axis: int | None = None, dtype: Any = None, include_initial: bool = False, *, dim: int | None = None
 ) -> Tensor:
-    """Running sums along `axis`; include_initial puts a 0 in front. Sums are made pairwise, in log2(n) passes."""
+    """Running sums along `axis`; include_initial puts a 0 in front."""
     from .reductions import _accumulation_dtype
 
     x = as_tensor(x)
-    return _running(cast_to(x, _accumulation_dtype(x, dtype)), axis if dim is None else dim, include_initial, 0)
+    x = cast_to(x, _accumulation_dtype(x, dtype))
+    return _running("cumsum", x, axis if dim is None else dim, include_initial, 0)
 
 
 def cumulative_prod(
@@ -406,21 +423,17 @@ def cumulative_prod(
     from .reductions import _accumulation_dtype
 
     x = as_tensor(x)
-    return _running(cast_to(x, _accumulation_dtype(x, dtype)), axis if dim is None else dim, include_initial, 1)
+    x = cast_to(x, _accumulation_dtype(x, dtype))
+    return _running("cumprod", x, axis if dim is None else dim, include_initial, 1)
 
 
-def _running(x: Tensor, axis: int | None, include_initial: bool, neutral: int) -> Tensor:
+def _running(op: str, x: Tensor, axis: int | None, include_initial: bool, neutral: int) -> Tensor:
     if axis is None:
         if x.ndim > 1:
             raise ValueError(f"running sums and products of shape {x.shape} need an axis")
         x, axis = ravel(x), 0
     axis = normalize_axis(axis, x.ndim)
-    n, distance = x.shape[axis], 1
-    while distance < n:
-        low = tuple(distance if i == axis else 0 for i in range(x.ndim))
-        moved = _padded(narrow(x, axis, 0, n - distance), low, neutral)
-        x = multiply(x, moved) if neutral else add(x, moved)
-        distance *= 2
+    x = run(get_op(op), (x,), {"axis": axis}) if x.ndim else x
     return _padded(x, tuple(int(i == axis) for i in range(x.ndim)), neutral) if include_initial else x
 
 
@@ -428,18 +441,32 @@ def _padded(x: Tensor, low: tuple, value: int) -> Tensor:
     return run(get_op("pad"), (x,), {"low": low, "high": (0,) * x.ndim, "value": value})
 
 
-def diff(x: Any, /, axis: int = -1, n: int = 1) -> Tensor:
-    """Differences of neighbours along `axis`, taken n times."""
+def diff(
+    x: Any, /, n: int = 1, axis: int = -1, prepend: Any = None, append: Any = None, *, dim: int | None = None
+) -> Tensor:
+    """Differences of neighbours along `axis`, taken n times, after x was joined with `prepend` and `append`. ValueError
+    for a negative n or a 0-d x."""
     x = as_tensor(x)
-    axis = normalize_axis(axis, x.ndim)
+    if x.ndim == 0:
+        raise ValueError("diff needs at least 1 dimension")
+    axis = normalize_axis(axis if dim is None else dim, x.ndim)
+    if n < 0:
+        raise ValueError(f"diff: n must not be negative, it is {n}")
+    if n == 0:
+        return x
+    parts = [p for p in (prepend, x, append) if p is not None]
+    x = concat(parts, axis=axis) if len(parts) > 1 else x
     for _ in range(n):
         size = x.shape[axis]
-        x = narrow(x, axis, 1, size) - narrow(x, axis, 0, size - 1)
+        if isinstance(size, int) and size == 0:
+            break
+        later, sooner = narrow(x, axis, 1, size), narrow(x, axis, 0, size - 1)
+        x = not_equal(later, sooner) if x.dtype is bool_ else later - sooner
     return x
 
 
 __all__ = [
-    "broadcast_arrays", "broadcast_to", "chunk", "concat", "cumulative_prod", "cumulative_sum", "diag", "diagonal",
+    "broadcast_arrays", "broadcast_shapes", "broadcast_to", "chunk", "concat", "cumulative_prod", "cumulative_sum", "diag", "diagonal",
     "diff",
     "expand_dims", "flatten", "flip", "gather", "masked_fill", "matrix_transpose", "moveaxis", "narrow", "permute_dims",
     "ravel", "repeat", "reshape", "roll", "scatter_along_axis", "split", "squeeze", "stack", "swapaxes", "take",

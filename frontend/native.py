@@ -85,6 +85,8 @@ def trace_spec(captured: Captured, call: Invocation) -> TraceSpec | None:
     executable = executable_of(captured)
     if executable is None or captured.backward is not None or executable.plan.dims or call.kwargs:
         return None
+    if executable.plan.host_steps:
+        return None
     if len(call.args) != len(call.leaves) or any(a is not b for a, b in zip(call.args, call.leaves)):
         return None
     try:
@@ -431,7 +433,7 @@ def _require(holds: bool) -> None:
 
 def _seconds(executable: Executable) -> float:
     """How long a plan takes on one core, roughly."""
-    costs = [kernel_cost(s.kernel) for s in executable.plan.steps]
+    costs = [kernel_cost(s.kernel) for s in executable.plan.kernel_steps]
     moved, done = sum(c.read + c.written for c in costs), sum(c.flops for c in costs)
     return moved / BYTES_PER_SECOND + done / OPERATIONS_PER_SECOND  # type: ignore[operator]
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import functions as f
+from . import numpy_extensions, scipy_special
 from .dispatch import write_result
 from .state import state
 from .tape import needs_grad
@@ -35,7 +36,7 @@ UFUNCS: dict[np.ufunc, Callable[..., Any]] = {
     np.logical_xor: f.logical_xor, np.logical_not: f.logical_not, np.bitwise_and: f.bitwise_and,
     np.bitwise_or: f.bitwise_or,
     np.bitwise_xor: f.bitwise_xor, np.invert: f.bitwise_invert, np.left_shift: f.bitwise_left_shift,
-    np.right_shift: f.bitwise_right_shift, np.matmul: f.matmul,
+    np.right_shift: f.bitwise_right_shift, np.matmul: f.matmul, np.nextafter: f.nextafter, np.conjugate: f.conj,
 }  # fmt: skip
 REDUCTIONS: dict[np.ufunc, Callable[..., Any]] = {
     np.add: f.sum, np.multiply: f.prod, np.maximum: f.max, np.minimum: f.min, np.logical_and: f.all,
@@ -49,6 +50,8 @@ def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple, kwargs: dict[str, A
     where = kwargs.pop("where", True)
     dtype = kwargs.pop("dtype", None)
     known = (UFUNCS if method == "__call__" else REDUCTIONS if method == "reduce" else {}).get(ufunc)
+    if known is None and method == "__call__":
+        known = scipy_special.ufunc(ufunc)
     if known is None or where is not True or kwargs.keys() - {"axis", "keepdims"}:
         kwargs |= {"dtype": dtype} if dtype is not None else {}
         kwargs |= {"where": where} if where is not True else {}
@@ -84,10 +87,10 @@ def _plain(x: Any) -> Any:
 
 def _wrapped(x: Any) -> Any:
     if isinstance(x, np.ndarray):
-        return f.as_tensor(x) if x.dtype.kind in "biufV" else x
+        return f.as_tensor(x) if x.dtype.kind in "biufcV" else x
     if isinstance(x, (list, tuple)) and type(x) in (list, tuple):
         return type(x)(map(_wrapped, x))
-    return f.as_tensor(x) if isinstance(x, np.generic) and x.dtype.kind in "biuf" else x
+    return f.as_tensor(x) if isinstance(x, np.generic) and x.dtype.kind in "biufc" else x
 
 
 def _in_numpy(function: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -212,7 +215,6 @@ FUNCTIONS: dict[Callable, Callable] = {
     np.nonzero: f.nonzero, np.count_nonzero: lambda a, axis=None,
     keepdims=False: f.count_nonzero(a, axis=axis, keepdims=keepdims),
     np.nan_to_num: lambda x, copy=True, nan=0.0, posinf=None, neginf=None: f.nan_to_num(x, nan, posinf, neginf),
-    np.linalg.norm: lambda x, ord=None, axis=None, keepdims=False: f.norm(x, 2 if ord is None else ord, axis, keepdims),
     np.shape: lambda a: a.shape, np.ndim: lambda a: a.ndim, np.size: lambda a,
     axis=None: a.size if axis is None else a.shape[axis],
     np.copy: lambda a, **_: f.positive(a), np.copyto: lambda dst, src, **_: dst.copy_(src),
@@ -221,6 +223,7 @@ FUNCTIONS: dict[Callable, Callable] = {
     equal_nan=False: bool(f.all(f.isclose(a, b, rtol, atol, equal_nan))),
     np.array_equal: lambda a1, a2, equal_nan=False: np.array_equal(_plain_values(a1), _plain_values(a2), equal_nan),
 }  # fmt: skip
+FUNCTIONS |= numpy_extensions.FUNCTIONS
 
 
 def _plain_values(x: Any) -> Any:

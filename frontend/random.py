@@ -19,8 +19,21 @@ from .autograd import no_grad
 from .convert import as_tensor, cast_to
 from .creation import as_shape
 from .dispatch import assign, run
-from .elementwise import add, bitwise_right_shift, cos, log, multiply, sqrt, subtract
-from .manipulation import take
+from .elementwise import (
+    add,
+    bitwise_right_shift,
+    cos,
+    divide,
+    log,
+    maximum,
+    minimum,
+    multiply,
+    negative,
+    sqrt,
+    subtract,
+)  # fmt: skip
+from .manipulation import cumulative_sum, narrow, take
+from .sorting import argsort
 from .state import state
 from .tensor import Tensor, new_tensor
 
@@ -54,7 +67,7 @@ class Generator:
         sizes = as_shape(shape)
         with no_grad():
             out = run(get_op("random_bits"), (self.state,), {"shape": sizes})
-            blocks = ceildiv(numel(sizes), 4)
+            blocks = ceildiv(numel(sizes) * state.draws, 4)
             if state.tracer is None:
                 with np.errstate(over="ignore"):
                     self.state._data[1] += np.uint64(int(blocks))  # type: ignore[arg-type]
@@ -204,6 +217,61 @@ def bernoulli(p: Any, size: Any = None, *, dtype: Any = None, generator: Generat
         return cast_to(drawn, bool_ if dtype is None else dtype_of(dtype))
 
 
+def exponential(*size: Any, dtype: Any = None, generator: Generator | None = None, device: Any = None) -> Tensor:
+    """Exponentially distributed with rate 1, of a shape given as one tuple or as sizes."""
+    wanted, shape = _float_dtype(dtype), _shape(size)
+    work = float64 if wanted is float64 else float32
+    with no_grad():
+        return cast_to(negative(log(subtract(1.0, _unit(shape, work, generator)))), wanted)
+
+
+def multinomial(
+    input: Any, num_samples: int, replacement: bool = False, *, generator: Generator | None = None
+) -> Tensor:
+    """Indices drawn with probabilities proportional to `input` [C] or [N, C]: int64 [num_samples] or [N, num_samples].
+
+    Without replacement they are the largest of p / Exp(1). ValueError for more samples than categories then.
+    """
+    weights = as_tensor(input)
+    if weights.ndim not in (1, 2) or not weights.dtype.is_floating:
+        raise ValueError(f"multinomial takes floating probabilities of 1 or 2 dimensions, not {weights.type}")
+    classes = weights.shape[-1]
+    if not replacement and num_samples > classes:
+        raise ValueError(f"multinomial: {num_samples} samples of {classes} categories need replacement=True")
+    with no_grad():
+        if not replacement:
+            keys = divide(weights, maximum(exponential(weights.shape, dtype=weights.dtype, generator=generator), 1e-30))
+            return narrow(argsort(keys, axis=-1, descending=True), weights.ndim - 1, 0, num_samples)
+        edges = cumulative_sum(cast_to(weights, float64), axis=-1)
+        total = narrow(edges, weights.ndim - 1, classes - 1, classes)
+        drawn = multiply(rand((*weights.shape[:-1], num_samples), dtype=float64, generator=generator), total)
+        at = run(get_op("searchsorted"), (edges, drawn), {"right": True})
+        return minimum(at, classes - 1)
+
+
+def poisson(input: Any, *, generator: Generator | None = None) -> Tensor:
+    """Poisson distributed with the rates `input`: arrivals one Exp(1) apart are counted, so it takes as many draws as
+    the largest rate needs. Needs its value, so it ends a capture. ValueError for negative rates and above 10^4."""
+    rates = as_tensor(input)
+    known = rates._data if state.tracer is None else np.asarray(state.tracer.concretize(rates, "poisson"))
+    if known.size and not 0 <= known.min() <= known.max() <= 1e4:
+        raise ValueError("poisson: the rates must lie between 0 and 10^4")
+    out, at = np.zeros(known.shape), np.zeros(known.shape)
+    while True:
+        at = at + exponential(known.shape, dtype=float64, generator=generator).numpy()
+        if not (at < known).any():
+            return new_tensor(out.astype(rates.dtype.np))
+        out += at < known
+
+
+def randint_like(
+    x: Any, low: int, high: int | None = None, *, dtype: Any = None, generator: Generator | None = None
+) -> Tensor:
+    """Integers of [low, high) (or [0, low)), of the shape and type of `x`."""
+    x = as_tensor(x)
+    return randint(low, high, x.shape, dtype=x.dtype if dtype is None else dtype, generator=generator)
+
+
 def randperm(n: int, *, dtype: Any = None, generator: Generator | None = None) -> Tensor:
     """0 .. n - 1 in random order; int64. Needs the words' values, so it ends a capture."""
     words = (generator or default_generator).bits((2, n))
@@ -234,6 +302,6 @@ def randn_like(x: Any, *, dtype: Any = None, generator: Generator | None = None)
 
 
 __all__ = [
-    "Generator", "bernoulli", "default_generator", "get_rng_state", "manual_seed", "normal", "permutation", "rand",
-    "rand_like", "randint", "randn", "randn_like", "randperm", "seed_everything", "set_rng_state", "uniform",
+    "Generator", "bernoulli", "default_generator", "exponential", "get_rng_state", "manual_seed", "multinomial", "normal", "permutation",
+    "poisson", "rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm", "seed_everything", "set_rng_state", "uniform",
 ]  # fmt: skip

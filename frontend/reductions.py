@@ -55,7 +55,7 @@ def _accumulation_dtype(x: Tensor, dtype: Any) -> DType:
     """Sums and products of bools and small integers are made in 64 bits, as in the array API."""
     if dtype is not None:
         return dtype_of(dtype)
-    if x.dtype.is_floating:
+    if x.dtype.is_inexact:
         return x.dtype
     return uint64 if x.dtype.kind == "u" else int64
 
@@ -135,16 +135,17 @@ def _position(name: str, x: Tensor, axis: int | None, keepdims: bool) -> Tensor:
         flat = run(get_op("reshape"), (x,), {"shape": (numel(shape),)})
         out = run(get_op(name), (flat,), {"axis": 0})
         return restore_axes(out, shape, tuple(range(len(shape)))) if keepdims else out
-    axis = normalize_axis(axis, x.ndim)
     if x.ndim == 0:
+        _scalar_axes(axis)
         return _position(name, x, None, False)
+    axis = normalize_axis(axis, x.ndim)
     out = run(get_op(name), (x,), {"axis": axis})
     return restore_axes(out, shape, (axis,)) if keepdims else out
 
 
 def _floating(x: Any, dtype: Any = None) -> Tensor:
     x = as_tensor(x)
-    return cast_to(x, dtype_of(dtype) if dtype is not None else x.dtype if x.dtype.is_floating else state.default_dtype)
+    return cast_to(x, dtype_of(dtype) if dtype is not None else x.dtype if x.dtype.is_inexact else state.default_dtype)
 
 
 def _count(x: Tensor, axis: Axis) -> Any:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..ir.dtypes import FLOATS, DType, bool_, dtype_of, float32, int64
+from ..ir.dtypes import FLOATS, DType, bool_, complex_of, dtype_of, float32, int64
 from ..ir.graph import Value
 from ..ir.op import Attrs, OpDef
 
@@ -78,6 +78,13 @@ class _State(threading.local):
     tracer: Tracer | None = None
     grad_enabled: bool = True
     default_dtype: DType = float32
+    autocast: DType | None = None  # what products are lowered to; None outside of autocast
+    unfinished: int = 0  # effects of a trace that its calls could not bring about: see amp.GradScaler
+    mode_before_walk: bool | None = None  # the grad mode around a running backward pass; None outside of one
+    draws: Any = 1  # how many independent numbers each random number is: vmap with randomness="different"
+    inference: bool = False  # inside of inference_mode
+    anomaly: Any = None  # the running detect_anomaly
+    on_node: Callable[[Any], None] | None = None  # is told of each new node of the tape
 
 
 class _PublishedState(_State):
@@ -99,6 +106,8 @@ def modes() -> int:
     number = 1 if state.grad_enabled else 3
     if dtype is not float32:
         number |= (1 + FLOATS.index(dtype)) << 3
+    if state.autocast is not None:
+        number |= (1 + FLOATS.index(state.autocast)) << 16
     return number if state.tracer is None else number | 4
 
 
@@ -118,7 +127,9 @@ def publish_modes_to(setter: Callable[[int], None]) -> None:
 
 
 def default_for(python_type: type) -> DType:
-    """The element type that a Python bool, int or float gets by itself."""
+    """The element type that a Python bool, int, float or complex gets by itself."""
+    if python_type is complex:
+        return complex_of(state.default_dtype)
     return bool_ if python_type is bool else int64 if python_type is int else state.default_dtype
 
 

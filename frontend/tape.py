@@ -67,13 +67,17 @@ def _refresh(t: Tensor) -> None:
 class Node:
     """One step of the forward pass. Subclasses say how to pull cotangents back through it."""
 
-    __slots__ = ("edges", "hooks", "order", "results")
+    __slots__ = ("__weakref__", "edges", "frame", "hooks", "loc", "order", "results")
 
     def __init__(self, tensors: tuple[Tensor, ...], results: tuple[Tensor, ...]):
         self.order = next(_numbers)
         self.edges: tuple[Edge, ...] = tuple([edge_of(t) for t in tensors])
         self.results: tuple[tuple[Any, tuple], ...] = tuple([(r._data.dtype, r._data.shape) for r in results])
         self.hooks: dict[int, list[Callable]] | None = None
+        self.frame: Any = None  # the checkpoint that can compute again what this node has dropped
+        self.loc: Any = None  # the user's line, in anomaly mode
+        if state.on_node is not None:
+            state.on_node(self)
 
     @property
     def name(self) -> str:
@@ -85,6 +89,12 @@ class Node:
 
     def release(self) -> None:
         """Drops what was saved for `pull`."""
+
+    def forget(self, frame: Any) -> None:
+        """Drops what was saved; `frame.recompute()` will `restore` it."""
+
+    def restore(self, other: Any) -> None:
+        """Takes over what another run of the same step has saved."""
 
     def keep_values_of(self, root: Tensor) -> None:
         """Called when the storage of `root` is about to be written with this node's result."""
@@ -126,6 +136,8 @@ class OpNode(Node):
         return self.op.name
 
     def pull(self, cotangents: list, needs: tuple[bool, ...], create_graph: bool) -> tuple:
+        if self.inputs is None and self.frame is not None:
+            self.frame.recompute()
         if self.inputs is None or self.outputs is None:
             raise RuntimeError(
                 f"backward through {self.name} a second time: what it saved was freed by the first backward(); "
@@ -169,7 +181,15 @@ class OpNode(Node):
 
     def release(self) -> None:
         if self.saves:  # ops that save nothing can be run again
-            self.inputs = self.outputs = None
+            self.inputs = self.outputs = self.frame = None
+
+    def forget(self, frame: Any) -> None:
+        if self.saves:
+            self.inputs, self.outputs, self.checks, self.frame = None, None, [], frame
+
+    def restore(self, other: OpNode) -> None:
+        if self.saves and self.inputs is None and other.op is self.op:
+            self.inputs, self.outputs, self.checks = other.inputs, other.outputs, other.checks
 
 
 def _saved_operands(op: OpDef, n: int) -> tuple[bool, ...]:

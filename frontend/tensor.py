@@ -134,8 +134,8 @@ class Tensor(TensorMethods):
                 raise RuntimeError("requires_grad can only be switched off for leaves; use detach()")
             self._requires_grad = False if self._base is not None else None
             return self
-        if not self.dtype.is_floating:
-            raise TypeError(f"only floating tensors have gradients, this one is {self.dtype.name}")
+        if not self.dtype.is_inexact:
+            raise TypeError(f"only floating and complex tensors have gradients, this one is {self.dtype.name}")
         if not needs_grad(self):
             self._requires_grad = True
         return self
@@ -146,11 +146,24 @@ class Tensor(TensorMethods):
 
         return register_hook(self, hook)
 
+    def register_post_accumulate_grad_hook(self, hook: Callable) -> Any:
+        """Calls `hook(self)` after each backward() that has added to `.grad` of this leaf."""
+        from .autograd import register_post_accumulate_grad_hook
+
+        return register_post_accumulate_grad_hook(self, hook)
+
     def retain_grad(self) -> None:
         """Lets a tensor that is no leaf receive `.grad` too."""
         from .autograd import retain_grad
 
         retain_grad(self)
+
+    @property
+    def retains_grad(self) -> bool:
+        """Whether `retain_grad` was called on this tensor, which is no leaf."""
+        from .autograd import retains_grad
+
+        return retains_grad(self)
 
     def backward(self, gradient: Any = None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
         """Adds to `.grad` of every leaf that this tensor was computed from. See `autograd.backward`."""
@@ -213,6 +226,15 @@ def _restore(cls: type, array: np.ndarray, requires_grad: bool) -> Tensor:
 
 def detach(x: Any) -> Tensor:
     """The same memory as a tensor without history: writes through it are seen, gradients do not pass."""
+    t = alias(x)
+    cut = getattr(state.tracer, "without_history", None)  # vmap has tapes outside of its own
+    if cut is not None:
+        t._data = cut(t._data)
+    return t
+
+
+def alias(x: Any) -> Tensor:
+    """`detach`, but inside of vmap the tapes outside go on seeing `x`: what nested transforms need."""
     from ..ir.op import get_op
     from .dispatch import link_view
 
@@ -227,4 +249,4 @@ def detach(x: Any) -> Tensor:
     return t
 
 
-__all__ = ["Tensor", "detach", "new_tensor", "root_of"]
+__all__ = ["Tensor", "alias", "detach", "new_tensor", "root_of"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from ..ir.dim import numel
-from ..ir.dtypes import DType, bool_, dtype_of, float16, float32, float64, int8, int16, int32, int64, uint8
+from ..ir.dtypes import DType, bool_, dtype_of, float16, float32, float64, int8, int16, int32, int64, uint8, uint16
 from ..ir.dtypes import bfloat16 as bfloat16_
 from .operators import TensorOperators
 from .state import state
@@ -58,6 +58,14 @@ class TensorMethods(TensorOperators):
             return array.astype(dtype)
         return array.copy() if copy else array
 
+    def __buffer__(self, flags: int, /) -> memoryview:
+        """The memory, for `memoryview(x)` and whatever takes a buffer (from Python 3.12 on). BufferError for bfloat16,
+        which buffers do not know."""
+        array: Any = self.numpy()
+        if array.dtype.kind == "V":
+            raise BufferError(f"buffers know no {self.dtype.name}; use x.view(tr.uint16)")
+        return memoryview(array)
+
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         from .numpy_protocol import array_ufunc
 
@@ -73,8 +81,14 @@ class TensorMethods(TensorOperators):
 
         return tracefuse
 
-    def __dlpack__(self, **options: Any) -> Any:
-        return self.numpy().__dlpack__(**options)
+    def __dlpack__(
+        self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: Any = None
+    ) -> Any:
+        """A DLPack capsule of the memory, for `np.from_dlpack`, `torch.from_dlpack` and their like. BufferError for
+        tensors that require grad: detach() them first."""
+        if self.requires_grad:
+            raise BufferError("a tensor that requires grad is not shared, because writes would go unseen; detach() it")
+        return self.numpy().__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device, copy=copy)
 
     def __dlpack_device__(self) -> tuple[Any, int]:
         return (1, 0)
@@ -122,12 +136,24 @@ class TensorMethods(TensorOperators):
             return F.astype(self, a, copy=False)
         return self  # type: ignore[return-value]
 
+    def to_device(self, device: Any, /, *, stream: Any = None) -> Tensor:
+        """The tensor itself: "cpu" is the only device. ValueError for others, and for streams."""
+        from .namespace_info import check_device
+
+        check_device(device)
+        if stream is not None:
+            raise ValueError("the device cpu has no streams")
+        return self  # type: ignore[return-value]
+
     def cpu(self) -> Tensor:
         return self  # type: ignore[return-value]
 
     def astype(self, dtype: Any, copy: bool = True) -> Tensor:
         """A copy in another dtype."""
         return F.astype(self, dtype, copy=copy)
+
+    def ushort(self) -> Tensor:
+        return F.astype(self, uint16, copy=False)
 
     def type_as(self, other: Tensor) -> Tensor:
         return F.astype(self, other.dtype, copy=False)
@@ -170,6 +196,27 @@ class TensorMethods(TensorOperators):
         """Number of elements."""
         return numel(self.shape)
 
+    nelement = numel
+
+    def ndimension(self) -> Any:
+        """Number of axes."""
+        return self.ndim
+
+    def storage_offset(self) -> Any:
+        """Elements between the start of the memory and the first one."""
+        array = root = self.numpy()
+        while isinstance(root.base, np.ndarray):
+            root = root.base
+        return (array.ctypes.data - root.ctypes.data) // self.dtype.itemsize
+
+    def is_signed(self) -> Any:
+        """Whether the element type has negative numbers."""
+        return self.dtype.kind in "ifc"
+
+    def is_same_size(self, other: Tensor) -> Any:
+        """Whether both shapes are equal."""
+        return self.shape == other.shape
+
     def element_size(self) -> Any:
         return self.dtype.itemsize
 
@@ -192,9 +239,30 @@ class TensorMethods(TensorOperators):
         """The last two axes exchanged."""
         return F.matrix_transpose(self)
 
-    def t(self) -> Tensor:
-        """The transpose of a matrix."""
-        return F.permute_dims(self, range(self.ndim)[::-1])
+    @property
+    def H(self) -> Tensor:
+        """The transpose of a matrix, conjugated."""
+        if self.ndim not in (0, 2):
+            raise ValueError(f"H is of matrices, not of shape {self.shape}; use mH")
+        return F.adjoint(self) if self.ndim else self  # type: ignore[return-value]
+
+    @property
+    def real(self) -> Tensor:
+        """The real part. A copy."""
+        return F.real(self)
+
+    @property
+    def imag(self) -> Tensor:
+        """The imaginary part. A copy."""
+        return F.imag(self)
+
+    def is_complex(self) -> Any:
+        return self.dtype.is_complex
+
+    @property
+    def mH(self) -> Tensor:
+        """The last two axes exchanged, conjugated."""
+        return F.adjoint(self)
 
     def reshape(self, *shape: Any) -> Tensor:
         return F.reshape(self, _flat(shape))
@@ -228,9 +296,6 @@ class TensorMethods(TensorOperators):
             return F.permute_dims(self, range(self.ndim)[::-1])
         return F.swapaxes(self, *axes) if len(axes) == 2 else F.permute_dims(self, axes)
 
-    def unsqueeze(self, dim: Any) -> Tensor:
-        return F.expand_dims(self, dim)
-
     def squeeze(self, axis: Any = None, *, dim: Any = None) -> Tensor:
         """Without axes of size 1; named ones that are longer stay."""
         return F.squeeze(self, dim=axis if dim is None else dim)
@@ -244,45 +309,81 @@ class TensorMethods(TensorOperators):
     def tile(self, *repetitions: Any) -> Tensor:
         return F.tile(self, _flat(repetitions))
 
-    def unbind(self, dim: Any = 0) -> tuple[Tensor, ...]:
-        return F.unstack(self, axis=dim)
-
     def narrow(self, dim: Any, start: Any, length: Any) -> Tensor:
         """x[start : start + length] along an axis. A view."""
         return F.getitem(self, (*(slice(None),) * (dim % self.ndim), slice(start, start + length)))
 
-    def select(self, dim: Any, index: Any) -> Tensor:
-        """x[index] along an axis. A view."""
-        return F.getitem(self, (*(slice(None),) * (dim % self.ndim), index))
-
-    def index_select(self, dim: Any, index: Any) -> Tensor:
-        return F.take(self, index, axis=dim)
-
-    def repeat_interleave(self, repeats: Any, dim: Any = None) -> Tensor:
-        return F.repeat(self, repeats, axis=dim)
-
-    def scatter(self, dim: Any, index: Any, src: Any) -> Tensor:
-        """A copy with `src` put at `index` along an axis."""
-        return F.scatter_along_axis(self, dim, index, src)
-
-    def scatter_add(self, dim: Any, index: Any, src: Any) -> Tensor:
-        """A copy with `src` added at `index` along an axis."""
-        return F.scatter_along_axis(self, dim, index, src, "add")
-
-    def masked_select(self, mask: Any) -> Tensor:
-        return F.getitem(self, mask)
-
-    def softmax(self, dim: Any = -1) -> Tensor:
+    def softmax(self, dim: Any = -1, dtype: Any = None) -> Tensor:
         """e**x / sum(e**x) along an axis."""
-        from .nn.functional import softmax
+        from .special import softmax
 
-        return softmax(self, dim)  # type: ignore[arg-type]
+        return softmax(self, dim, dtype=dtype)
 
-    def log_softmax(self, dim: Any = -1) -> Tensor:
+    def log_softmax(self, dim: Any = -1, dtype: Any = None) -> Tensor:
         """log(softmax(x)) along an axis, without overflow."""
-        from .nn.functional import log_softmax
+        from .special import log_softmax
 
-        return log_softmax(self, dim)  # type: ignore[arg-type]
+        return log_softmax(self, dim, dtype=dtype)
+
+    def add(self, other: Any, *, alpha: Any = 1) -> Tensor:
+        """self + alpha * other."""
+        return F.add(self, other if alpha == 1 else F.multiply(other, alpha))
+
+    def sub(self, other: Any, *, alpha: Any = 1) -> Tensor:
+        """self - alpha * other."""
+        return F.subtract(self, other if alpha == 1 else F.multiply(other, alpha))
+
+    def div(self, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+        """self / other; rounding_mode "trunc" rounds towards zero, "floor" towards minus infinity."""
+        if rounding_mode is None:
+            return F.divide(self, other)
+        if rounding_mode == "floor":
+            return F.floor_divide(self, other)
+        if rounding_mode != "trunc":
+            raise ValueError(f'div: rounding_mode is None, "trunc" or "floor", not {rounding_mode!r}')
+        quotient = F.trunc(F.divide(self, other))
+        wanted = F.result_type(self, other)
+        return quotient if wanted.is_floating else F.astype(quotient, wanted)
+
+    def polygamma(self, n: Any) -> Tensor:
+        """The n-th derivative of digamma. polygamma(n, x) works as well."""
+        from .special import polygamma
+
+        return polygamma(n, self)
+
+    def multinomial(self, num_samples: Any, replacement: Any = False, *, generator: Any = None) -> Tensor:
+        """Indices drawn with probabilities proportional to this tensor."""
+        from .random import multinomial
+
+        return multinomial(self, num_samples, replacement, generator=generator)
+
+    def bernoulli(self, p: Any = None, *, generator: Any = None) -> Tensor:
+        """1 with the probabilities that this tensor holds (or all of them p), else 0."""
+        from .random import bernoulli
+
+        out = bernoulli(self if p is None else p, None if p is None else self.shape, generator=generator)
+        return F.astype(out, self.dtype, copy=False)
+
+    # ---- tensors of the same type
+    def new_tensor(self, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: Any = False) -> Tensor:
+        """A new tensor of `data`, of this one's type."""
+        return F.tensor(data, dtype=self.dtype if dtype is None else dtype, requires_grad=requires_grad)
+
+    def new_full(self, size: Any, fill_value: Any, *, dtype: Any = None, **options: Any) -> Tensor:
+        """A tensor of one number, of this one's type."""
+        return F.full(size, fill_value, dtype=self.dtype if dtype is None else dtype, **_creation(options))
+
+    def new_zeros(self, *size: Any, dtype: Any = None, **options: Any) -> Tensor:
+        """Zeros of this tensor's type."""
+        return F.zeros(*size, dtype=self.dtype if dtype is None else dtype, **_creation(options))
+
+    def new_ones(self, *size: Any, dtype: Any = None, **options: Any) -> Tensor:
+        """Ones of this tensor's type."""
+        return F.ones(*size, dtype=self.dtype if dtype is None else dtype, **_creation(options))
+
+    def new_empty(self, *size: Any, dtype: Any = None, **options: Any) -> Tensor:
+        """A tensor to be written to, of this one's type."""
+        return F.empty(*size, dtype=self.dtype if dtype is None else dtype, **_creation(options))
 
     def where(self, condition: Any, other: Any) -> Tensor:
         """self where `condition` holds, else `other`."""
@@ -290,38 +391,57 @@ class TensorMethods(TensorOperators):
 
     if TYPE_CHECKING:  # functions taken over as methods: see FORWARDED
         _forwarded = cast("Callable[..., Tensor]", None)
-        abs = acos = acosh = add = all = amax = amin = any = argmax = argmin = argsort = asin = asinh = atan = atan2 = (
-            _forwarded
-        )
-        atanh = bmm = ceil = clamp = clip = copysign = cos = cosh = count_nonzero = cumprod = cumsum = diagonal = (
-            _forwarded
-        )
-        diff = digamma = div = dot = eq = equal = erf = erfc = erfinv = exp = exp2 = expand_dims = expm1 = flatten = (
-            _forwarded
-        )
-        flip = floor = gather = ge = gt = isfinite = isinf = isnan = le = lerp = lgamma = log = log10 = log1p = log2 = (
-            _forwarded
-        )
-        logical_and = logical_not = logical_or = logical_xor = logsumexp = lt = masked_fill = matmul = max = _forwarded
-        maximum = mean = median = min = minimum = mm = moveaxis = mul = mv = nan_to_num = ne = neg = norm = outer = (
-            _forwarded
-        )
-        pow = prod = ravel = reciprocal = relu = remainder = repeat = roll = round = rsqrt = sigmoid = sign = sin = (
-            _forwarded
-        )
-        sinh = sort = sqrt = square = std = sub = sum = swapaxes = take = take_along_axis = tan = tanh = trace = (
-            _forwarded
-        )
-        tril = triu = trunc = var = vecdot = _forwarded
-        add_ = sub_ = mul_ = div_ = pow_ = copy_ = fill_ = zero_ = clamp_ = lerp_ = addcmul_ = addcdiv_ = _forwarded
-        maximum_ = minimum_ = masked_fill_ = neg_ = exp_ = log_ = sqrt_ = tanh_ = sigmoid_ = relu_ = floor_ = _forwarded
-        ceil_ = round_ = abs_ = sign_ = reciprocal_ = rsqrt_ = uniform_ = normal_ = bernoulli_ = _forwarded
+        abs = abs_ = absolute = absolute_ = acos = acos_ = acosh = acosh_ = add = add_ = addbmm = _forwarded
+        addbmm_ = addcdiv = addcdiv_ = addcmul = addcmul_ = addmm = addmm_ = addmv = addmv_ = addr = _forwarded
+        addr_ = adjoint = all = amax = amin = angle = any = arccos = arccos_ = arccosh = arccosh_ = _forwarded
+        arcsin = arcsin_ = arcsinh = arcsinh_ = arctan = arctan2 = arctan2_ = arctan_ = arctanh = _forwarded
+        arctanh_ = argmax = argmin = argsort = argwhere = as_strided = as_strided_scatter = asin = _forwarded
+        asin_ = asinh = asinh_ = atan = atan2 = atan2_ = atan_ = atanh = atanh_ = b = baddbmm = _forwarded
+        baddbmm_ = bernoulli_ = bincount = bitwise_and = bitwise_and_ = bitwise_left_shift = _forwarded
+        bitwise_left_shift_ = bitwise_not = bitwise_not_ = bitwise_or = bitwise_or_ = _forwarded
+        bitwise_right_shift = bitwise_right_shift_ = bitwise_xor = bitwise_xor_ = bmm = broadcast_to = _forwarded
+        bucketize = cauchy_ = cdist = ceil = ceil_ = clamp = clamp_ = clamp_max = clamp_max_ = _forwarded
+        clamp_min = clamp_min_ = clip = clip_ = conj = copy_ = copysign = copysign_ = corrcoef = cos = _forwarded
+        cos_ = cosh = cosh_ = count_nonzero = cov = cross = cumprod = cumprod_ = cumsum = cumsum_ = _forwarded
+        deg2rad = deg2rad_ = diag = diag_embed = diagflat = diagonal = diagonal_scatter = diff = _forwarded
+        digamma = digamma_ = dist = div_ = divide = divide_ = dot = eq = eq_ = equal = erf = erf_ = _forwarded
+        erfc = erfc_ = erfinv = erfinv_ = exp = exp2 = exp2_ = exp_ = expand_dims = expm1 = expm1_ = _forwarded
+        exponential_ = fill_ = fill_diagonal_ = fix = fix_ = flatten = flip = fliplr = flipud = _forwarded
+        float_power = float_power_ = floor = floor_ = floor_divide = floor_divide_ = fmax = fmin = _forwarded
+        fmod = fmod_ = frac = frac_ = gather = gcd = gcd_ = ge = ge_ = geometric_ = greater = _forwarded
+        greater_ = greater_equal = greater_equal_ = gt = gt_ = heaviside = heaviside_ = histc = hypot = _forwarded
+        hypot_ = i = index_add = index_add_ = index_copy = index_copy_ = index_fill = index_fill_ = _forwarded
+        index_put = index_put_ = index_reduce = index_reduce_ = index_select = inner = isclose = _forwarded
+        isfinite = isin = isinf = isnan = isneginf = isposinf = kron = lcm = lcm_ = ldexp = ldexp_ = _forwarded
+        le = le_ = lerp = lerp_ = less = less_ = less_equal = less_equal_ = lgamma = lgamma_ = log = _forwarded
+        log10 = log10_ = log1p = log1p_ = log2 = log2_ = log_ = log_normal_ = logaddexp = logaddexp2 = _forwarded
+        logcumsumexp = logical_and = logical_and_ = logical_not = logical_not_ = logical_or = _forwarded
+        logical_or_ = logical_xor = logical_xor_ = logit = logit_ = logsumexp = lt = lt_ = _forwarded
+        masked_fill = masked_fill_ = masked_scatter = masked_scatter_ = masked_select = matmul = _forwarded
+        matrix_transpose = max = maximum = maximum_ = mean = median = min = minimum = minimum_ = mm = _forwarded
+        moveaxis = movedim = msort = mul = mul_ = multiply = multiply_ = mv = mvlgamma = mvlgamma_ = _forwarded
+        nan_to_num = nan_to_num_ = nanmean = nanquantile = nansum = ne = ne_ = neg = neg_ = negative = _forwarded
+        negative_ = nextafter = nextafter_ = norm = normal_ = not_equal = not_equal_ = outer = _forwarded
+        permute_dims = positive = pow = pow_ = prod = put = put_ = quantile = rad2deg = rad2deg_ = _forwarded
+        random_ = ravel = reciprocal = reciprocal_ = relu = relu_ = remainder = remainder_ = renorm = _forwarded
+        repeat_interleave = scatter = scatter_add = nextafter = _forwarded
+        renorm_ = repeat = roll = rot90 = round = round_ = rsqrt = rsqrt_ = rsub = scatter_ = _forwarded
+        scatter_add_ = scatter_reduce = scatter_reduce_ = searchsorted = select = select_scatter = _forwarded
+        sgn = sgn_ = sigmoid = sigmoid_ = sign = sign_ = signbit = sin = sin_ = sinc = sinc_ = sinh = _forwarded
+        sinh_ = slice_scatter = sort = sqrt = sqrt_ = square = square_ = std = sub_ = subtract = _forwarded
+        subtract_ = sum = sum_to_size = swapaxes = swapdims = t = take = take_along_axis = _forwarded
+        take_along_dim = tan = tan_ = tanh = tanh_ = tensordot = trace = trapezoid = tril = tril_ = _forwarded
+        triu = triu_ = true_divide = true_divide_ = trunc = trunc_ = unflatten = unfold = uniform_ = _forwarded
+        unsqueeze = var = vdot = vecdot = xlogy = xlogy_ = zero_ = _forwarded
         _forwarded_parts = cast("Callable[..., Any]", None)
-        chunk = nonzero = split = topk = unstack = _forwarded_parts
+        allclose = aminmax = chunk = cummax = cummin = dsplit = frexp = histogram = hsplit = _forwarded_parts
+        kthvalue = mode = nanmedian = nonzero = split = split_with_sizes = std_mean = tensor_split = _forwarded_parts
+        topk = unbind = unique = unique_consecutive = unsafe_chunk = unsafe_split = unstack = _forwarded_parts
+        var_mean = vsplit = _forwarded_parts
 
 
 FORWARDED = (
-    "abs", "acos", "acosh", "add", "all", "amax", "amin", "any", "argmax", "argmin", "argsort", "asin", "asinh",
+    "abs", "acos", "acosh", "all", "amax", "amin", "any", "argmax", "argmin", "argsort", "asin", "asinh",
     "atan", "atan2", "atanh", "ceil", "chunk", "clip", "copysign", "cos", "cosh", "count_nonzero", "diagonal", "diff",
     "digamma", "equal", "erf", "erfc", "erfinv", "exp", "exp2", "expand_dims", "expm1", "flatten", "flip", "floor",
     "gather", "isfinite", "isinf", "isnan", "lerp", "lgamma", "log", "log10", "log1p", "log2", "logical_and",
@@ -332,20 +452,43 @@ FORWARDED = (
     "tril", "triu", "trunc", "unstack", "var", "vecdot",
 )  # fmt: skip
 RENAMED = {
-    "sub": "subtract", "mul": "multiply", "div": "divide", "neg": "negative", "clamp": "clip", "eq": "equal",
-    "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal", "mm": "matmul",
-    "bmm": "matmul", "mv": "matmul", "dot": "matmul", "cumsum": "cumulative_sum", "cumprod": "cumulative_prod",
+    "mul": "multiply", "neg": "negative", "clamp": "clip", "eq": "equal",
+    "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater", "ge": "greater_equal",
 }  # fmt: skip
+# The same for the functions of `arithmetic`, `matrices`, `rearranging`, `scattering` and `statistics`.
+FURTHER = (
+    "absolute", "addbmm", "addcdiv", "addcmul", "addmm", "addmv", "addr", "adjoint", "allclose", "aminmax", "angle",
+    "arccos", "arccosh", "arcsin", "arcsinh", "arctan", "arctan2", "arctanh", "argwhere", "as_strided",
+    "as_strided_scatter", "baddbmm", "bincount", "bitwise_and", "bitwise_left_shift", "bitwise_not", "bitwise_or",
+    "bitwise_right_shift", "bitwise_xor", "bmm", "broadcast_to", "bucketize", "cdist", "clamp_max", "clamp_min",
+    "conj", "corrcoef", "cov", "cross", "cummax", "cummin", "cumprod", "cumsum", "deg2rad", "diag", "diag_embed", "diagflat",
+    "diagonal_scatter", "dist", "divide", "dot", "dsplit", "fix", "fliplr", "flipud", "float_power", "floor_divide",
+    "fmax", "fmin", "fmod", "frac", "frexp", "gcd", "greater", "greater_equal", "heaviside", "histc", "histogram",
+    "hsplit", "hypot", "index_add", "index_copy", "index_fill", "index_put", "index_reduce", "index_select", "inner",
+    "isclose", "isin", "isneginf", "isposinf", "kron", "kthvalue", "lcm", "ldexp", "less", "less_equal", "logaddexp",
+    "logaddexp2", "logcumsumexp", "logit", "masked_scatter", "masked_select", "matrix_transpose", "mm", "mode",
+    "movedim", "msort", "multiply", "mv", "mvlgamma", "nanmean", "nanmedian", "nanquantile", "nansum",
+    "negative", "nextafter", "not_equal", "permute_dims", "positive", "put", "quantile", "rad2deg", "renorm", "repeat_interleave", "rot90",
+    "rsub", "scatter", "scatter_add", "scatter_reduce", "searchsorted", "select", "select_scatter", "sgn", "signbit", "sinc",
+    "slice_scatter", "split_with_sizes", "std_mean", "subtract", "sum_to_size", "swapdims", "t", "take_along_dim",
+    "tensor_split", "tensordot", "trapezoid", "true_divide", "unbind", "unflatten", "unfold", "unique",
+    "unique_consecutive", "unsafe_chunk", "unsafe_split", "unsqueeze", "var_mean", "vdot", "vsplit", "xlogy",
+)  # fmt: skip
 
 
 def take_over(cls: type, functions: dict[str, Any], in_place: dict[str, Any]) -> None:
     """Makes functions whose first argument is a tensor methods of `cls`."""
-    for name in FORWARDED:
+    for name in FORWARDED + FURTHER:
         setattr(cls, name, functions[name])
     for name, function in RENAMED.items():
         setattr(cls, name, functions[function])
     for name, function in in_place.items():
         setattr(cls, name, function)
+
+
+def _creation(options: dict[str, Any]) -> dict[str, Any]:
+    """What `full` and its like take of PyTorch's keywords: the layout and the device are always the same."""
+    return {k: v for k, v in options.items() if k not in ("layout", "device", "pin_memory")}
 
 
 def _flat(sizes: tuple) -> tuple:

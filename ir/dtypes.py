@@ -16,7 +16,7 @@ class DType:
     def __init__(self, name: str, code: str, kind: str, bits: int, np_type: Any):
         self.name = name  # "float32": the public name
         self.code = code  # "f32": the name in text forms
-        self.kind = kind  # "b" bool, "i" signed, "u" unsigned, "f" floating
+        self.kind = kind  # "b" bool, "i" signed, "u" unsigned, "f" floating, "c" complex
         self.bits = bits  # bits in memory
         self.np = np.dtype(np_type)
 
@@ -28,6 +28,20 @@ class DType:
     @property
     def is_floating(self) -> bool:
         return self.kind == "f"
+
+    @property
+    def is_complex(self) -> bool:
+        return self.kind == "c"
+
+    @property
+    def is_inexact(self) -> bool:
+        """Floating or complex: the types that gradients have."""
+        return self.kind in "fc"
+
+    @property
+    def real(self) -> "DType":
+        """The type of the real and imaginary part; of other types themselves."""
+        return {complex64: float32, complex128: float64}.get(self, self)
 
     @property
     def is_integer(self) -> bool:
@@ -56,22 +70,26 @@ float16 = DType("float16", "f16", "f", 16, np.float16)
 bfloat16 = DType("bfloat16", "bf16", "f", 16, ml_dtypes.bfloat16)
 float32 = DType("float32", "f32", "f", 32, np.float32)
 float64 = DType("float64", "f64", "f", 64, np.float64)
+complex64 = DType("complex64", "c64", "c", 64, np.complex64)
+complex128 = DType("complex128", "c128", "c", 128, np.complex128)
 
 SIGNED = (int8, int16, int32, int64)
 UNSIGNED = (uint8, uint16, uint32, uint64)
 INTEGERS = SIGNED + UNSIGNED
 FLOATS = (float16, bfloat16, float32, float64)
-ALL = (bool_, *INTEGERS, *FLOATS)
+COMPLEX = (complex64, complex128)
+ALL = (bool_, *INTEGERS, *FLOATS)  # the types that kernels compute with: complex numbers are computed by references
+EVERY = (*ALL, *COMPLEX)
 
-_BY_NAME = {d.name: d for d in ALL} | {d.code: d for d in ALL} | {"half": float16, "float": float32, "double": float64}
-_BY_NUMPY = {d.np: d for d in ALL}
-_BY_PYTHON: dict[Any, DType] = {bool: bool_, int: int64, float: float32}
+_BY_NAME = {d.name: d for d in EVERY} | {d.code: d for d in EVERY}
+_BY_NAME |= {"half": float16, "float": float32, "double": float64, "cfloat": complex64, "cdouble": complex128}
+_BY_NUMPY = {d.np: d for d in EVERY}
+_BY_PYTHON: dict[Any, DType] = {bool: bool_, int: int64, float: float32, complex: complex64}
 
 
 def dtype_of(x: Any) -> DType:
-    """The DType for a DType, a name ("float32" or "f32"), a NumPy dtype or scalar type, or bool/int/float.
-
-    Raises TypeError for anything else, complex types included.
+    """The DType for a DType, a name ("float32" or "f32"), a NumPy dtype or scalar type, or
+    bool/int/float/complex. Raises TypeError for anything else.
     """
     if isinstance(x, DType):
         return x
@@ -83,7 +101,7 @@ def dtype_of(x: Any) -> DType:
         return _BY_NUMPY[np.dtype(x).newbyteorder("=")]
     except (TypeError, KeyError):
         raise TypeError(
-            f"{x!r} is not an element type of tracefuse; use one of {', '.join(d.name for d in ALL)}"
+            f"{x!r} is not an element type of tracefuse; use one of {', '.join(d.name for d in EVERY)}"
         ) from None
 
 
@@ -111,6 +129,9 @@ def _promote(a: DType, b: DType) -> DType:
         return b
     if b.kind == "b":
         return a
+    if a.kind == "c" or b.kind == "c":
+        real = promote(a.real, b.real)
+        return complex128 if real is float64 else complex64
     if a.kind == "f" and b.kind == "f":
         if a.bits == b.bits:  # float16 with bfloat16
             return float32
@@ -133,13 +154,20 @@ def _promote(a: DType, b: DType) -> DType:
 _PROMOTED: dict[tuple[DType, DType], DType] = {}
 
 
-def promote_scalar(dtype: DType, value: bool | int | float) -> DType:
+def promote_scalar(dtype: DType, value: bool | int | float | complex) -> DType:
     """The type a Python scalar gives with a tensor of `dtype`: the scalar is weak, its kind alone counts."""
     if isinstance(value, bool):
         return dtype
     if isinstance(value, int):
         return int64 if dtype.kind == "b" else dtype
-    return dtype if dtype.kind == "f" else float32
+    if isinstance(value, complex):
+        return dtype if dtype.kind == "c" else complex_of(dtype if dtype.kind == "f" else float32)
+    return dtype if dtype.is_inexact else float32
+
+
+def complex_of(dtype: DType) -> DType:
+    """The complex type whose parts are of the floating type `dtype` (or the nearest wider one)."""
+    return complex128 if dtype in (float64, complex128) else complex64
 
 
 def accumulator(dtype: DType) -> DType:

@@ -155,6 +155,8 @@ class GraphBuilder:
     While it is active (`with builder:`), ops without operands bind to it too. `loc` is stamped on new nodes.
     """
 
+    depth = 0  # of builders whose values stand for values of others: how many those are
+
     def __init__(self, name: str = "graph"):
         self.name = name
         self.inputs: list[Value] = []
@@ -183,7 +185,7 @@ class GraphBuilder:
         if found is not None:
             return found[1]
         dtype = from_numpy(array.dtype)
-        if array.ndim == 0:
+        if array.ndim == 0 and not dtype.is_complex:
             v = self.emit(_op.get_op("full"), (), {"value": array.item(), "shape": (), "dtype": dtype})[0]
         else:
             v = Value(TensorType(dtype, array.shape), name=name, builder=self)
@@ -218,7 +220,11 @@ class GraphBuilder:
 
 
 def _record(op: OpDef, args: tuple, attrs: Attrs) -> Any:
-    builder = next(a.builder for a in args if type(a) is Value)
+    builder = None
+    for a in args:  # the innermost: its values stand for values of the others
+        if type(a) is Value and (builder is None or a.builder.depth > builder.depth):
+            builder = a.builder
+    assert builder is not None
     return builder.interpret(op, args, attrs)
 
 

@@ -53,12 +53,15 @@ class Reduction:
     kind: one of MONOIDS (one input, one result); "argmax"/"argmin" (inputs: value, index; results: extreme value and
     the index of its first occurrence, NaN counting as extreme); "welford" (one input; results: mean and sum of squared
     deviations). `names` name the results. The order of combination is fixed by the extents and the target's lanes.
+    running: a scan ("sum" or "prod", in a stage of one axis): the result at a point is the fold of the points up to and
+    including that one, and only the stores of the stage itself may read it.
     """
 
     names: tuple[str, ...]
     kind: str
     inputs: tuple[Expr, ...]
     dtype: DType  # of the accumulator
+    running: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,8 @@ def format_kernel(k: Kernel) -> str:
             counter += 1
         for r in s.reductions:
             inputs = ", ".join(format_expr(x, names) for x in r.inputs)
-            lines.append(f"      {', '.join(r.names)}: {r.dtype} = {r.kind} {inputs}")
+            kind = f"running {r.kind}" if r.running else r.kind
+            lines.append(f"      {', '.join(r.names)}: {r.dtype} = {kind} {inputs}")
         for x in s.stores:
             lines.append(f"      {_store(x, names)}")
     return "\n".join(lines)

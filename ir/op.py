@@ -70,6 +70,7 @@ class OpDef:
     reference: (ndarrays, **attrs) -> ndarray or tuple: the meaning of the op.
     vjp: rule, or NO_GRADIENT. saves: which operand names (or "out") the rule reads.
     linear: names of operands in which the op is linear, all at once (add) -- or `multilinear`, one at a time (mul).
+    batch: rule for many calls at once (`batching.py`), where neither broadcasting nor the decomposition gives it.
     samples: () -> Samples for the generated tests. errors: () -> ErrorSamples.
     """
 
@@ -85,6 +86,7 @@ class OpDef:
     decompose: Callable[..., Any] | None = None
     linear: tuple[str, ...] = ()
     multilinear: bool = False
+    batch: Callable[..., Any] | None = None
     samples: Callable[[], Iterable[Sample]] | None = None
     errors: Callable[[], Iterable[ErrorSample]] | None = None
     tolerance: float = (

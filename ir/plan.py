@@ -1,4 +1,4 @@
-"""What the passes hand to a runtime: buffers, and kernels to run on them in order."""
+"""What the passes hand to a runtime: buffers, and what runs on them in order: kernels, and steps on the host."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .dim import Dim, DimLike
+from .graph import Node
 from .kernel import Kernel, Schedule
 from .types import TensorType
 
@@ -32,16 +33,37 @@ class Step:
     args: tuple[int, ...]
     offsets: tuple[int, ...] = ()
 
+    @property
+    def buffers(self) -> tuple[int, ...]:
+        """All the buffers that it touches."""
+        return self.args
+
+
+@dataclass(frozen=True, slots=True)
+class HostStep:
+    """Calls the reference of `node`'s op. `args`: the buffer of each operand, of its size but perhaps of another shape;
+    `results`: the buffer of each result, -1 for one that nobody reads. `reason`: why it is no kernel. May raise."""
+
+    node: Node
+    args: tuple[int, ...]
+    results: tuple[int, ...]
+    reason: str
+
+    @property
+    def buffers(self) -> tuple[int, ...]:
+        """All the buffers that it touches."""
+        return (*self.args, *(b for b in self.results if b >= 0))
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A graph, lowered. `outputs`: for each graph output the buffer that holds it; outputs whose buffer is an input are
     that input (written in place, or returned as it is). `checks`: (bool buffer, message): if true afterwards, the call
-    has failed and nothing may have been committed."""
+    has failed and nothing may have been committed. No host step comes after `commit_from`."""
 
     name: str
     buffers: tuple[PlanBuffer, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[Step | HostStep, ...]
     outputs: tuple[int, ...]
     constants: tuple[np.ndarray, ...]
     arena: DimLike  # bytes
@@ -49,3 +71,11 @@ class Plan:
     checks: tuple[tuple[int, str], ...] = ()
     commit_from: int = 0  # steps from here on write inputs
     notes: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def kernel_steps(self) -> tuple[Step, ...]:
+        return tuple(s for s in self.steps if isinstance(s, Step))
+
+    @property
+    def host_steps(self) -> tuple[HostStep, ...]:
+        return tuple(s for s in self.steps if isinstance(s, HostStep))

@@ -169,7 +169,7 @@ def format_value(v: Any) -> str:
 
 def inline(array: np.ndarray) -> str:
     """The values of a small constant, exactly; "" if it is large or its NaNs carry bits that no text tells."""
-    if array.size > INLINE_LIMIT:
+    if array.size > INLINE_LIMIT or array.dtype.kind == "c":
         return ""
     flat = array.reshape(-1)
     values = [x.item() if flat.dtype.kind in "biu" else float(repr(float(x))) for x in flat]

@@ -10,13 +10,13 @@ import numpy as np
 
 from . import dim
 from .dim import DimLike
-from .dtypes import ALL, DType, from_numpy
+from .dtypes import EVERY, DType, from_numpy
 from .graph import Graph, InputSpec, Location, Node, OutputSpec, Signature, Value
 from .op import REGISTRY, Attrs
 from .types import TensorType
 from .verify import check_application, check_signature, check_sizes, check_type
 
-_CODES = {d.code: d for d in ALL}
+_CODES = {d.code: d for d in EVERY}
 _NAMED: dict[str, Any] = {"True": True, "False": False, "None": None}
 _SPECIAL = {"inf": float("inf"), "-inf": float("-inf"), "nan": float("nan")}
 _WORDS: dict[str, Any] = {**_NAMED, **_SPECIAL, **_CODES}

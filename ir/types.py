@@ -53,6 +53,8 @@ def broadcast_shapes(*shapes: Shape) -> Shape:
     """NumPy's rule. A symbolic size equals only itself; against 1 the other one wins. TypeRuleError if they don't fit."""
     if len(shapes) == 1:
         return shapes[0]
+    if not shapes:
+        return ()
     first = shapes[0]
     if all(s == first for s in shapes):
         return first

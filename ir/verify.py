@@ -50,6 +50,9 @@ def _many(one: Callable[[Any], bool]) -> Callable[[Any], bool]:
 ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "dtype": ("an element type", lambda v: type(v) is DType),
     **dict.fromkeys(("mode", "approximate"), ("a string", _text)),
+    **dict.fromkeys(("descending", "right", "inverse", "full_matrices"), ("True or False", lambda v: type(v) is bool)),
+    "n": ("a size", _size),
+    "rtol": ("a number or None", lambda v: v is None or _number(v)),
     **dict.fromkeys(("axis", "groups", "correction", "ndim_normalized"), ("an integer", _integer)),
     **dict.fromkeys(("value", "fill", "alpha", "slope", "beta", "threshold", "eps"), ("a number", _number)),
     **dict.fromkeys(

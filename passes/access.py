@@ -14,14 +14,14 @@ from ..ir.graph import Node, Value
 from ..ir.ops.index_maps import INDEX_MAPS, IndexMap
 from ..ir.scalar import MATH, Expr, load, walk
 from ..ir.types import Shape, TensorType
+from .host import CREATION, in_kernels
 
-CREATION = frozenset(("full", "iota"))
 Index = tuple[DimLike, ...]
 DIVISIONS = 16  # in an index: more cost more than memory, and composing such indices never ends
 
 
 def is_virtual(node: Node) -> bool:
-    return node.op.name in INDEX_MAPS or node.op.name in CREATION
+    return (node.op.name in INDEX_MAPS or node.op.name in CREATION) and in_kernels(node.out.dtype)
 
 
 def index_map(node: Node, at: Index) -> IndexMap:
@@ -70,10 +70,10 @@ class Access:
         if node is None:
             return [Source(value, at, direct)]
         name = node.op.name
-        if name in CREATION:
-            return []
         out: list[Source] = []
-        if name in INDEX_MAPS:
+        if is_virtual(node):
+            if name in CREATION:
+                return []
             if at is None:
                 for v in node.inputs:
                     out += self.sources(v, None, False)

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..ir import ops
+from ..ir import dim, ops
+from ..ir.dim import DimLike
 from ..ir.dtypes import int64
 from ..ir.graph import Graph, Node, OutputSpec, Rewriter, Value
+from .host import has_native_types
 
-INDEX_SAFE = frozenset(("iota", "argmax", "argmin"))
+POSITIONS = frozenset(("iota", "argmax", "argmin", "argsort"))  # their results are positions along `axis`
+SELECTIONS = frozenset(("reshape", "broadcast_to", "permute", "slice", "flip"))
 
 
 class _Decompose(Rewriter):
     def rewrite(self, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
-        if node.op.decompose is None:
+        if not _is_composite(node):
             return None
+        assert node.op.decompose is not None
         out = node.op.decompose(*inputs, **node.attrs)
         return out if isinstance(out, tuple) else (out,)
 
 
+def _is_composite(node: Node) -> bool:
+    return node.op.decompose is not None and has_native_types(node)
+
+
 def decompose(graph: Graph) -> Graph:
-    """Needs nothing; leaves no composite op. Runs until decompositions of decompositions are gone."""
-    while any(n.op.decompose is not None for n in graph.nodes):
+    """Needs nothing; leaves no composite op on types that kernels have. Runs until decompositions of decompositions
+    are gone."""
+    while any(map(_is_composite, graph.nodes)):
         graph = _Decompose(graph).run()
     return graph
 
@@ -37,7 +46,8 @@ class _CheckIndices(Rewriter):
 
     def rewrite(self, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
         if node.op.name == "check_index":
-            self._check(inputs[0], node.attrs["size"], node)
+            if not _safe(inputs[0], node.attrs["size"]):
+                self._check(inputs[0], node.attrs["size"], node)
             return (inputs[0],)
         if node.op.name not in ("gather", "scatter"):
             return None
@@ -49,7 +59,7 @@ class _CheckIndices(Rewriter):
 
     def _checked(self, v: Value, size, node: Node) -> Value:
         """`v` with negative indices wrapped, and clamped so that even a bad one touches no foreign memory."""
-        if v in self.done.values() or _safe(v):
+        if _safe(v, size):
             return v
         key = (v, size)
         if key not in self.done:
@@ -72,11 +82,15 @@ class _CheckIndices(Rewriter):
         return wide, n, zero
 
 
-def _safe(v: Value) -> bool:
-    """Indices that are in range by construction."""
-    while v.node is not None and v.node.op.name in ("reshape", "broadcast_to", "permute"):
+def _safe(v: Value, size: DimLike) -> bool:
+    """Whether indices into `size` elements are in range by construction."""
+    while v.node is not None and v.node.op.name in SELECTIONS:
         v = v.node.inputs[0]
-    return v.node is not None and v.node.op.name in INDEX_SAFE
+    if v.node is None or v.node.op.name not in POSITIONS:
+        return False
+    counted = v.shape if v.node.op.name == "iota" else v.node.inputs[0].shape
+    spare = dim.bounds(size - counted[v.node.attrs["axis"]])[0]
+    return spare is not None and spare >= 0
 
 
 def check_indices(graph: Graph) -> Graph:

@@ -4,7 +4,7 @@ A group iterates over the elements of a *reference shape*; some of its axes may 
 reductions. Members stand at the full level (one value per element) or at the outer level (one per point of the other
 axes). A node may join the group that computes its operands when it reads them at its own point, and when no path leads
 out of the group and back in. Contractions start groups of their own, which element-wise nodes may join as an epilogue;
-scatters have a group to themselves. Movement and creation nodes belong to no group: they are index maps (see `access`).
+scatters, scans, and what runs on the host, have a group to themselves. Movement and creation nodes belong to no group: they are index maps (see `access`).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from ..ir.graph import Graph, Node, Value
 from ..ir.types import Shape
 from .access import Access, Index, Source, complicated, is_virtual, most_divisions, scalar_cost
 from .fuel import Fuel
-from .group import REDUCTIONS, Group, axis_symbol, memory_root, node_cost, reduced_axes
+from .group import Group, axis_symbol, memory_root, node_cost, reduced_axes
+from .host import ANCHORS, REDUCTIONS, SCANS, on_host
 
-ANCHORS = frozenset(("matmul", "conv", "scatter"))
 RECOMPUTE_COST = 6  # a value that costs no more than this from one stored tensor is recomputed rather than stored
 GROUP_COST = 600  # instructions of one kernel: longer chains gain nothing, and compile slower and slower
 ABSORBED_NODES = 64  # that one kernel computes where it reads them
@@ -51,12 +51,14 @@ class Fuser:
         self.groups: dict[Group, None] = {}  # in the order they were started
         self.through: dict[Node, int] = {}  # nodes that run nowhere: how many in a row end here
         self.siblings: dict[tuple, Group] = {}
-        self.pinned = {memory_root(n.inputs[0]) for n in graph.nodes if n.op.name == "gather"}
+        self.pinned = {memory_root(v) for n in graph.nodes for v in addressed(n)}
 
     def run(self) -> Partition:
         for node in self.graph.nodes:
             if is_virtual(node):
                 self.through[node] = self._row(node)
+            elif on_host(node):
+                self._start(node, node.out.shape, specialized=True, anchor=node)
             elif self._row(node) <= SEE_THROUGH and self._free(node):
                 self.through[node] = self._row(node)
                 self.inlined.add(node)
@@ -64,6 +66,9 @@ class Fuser:
                 self._reduction(node)
             elif node.op.name in ANCHORS:
                 self._start(node, node.out.shape, specialized=True, anchor=node)
+            elif node.op.name in SCANS:
+                inner = frozenset((node.attrs["axis"],))
+                self._start(node, node.out.shape, specialized=True, anchor=node, inner=inner)
             else:
                 self._pointwise(node)
         self._absorb()
@@ -72,7 +77,7 @@ class Fuser:
 
     # ---- joining
     def _kept(self, v: Value) -> bool:
-        """Whether `v` has to be in memory whoever reads it: an output, or addressed by computed indices."""
+        """Whether `v` has to be in memory whoever reads it: an output, or what gather and the host read."""
         return v in self.outputs or v in self.pinned
 
     def _row(self, node: Node) -> int:
@@ -120,8 +125,8 @@ class Fuser:
 
     def _fits(self, node: Node, group: Group) -> bool:
         """Whether every operand that the group computes is read at the group's own point, unconditionally."""
-        if group.anchor is not None and group.anchor.op.name == "scatter":
-            return False  # its elements are final only when all updates are in
+        if group.closed:
+            return False
         at = group.where(node.out)
         if at is None:
             return False
@@ -134,7 +139,7 @@ class Fuser:
     def _adopted(self, node: Node, group: Group) -> bool:
         """Whether `node` fits the epilogue of a contraction that it reads through a permutation: its own point is then
         the permuted one."""
-        if group.anchor is None or group.anchor.op.name == "scatter" or node.out.type.size != dim.numel(group.shape):
+        if group.anchor is None or group.closed or node.out.type.size != dim.numel(group.shape):
             return False
         own = tuple(0 if n == 1 else dim.symbol(f"p{k}", 0, n - 1) for k, n in enumerate(node.out.shape))
         for s in self._sources(node, own):
@@ -372,9 +377,9 @@ class Fuser:
         """At which indices a group reads the values it needs, its own included."""
         out: dict[Value, set[Index | None]] = {}
         for node in reader.nodes:
-            if node is reader.anchor:
+            if node is reader.anchor and node.op.name not in SCANS:
                 sources = [s for v in node.inputs for s in self.access.sources(v, None)]
-            elif node.op.name in REDUCTIONS:
+            elif node.op.name in REDUCTIONS or node.op.name in SCANS:
                 sources = self.access.sources(node.inputs[0], reader.level_index(node.inputs[0].shape, True))
             else:
                 at = reader.where(node.out)
@@ -401,7 +406,7 @@ class Fuser:
 
     def _packs(self, reader: Group, value: Value) -> bool:
         """Whether the reader's contraction has `value` in an operand: it reads elements several times, while packing."""
-        if reader.anchor is None:
+        if reader.anchor is None or reader.anchor.op.name in SCANS:
             return False
         return any(s.value is value for x in reader.anchor.inputs for s in self.access.sources(x, None))
 
@@ -457,7 +462,7 @@ class Fuser:
         """Instructions to recompute `v` from at most one tensor of its size; more than allowed if that is impossible."""
         node = v.node
         assert node is not None
-        if node.op.kind != "pointwise":
+        if node.op.kind != "pointwise" or on_host(node):
             return RECOMPUTE_COST + 1
         sources = {s.value for x in node.inputs for s in self.access.sources(x, None)}
         big = [s for s in sources if s.shape == v.shape or dim.numel(s.shape) == v.type.size]
@@ -486,6 +491,13 @@ class Fuser:
                     done.add(g)
                     out.append(g)
         return out
+
+
+def addressed(node: Node) -> tuple[Value, ...]:
+    """The operands that have to be in memory in row-major order: what gather indexes, and all that host steps read."""
+    if on_host(node):
+        return node.inputs
+    return node.inputs[:1] if node.op.name == "gather" else ()
 
 
 def injective(at: Index, symbols: frozenset[Dim]) -> bool:

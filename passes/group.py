@@ -8,11 +8,8 @@ from ..ir import dim
 from ..ir.dim import Dim, DimLike
 from ..ir.graph import Node, Value
 from ..ir.types import Shape
-from .access import Index, reindex, scalar_cost
-
-REDUCTIONS = frozenset(
-    ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_any", "reduce_all", "argmax", "argmin")
-)
+from .access import Index, is_virtual, reindex, scalar_cost
+from .host import REDUCTIONS, SCANS, on_host
 
 
 def reduced_axes(node: Node) -> tuple[int, ...]:
@@ -58,6 +55,19 @@ class Group:
     def is_pointwise(self) -> bool:
         return self.anchor is None and not self.inner and not any(n.op.name in REDUCTIONS for n in self.nodes)
 
+    @property
+    def on_host(self) -> bool:
+        """Whether it is no kernel, but one node that runs on the host."""
+        return self.anchor is not None and on_host(self.anchor)
+
+    @property
+    def closed(self) -> bool:
+        """Whether no other node may join: a scatter's elements are final only when all updates are in, and those of a
+        scan are known only where they are made."""
+        if self.anchor is None:
+            return False
+        return self.anchor.op.name == "scatter" or self.anchor.op.name in SCANS or on_host(self.anchor)
+
     def level_index(self, shape: Shape, full: bool) -> Index | None:
         """This group's current point as an index into a tensor of `shape`; None if the sizes differ."""
         own = self.shape if full else self.outer_shape
@@ -95,12 +105,12 @@ class Group:
 
 def node_cost(node: Node) -> int:
     """Rough vector instructions per element."""
-    return scalar_cost(node) if node.op.kind == "pointwise" else 1
+    return scalar_cost(node) if node.op.kind == "pointwise" and not on_host(node) else 1
 
 
 def memory_root(v: Value) -> Value:
     """The value whose memory holds `v`: reshapes are free."""
-    while v.node is not None and v.node.op.name == "reshape":
+    while v.node is not None and v.node.op.name == "reshape" and is_virtual(v.node):
         v = v.node.inputs[0]
     return v
 

@@ -13,7 +13,8 @@ from ..ir.kernel import Axis, Buffer, Kernel, Reduction, Stage, Store, size_symb
 from ..ir.ops.random import scalar_random_bits
 from ..ir.scalar import Expr, apply, cast, const, free_symbols, in_bounds, index, load, result, select, walk
 from .access import Index, broadcast_index, index_map
-from .fuse import REDUCTIONS, Group, Partition, memory_root, reduced_axes
+from .fuse import Group, Partition, memory_root, reduced_axes
+from .host import REDUCTIONS, SCANS
 
 Mask = tuple[DimLike, ...]
 KINDS = {
@@ -167,6 +168,10 @@ class GroupLowering:
             from .lower_scatter import lower_scatter
 
             return lower_scatter(self)
+        if group.anchor is not None and group.anchor.op.name in SCANS:
+            from .lower_scan import lower_scan
+
+            return lower_scan(self)
         axes = {k: Axis(s, n) for k, (s, n) in enumerate(zip(group.symbols, group.shape)) if isinstance(s, Dim)}
         inner = tuple(a for k, a in axes.items() if k in group.inner)
         outer = tuple(a for k, a in axes.items() if k not in group.inner)

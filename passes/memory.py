@@ -1,4 +1,4 @@
-"""From kernels to a `Plan`: the order of steps, which outputs go where, what is written in place, and the arena."""
+"""From kernels and host steps to a `Plan`: their order, which outputs go where, what is written in place, and the arena."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from ..ir import dim
 from ..ir.dim import DimLike
 from ..ir.dtypes import DType
-from ..ir.graph import Graph, Value
+from ..ir.graph import Graph, Node, Value
 from ..ir.kernel import Axis, Buffer, Kernel, Stage, Store
-from ..ir.plan import Plan, PlanBuffer, Step
+from ..ir.plan import HostStep, Plan, PlanBuffer, Step
 from ..ir.scalar import load, walk
 from ..ir.types import TensorType
 from .fuse import Group, Partition
+from .group import memory_root
+from .host import host_reason
 from .lower import GroupLowering
 
 ALIGN = 64
@@ -30,10 +32,25 @@ class Draft:
     shifts: dict[str, int] = field(default_factory=dict)  # parameter -> its first element within the value
 
 
-def lower_groups(partition: Partition) -> list[Draft]:
-    """A kernel for every group that has something to store."""
-    drafts = []
+@dataclass(eq=False)
+class HostDraft:
+    """One host step and the graph values that it reads and writes: those that are in memory."""
+
+    node: Node
+    reads: dict[Value, None]
+    writes: dict[Value, None]
+
+
+def lower_groups(partition: Partition) -> list[Draft | HostDraft]:
+    """A kernel, or a step on the host, for every group that has something to store."""
+    drafts: list[Draft | HostDraft] = []
     for group in partition.groups:
+        if group.on_host:
+            (node,) = group.nodes
+            writes = {v: None for v in node.outputs if v in partition.stored}
+            if writes:
+                drafts.append(HostDraft(node, dict.fromkeys(map(memory_root, node.inputs)), writes))
+            continue
         low = GroupLowering(group, partition, "kernel")
         kernel = low.run()
         if kernel is None:
@@ -48,11 +65,13 @@ def lower_groups(partition: Partition) -> list[Draft]:
     return drafts
 
 
-def order_drafts(drafts: list[Draft], graph: Graph) -> list[Draft]:
-    """Kernels that decide checks first, then the order they came in: what writes inputs should come late."""
+def order_drafts(drafts: list[Draft | HostDraft], graph: Graph) -> list[Draft | HostDraft]:
+    """What may fail first: kernels that decide checks, and host steps. Then the order they came in. What writes inputs
+    should come late."""
     maker = {v: d for d in drafts for v in d.writes}
     wanted = [maker[v] for v, s in zip(graph.outputs, graph.signature.outputs) if s.kind == "check" and v in maker]
-    out: list[Draft] = []
+    wanted += [d for d in drafts if isinstance(d, HostDraft)]
+    out: list[Draft | HostDraft] = []
     done: set[int] = set()
     stack = [*reversed(drafts), *reversed(wanted)]
     while stack:
@@ -69,7 +88,7 @@ def order_drafts(drafts: list[Draft], graph: Graph) -> list[Draft]:
 
 
 class Planner:
-    def __init__(self, graph: Graph, drafts: list[Draft]):
+    def __init__(self, graph: Graph, drafts: list[Draft | HostDraft]):
         self.graph, self.drafts = graph, drafts
         self.buffers: list[PlanBuffer] = []
         self.place: dict[Value, int] = {}
@@ -90,8 +109,7 @@ class Planner:
         outputs: list[int] = []
         checks: list[tuple[int, str]] = []
         in_place: set[int] = set()
-        has_checks = any(s.kind == "check" for s in graph.signature.outputs)
-        last_check = self._last_check() if has_checks else -1
+        last_failure = self._last_failure()
         for j, (v, spec) in enumerate(zip(graph.outputs, graph.signature.outputs, strict=True)):
             if spec.kind == "result" and spec.target >= 0:
                 outputs.append(spec.target)
@@ -101,7 +119,7 @@ class Planner:
                 if 0 in v.shape:
                     continue
                 step = self._writer(v)
-                if self._writable_in_place(v, spec.target, step, last_check):
+                if self._writable_in_place(v, spec.target, step, last_failure):
                     self.place[v] = spec.target
                     in_place.add(step)
                 else:
@@ -113,10 +131,11 @@ class Planner:
                 continue
             self.place[v] = self._buffer(PlanBuffer(v.type, "output", j))
             outputs.append(self.place[v])
-        steps = [self._step(d, schedule) for d in self.drafts]
+        steps: list[Step | HostStep] = [self._step(d, schedule) for d in self.drafts]
         commit = min(in_place, default=len(steps))
         for source, target, type in self.copies:
-            kernel = copy_kernel(type.dtype, type.size)
+            parts = type.dtype.itemsize // type.dtype.real.itemsize  # complex numbers are copied as pairs
+            kernel = copy_kernel(type.dtype.real, type.size * parts)
             steps.append(Step(kernel, schedule(kernel), (source, target)))
         steps = self._unstreamed(steps)
         arena = self._lay_out(steps, {b for b, _ in checks} | {s for s, _, _ in self.copies})
@@ -133,14 +152,16 @@ class Planner:
     def _writer(self, v: Value) -> int:
         return next(k for k, d in enumerate(self.drafts) if v in d.writes)
 
-    def _last_check(self) -> int:
+    def _last_failure(self) -> int:
+        """The last step that decides whether the call succeeds: a check, or anything on the host. -1: there is none."""
         checked = {v for v, s in zip(self.graph.outputs, self.graph.signature.outputs) if s.kind == "check"}
-        return max(k for k, d in enumerate(self.drafts) if checked & d.writes.keys())
+        failing = (k for k, d in enumerate(self.drafts) if isinstance(d, HostDraft) or checked & d.writes.keys())
+        return max(failing, default=-1)
 
-    def _writable_in_place(self, v: Value, target: int, step: int, last_check: int) -> bool:
+    def _writable_in_place(self, v: Value, target: int, step: int, last_failure: int) -> bool:
         """Nobody reads the old contents afterwards, and the kernel itself reads an element only before writing it."""
         old = self.graph.inputs[target]
-        if old.type != v.type or step <= last_check or v in self.place:
+        if old.type != v.type or step <= last_failure or v in self.place:
             return False
         for k, d in enumerate(self.drafts):
             if old in d.reads and (k > step or k == step and not self._reads_own_element(d, old, v)):
@@ -151,7 +172,9 @@ class Planner:
         )
         return not passed_on
 
-    def _reads_own_element(self, d: Draft, old: Value, new: Value) -> bool:
+    def _reads_own_element(self, d: Draft | HostDraft, old: Value, new: Value) -> bool:
+        if isinstance(d, HostDraft):
+            return False
         name = d.writes[new]
         if d.kernel.ops[:1] == ("scatter",):
             return False
@@ -168,33 +191,40 @@ class Planner:
             return False
         return all(e.attr.index == store.index for e in walk(*roots) if e.op == "load" and e.attr.buffer in names)
 
-    def _step(self, d: Draft, schedule) -> Step:
+    def _step(self, d: Draft | HostDraft, schedule) -> Step | HostStep:
+        if isinstance(d, HostDraft):
+            args = tuple(self._temporary(memory_root(v)) for v in d.node.inputs)
+            results = tuple(self._temporary(v) if v in d.writes else -1 for v in d.node.outputs)
+            return HostStep(d.node, args, results, host_reason(d.node))
         params = [b.name for b in d.kernel.params if b.role != "scratch"]
         args = tuple(self._temporary(d.place[name]) for name in params)
         offsets = tuple(d.shifts.get(name, 0) for name in params) if d.shifts else ()
         return Step(d.kernel, schedule(d.kernel), args, offsets)
 
-    def _unstreamed(self, steps: list[Step]) -> list[Step]:
+    def _unstreamed(self, steps: list[Step | HostStep]) -> list[Step | HostStep]:
         """The steps, without streaming of what goes into inputs: only our own memory is aligned for that. Equal kernels
         share their code, so what one of them must not stream none does."""
         foreign: set[tuple[str, str]] = set()
         for s in steps:
+            if isinstance(s, HostStep):
+                continue
             params = [b.name for b in s.kernel.params if b.role != "scratch"]
             foreign |= {(s.kernel.name, p) for p, k in zip(params, s.args) if self.buffers[k].kind == "input"}
         return [
             replace(s, schedule=replace(s.schedule, stream=kept))
-            if (kept := tuple(p for p in s.schedule.stream if (s.kernel.name, p) not in foreign)) != s.schedule.stream
+            if isinstance(s, Step)
+            and (kept := tuple(p for p in s.schedule.stream if (s.kernel.name, p) not in foreign)) != s.schedule.stream
             else s
             for s in steps
         ]
 
     # ---- the arena
-    def _lay_out(self, steps: list[Step], kept: set[int]) -> DimLike:
+    def _lay_out(self, steps: list[Step | HostStep], kept: set[int]) -> DimLike:
         """Gives every temporary an offset: first fit over the steps in which it is alive. Symbolic sizes don't share."""
         first: dict[int, int] = {}
         last: dict[int, int] = {}
         for k, s in enumerate(steps):
-            for b in s.args:
+            for b in s.buffers:
                 if self.buffers[b].kind == "temp":
                     first.setdefault(b, k)
                     last[b] = k

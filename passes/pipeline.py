@@ -10,14 +10,14 @@ from typing import Callable
 from ..ir.graph import Graph
 from ..ir.kernel import Kernel
 from ..ir.kernel_text import format_kernel
-from ..ir.plan import Plan
+from ..ir.plan import Plan, Step
 from ..ir.target import Target
 from .collapse import collapse
 from .contract import contract
 from .decompose import check_indices, decompose
 from .fuel import Fuel
 from .fuse import fuse
-from .memory import Planner, lower_groups, order_drafts
+from .memory import Draft, Planner, lower_groups, order_drafts
 from .prepare import prepare
 from .rebase import rebase
 from .rows import cache_rows
@@ -89,6 +89,8 @@ def compile_graph(
     start = time.perf_counter()
     drafts = lower_groups(partition)
     for d in drafts:
+        if not isinstance(d, Draft):
+            continue
         for name, run in KERNEL_PASSES:
             if name not in fuel.disabled:
                 d.kernel = run(d.kernel, target)
@@ -99,7 +101,8 @@ def compile_graph(
     start = time.perf_counter()
     plan = Planner(graph, order_drafts(drafts, graph)).run(lambda k: schedule(k, target), graph.name)
     report.seconds["plan"] = time.perf_counter() - start
-    return replace(plan, steps=tuple(replace(s, kernel=named(s.kernel)) for s in plan.steps))
+    steps = (replace(s, kernel=named(s.kernel)) if isinstance(s, Step) else s for s in plan.steps)
+    return replace(plan, steps=tuple(steps))
 
 
 def named(kernel: Kernel) -> Kernel:

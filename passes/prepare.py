@@ -6,7 +6,8 @@ from ..ir import dim, ops
 from ..ir.dim import Dim
 from ..ir.graph import Graph, Node, Rewriter, Value
 from .access import CREATION, DIVISIONS, Index, broadcast_index, index_map, is_virtual, most_divisions
-from .fuse import SEE_THROUGH, axis_symbol, memory_root
+from .fuse import SEE_THROUGH, addressed, axis_symbol, memory_root
+from .host import on_host
 
 
 def copy(v: Value) -> Value:
@@ -16,9 +17,9 @@ def copy(v: Value) -> Value:
 
 def prepare(graph: Graph) -> Graph:
     """Needs primitive ops. Leaves every output computed by a node that runs, no value in two outputs, the tensors that
-    gather reads in memory, and no long rows of nodes that only move elements."""
-    gathered = {n.inputs[0] for n in graph.nodes if n.op.name == "gather"}
-    wanted = {v for v in gathered if (root := memory_root(v)).node is not None and is_virtual(root.node)}
+    gather and host steps read in memory, and no long rows of nodes that only move elements."""
+    read = {v for n in graph.nodes for v in addressed(n)}
+    wanted = {v for v in read if (root := memory_root(v)).node is not None and is_virtual(root.node)}
     rewriter = _Copies(graph, wanted)
     rewriter.changed = True  # so that the builder is there for the outputs
     prepared = rewriter.run()
@@ -57,18 +58,23 @@ class _Copies(Rewriter):
             return (copy(self.builder.emit(node.op, inputs, node.attrs)[0]),)
         if row:
             self.rows[node.out] = row, at
-        if node.op.name != "gather" or node.inputs[0] not in self.wanted:
+        if not self.wanted.intersection(addressed(node)):
             return None
-        data = node.inputs[0]
-        if data not in self.copies:
-            self.copied = True
-            self.copies[data] = copy(inputs[0])
-        return self.builder.emit(node.op, (self.copies[data], *inputs[1:]), node.attrs)
+        given = list(inputs)
+        for k, v in enumerate(addressed(node)):
+            if v in self.wanted:
+                if v not in self.copies:
+                    self.copied = True
+                    self.copies[v] = copy(inputs[k])
+                given[k] = self.copies[v]
+        return self.builder.emit(node.op, tuple(given), node.attrs)
 
     def _row(self, node: Node) -> tuple[int, Index]:
         """How many nodes that run nowhere end with this one, and the worst index through all of them; (0, ()) for nodes
         that run."""
         own = tuple(axis_symbol(k, n) for k, n in enumerate(node.out.shape))
+        if on_host(node):
+            return 0, ()
         if node.op.name in CREATION:
             return 1, own
         if node.op.name == "gather":

@@ -11,6 +11,7 @@ import numpy as np
 from ..ir import ops
 from ..ir.graph import Graph, Node, Rewriter, Value
 from .fuel import Fuel
+from .host import on_host
 
 Rule = Callable[[Node, tuple[Value, ...]], Value | None]
 FOLD_LIMIT = 64  # elements: larger constant results are computed when the program runs
@@ -201,7 +202,8 @@ class _Simplify(Rewriter):
 
     def _folded(self, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
         """Pointwise ops on constants are computed now."""
-        if node.op.kind != "pointwise" or not inputs or not all(isinstance(d, int) for d in node.out.shape):
+        static = all(isinstance(d, int) for d in node.out.shape)
+        if node.op.kind != "pointwise" or not inputs or not static or on_host(node):
             return None
         numbers = [scalar_of(v) for v in inputs]
         if any(n is None for n in numbers) or not self.fuel.spend("fold"):
@@ -243,7 +245,7 @@ def attribute_key(attrs: dict[str, Any]) -> tuple:
 def _value_key(v: Any) -> Any:
     if isinstance(v, tuple):
         return tuple(_value_key(x) for x in v)
-    return (type(v).__name__, repr(v)) if isinstance(v, float) else (type(v).__name__, v)
+    return (type(v).__name__, repr(v)) if isinstance(v, (float, complex)) else (type(v).__name__, v)
 
 
 class _Share(Rewriter):

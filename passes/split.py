@@ -8,6 +8,7 @@ from __future__ import annotations
 from ..ir import dim, ops
 from ..ir.graph import Graph, Node, Rewriter, Value
 from .fuel import Fuel
+from .host import on_host
 
 FEW = 64  # results; with at least as many, each can be a task of its own
 LARGE = 1 << 16  # elements that make splitting worth a second kernel
@@ -21,7 +22,7 @@ class _Split(Rewriter):
         self.fuel = fuel
 
     def rewrite(self, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
-        if not node.op.name.startswith("reduce_"):
+        if not node.op.name.startswith("reduce_") or on_host(node):
             return None
         x, axes = inputs[0], node.attrs["axes"]
         if not axes or not all(isinstance(n, int) for n in x.shape):

@@ -21,13 +21,14 @@ from ..ir import dim
 from ..ir.graph import Graph
 from ..ir.kernel import Kernel, Schedule
 from ..ir.kernel_text import format_kernel, format_schedule
-from ..ir.plan import Plan
+from ..ir.plan import HostStep, Plan, Step
 from ..ir.target import Target
 from ..passes.fuel import Fuel
 from ..passes.pipeline import NAMES, Report, compile_graph
-from . import knobs, memory
+from . import debug, knobs, memory
 from .cache import disk_cache
-from .plan_code import plan_code
+from .host import HostProgram
+from .plan_code import PlanCode, plan_code
 from .threads import max_threads, pool_symbols
 
 
@@ -82,17 +83,27 @@ class Executable:
         self.seconds: dict[str, float] = {"passes": sum(report.seconds.values())}
         self.hits = 0
         self.kernels: dict[str, LoweredKernel] = {}
-        objects = [self._object(s.kernel, s.schedule) for s in {s.kernel.name: s for s in plan.steps}.values()]
-        code = plan_code(plan, self.kernels, target, f"plan_{plan_digest(plan)}", max_threads())
+        objects = [self._object(s.kernel, s.schedule) for s in {s.kernel.name: s for s in plan.kernel_steps}.values()]
+        code = self.plan_code()
         objects.append(self._plan_object(code.text))
         start = time.perf_counter()
         self.code = engine.link(objects, pool_symbols())
-        self.address = self.code.address(code.symbol)
+        addresses = [self.code.address(p) if isinstance(p, str) else 0 for p in code.parts]
         self.seconds["link"] = time.perf_counter() - start
         self.arena_size = code.arena
-        self._call = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)(self.address)
+        native = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+        self.address = addresses[-1]  # of the whole plan, where it has no host steps
+        self._call = native(self.address)
+        self._host: HostProgram | None = None
+        if plan.host_steps:
+            parts = [p if isinstance(p, HostStep) else native(a) for p, a in zip(code.parts, addresses)]
+            self._host = HostProgram(plan, parts, code.arena)
 
     # ---- compiling
+    def plan_code(self) -> PlanCode:
+        """The code that calls the kernels."""
+        return plan_code(self.plan, self.kernels, self.target, f"plan_{plan_digest(self.plan)}", max_threads())
+
     def _object(self, kernel: Kernel, schedule: Schedule) -> bytes:
         """The kernel's object: from this process, from disk, or compiled now. Fills `self.kernels`."""
         key = self._key(f"{format_kernel(kernel)}\n{format_schedule(schedule)}")
@@ -139,7 +150,7 @@ class Executable:
         """The graph's outputs, fresh arrays. Outputs written into inputs, and checks, give None.
 
         Inputs must have the graph's dtypes and shapes; those that are written must be C-contiguous.
-        Raises CheckFailed, with nothing written, when an index was out of range.
+        Raises, with nothing written, CheckFailed when an index was out of range, and whatever a host step raises.
         """
         plan = self.plan
         sizes = self._sizes(inputs)
@@ -158,8 +169,11 @@ class Executable:
             *(a.ctypes.data for a in arrays), *(0 if o is None else o.ctypes.data for o in outputs)
         )
         dims = (ctypes.c_int64 * max(1, len(plan.dims)))(*(sizes[str(d)] for d in plan.dims))
-        with memory.lease(max(64, dim.evaluate(self.arena_size, sizes))) as arena:
-            status = self._call(values, dims, arena.address)
+        if self._host is not None:
+            status = self._host.run(values, dims, [*arrays, *outputs], sizes)
+        else:
+            with memory.lease(max(64, dim.evaluate(self.arena_size, sizes))) as arena:
+                status = self._call(values, dims, arena.address)
         if status:
             raise CheckFailed(plan.checks[status - 1][1])
         n = len(self.graph.outputs)
@@ -211,9 +225,15 @@ def _unpack(entry: bytes) -> tuple[LoweredKernel, bytes] | None:
 
 
 def plan_digest(plan: Plan) -> str:
-    text = "\n".join(f"{s.kernel.name} {s.args} {s.offsets} {format_schedule(s.schedule)}" for s in plan.steps)
+    text = "\n".join(map(_step_text, plan.steps))
     text += "\n".join(map(str, plan.buffers)) + str(plan.outputs) + str(plan.checks)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _step_text(s: Step | HostStep) -> str:
+    if isinstance(s, HostStep):
+        return f"host {s.args} {s.results}"
+    return f"{s.kernel.name} {s.args} {s.offsets} {format_schedule(s.schedule)}"
 
 
 def build(graph: Graph, target: Target | None = None, verify: bool | None = None) -> Executable:
@@ -222,4 +242,9 @@ def build(graph: Graph, target: Target | None = None, verify: bool | None = None
     report = Report()
     check = knobs.flag("TRACEFUSE_VERIFY") if verify is None else verify
     plan = compile_graph(graph, target, fuel_from_knobs(), check, report)
-    return Executable(graph, plan, target, report)
+    executable = Executable(graph, plan, target, report)
+    if debug.level() or knobs.KNOBS["TRACEFUSE_DUMP"].get():
+        from . import dump
+
+        dump.report(executable)
+    return executable

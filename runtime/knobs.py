@@ -21,8 +21,12 @@ class Knob:
 KNOBS = {
     k.name: k
     for k in (
-        Knob("TRACEFUSE_DEBUG", "0", "1: a line per (re)compile; 2: graphs; 3: kernels; 4: LLVM IR; 5: assembly"),
-        Knob("TRACEFUSE_DUMP", "", "folder that gets every graph, kernel and assembly file"),
+        Knob(
+            "TRACEFUSE_DEBUG",
+            "0",
+            "1: a line per capture, fallback, compile; 2: graphs; 3: kernels; 4: LLVM IR; 5: assembly",
+        ),
+        Knob("TRACEFUSE_DUMP", "", "folder that gets the graphs, kernels, plan, LLVM IR and assembly of all compiled"),
         Knob("TRACEFUSE_VERIFY", "0", "1: check the graph after every pass"),
         Knob("TRACEFUSE_FUEL", "", "at most this many rewrites and fusions (to bisect a wrong result)", True),
         Knob("TRACEFUSE_DISABLE", "", "comma-separated names of passes to leave out", True),

@@ -13,18 +13,30 @@ from typing import Any as _Any
 
 from .frontend import aliases, autograd, linalg, random
 from .frontend import functions as _functions
-from .frontend.autograd import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
+from .frontend.autocast import autocast, get_autocast_dtype, is_autocast_enabled
+from .frontend.autograd import (
+    enable_grad,
+    inference_mode,
+    is_grad_enabled,
+    is_inference_mode_enabled,
+    no_grad,
+    set_grad_enabled,
+)
 from .frontend.functions import *
+from .frontend.namespace_info import __array_namespace_info__ as __array_namespace_info__
 from .frontend.random import (
     Generator,
     bernoulli,
     get_rng_state,
     manual_seed,
+    multinomial,
     normal,
     permutation,
+    poisson,
     rand,
     rand_like,
     randint,
+    randint_like,
     randn,
     randn_like,
     randperm,
@@ -39,6 +51,8 @@ from .ir.dtypes import (
     DType,
     bfloat16,
     bool_,
+    complex64,
+    complex128,
     float16,
     float32,
     float64,
@@ -53,33 +67,60 @@ from .ir.dtypes import (
 )
 
 if TYPE_CHECKING:
+    from .frontend import amp as amp
     from .frontend import data as data
+    from .frontend import fft as fft
+    from .frontend import func as func
     from .frontend import nn as nn
     from .frontend import optim as optim
+    from .frontend import signal as signal
+    from .frontend import special as special
+    from .frontend.checkpoint import checkpoint as checkpoint
     from .frontend.compile import compile as compile
+    from .frontend.forward_ad import jvp as jvp
+    from .frontend.forward_ad import linearize as linearize
+    from .frontend.jacobians import hessian as hessian
+    from .frontend.jacobians import jacfwd as jacfwd
+    from .frontend.jacobians import jacobian as jacobian
+    from .frontend.jacobians import jacrev as jacrev
     from .frontend.nn.parameter import Parameter as Parameter
+    from .frontend.vmap import vmap as vmap
 
 aliases.install(__name__, f"{__name__}.frontend")
 
 __version__ = "0.1.0"
-__array_api_version__ = "2024.12"
+__array_api_version__ = "2025.12"
 
 e, pi, inf, nan = _math.e, _math.pi, _math.inf, _math.nan
 newaxis = None
 bool = bool_
 half, float, double, long = float16, float32, float64, int64
+cfloat, cdouble = complex64, complex128
 
 # Where names live that would make `import tracefuse` slow. None: the module itself.
 _LAZY = {
     "nn": ("frontend.nn", None),
     "optim": ("frontend.optim", None),
+    "amp": ("frontend.amp", None),
     "data": ("frontend.data", None),
+    "fft": ("frontend.fft", None),
+    "signal": ("frontend.signal", None),
+    "special": ("frontend.special", None),
     "Parameter": ("frontend.nn.parameter", "Parameter"),
+    "func": ("frontend.func", None),
+    "checkpoint": ("frontend.checkpoint", "checkpoint"),
+    "jvp": ("frontend.forward_ad", "jvp"),
+    "linearize": ("frontend.forward_ad", "linearize"),
+    "hessian": ("frontend.jacobians", "hessian"),
+    "jacfwd": ("frontend.jacobians", "jacfwd"),
+    "jacobian": ("frontend.jacobians", "jacobian"),
+    "jacrev": ("frontend.jacobians", "jacrev"),
+    "vmap": ("frontend.vmap", "vmap"),
     "compile": ("frontend.compile", "compile"),
     "explain": ("frontend.explain", "explain"),
     "benchmark": ("frontend.benchmark", "benchmark"),
     "export": ("frontend.export", "export"),
-    "load": ("frontend.export", "load"),
+    "load": ("frontend.serialize", "load"),
     "Program": ("frontend.export", "Program"),
     "Dim": ("frontend.export", "Dim"),
     "ExportError": ("frontend.export", "ExportError"),
@@ -87,6 +128,9 @@ _LAZY = {
     "save": ("frontend.serialize", "save"),
     "save_tensors": ("frontend.serialize", "save_tensors"),
     "load_tensors": ("frontend.serialize", "load_tensors"),
+    "InvalidTensorFile": ("frontend.tensor_file", "InvalidTensorFile"),
+    "save_checkpoint": ("frontend.checkpoint_state", "save_checkpoint"),
+    "load_checkpoint": ("frontend.checkpoint_state", "load_checkpoint"),
 }
 
 
@@ -108,11 +152,16 @@ __all__ = [
     "DType",
     "Generator",
     "Tensor",
+    "autocast",
     "autograd",
     "bernoulli",
     "bfloat16",
     "bool",
     "bool_",
+    "cdouble",
+    "cfloat",
+    "complex64",
+    "complex128",
     "double",
     "e",
     "enable_grad",
@@ -120,28 +169,35 @@ __all__ = [
     "float16",
     "float32",
     "float64",
+    "get_autocast_dtype",
     "get_default_dtype",
     "get_rng_state",
     "grad",
     "half",
     "inf",
+    "inference_mode",
     "int8",
     "int16",
     "int32",
     "int64",
+    "is_autocast_enabled",
     "is_grad_enabled",
+    "is_inference_mode_enabled",
     "linalg",
     "long",
     "manual_seed",
+    "multinomial",
     "nan",
     "newaxis",
     "no_grad",
     "normal",
     "permutation",
     "pi",
+    "poisson",
     "rand",
     "rand_like",
     "randint",
+    "randint_like",
     "randn",
     "randn_like",
     "random",

@@ -248,11 +248,15 @@ class _LoopGenerator:
 
         def body(state: State) -> State:
             following: State = []
+            running: dict[str, dict[int, Val]] = {}
             for copy, acc in slots:
                 self._at(base, copy)
                 inputs = [self.emitter.value(x, self.lanes, copy.mask) for x in acc.reduction.inputs]
                 at = len(following)
                 following += acc.combine(state[at : at + acc.width], inputs, None)
+                if acc.reduction.running:
+                    running.setdefault(acc.reduction.names[0], {})[copy.offset] = following[at]
+            self.column_results |= running
             for copy in copies if stage.stores else ():
                 self._at(base, copy)
                 self._stores(stage, copy.mask)
@@ -270,6 +274,9 @@ class _LoopGenerator:
         self._begin(stage)
         if not stage.axes:
             self._stores(stage, None)
+            return
+        if any(r.running for r in stage.reductions):
+            self._scan_stage(stage)
             return
         groups = [
             [Accumulator(self.f, r, self.lanes, self.target) for _ in range(self.schedule.unroll)]
@@ -305,6 +312,27 @@ class _LoopGenerator:
             at += width * len(group)
             for name, v in zip(group[0].reduction.names, group[0].finish(parts)):
                 self.emitter.define(name, v)
+
+    def _scan_stage(self, stage: Stage) -> None:
+        """Running folds: those of each vector by shifting it onto itself, and then the total of all before."""
+        f, (axis,) = self.f, stage.axes
+        size = axis.extent if isinstance(axis.extent, int) else None
+        accumulators = [Accumulator(f, r, self.lanes, self.target) for r in stage.reductions]
+
+        def vectors(base: Val, copies: list[_Copy], totals: State) -> State:
+            for copy in copies:
+                self.emitter.vector(axis.sym, f.add(base, i64(copy.offset)), self.lanes, aligned=True)
+                inputs = [self.emitter.value(a.reduction.inputs[0], self.lanes, copy.mask) for a in accumulators]
+                running = [a.scan(t, x, copy.mask) for a, t, x in zip(accumulators, totals, inputs, strict=True)]
+                for a, values in zip(accumulators, running):
+                    self.emitter.define(a.reduction.names[0], values)
+                totals = [f.shuffle(v, None, [self.lanes - 1] * self.lanes) if self.lanes > 1 else v for v in running]
+                self._stores(stage, copy.mask)
+            self.emitter.scalar()
+            return totals
+
+        start = [v for a in accumulators for v in a.start()]
+        self._vectors(i64(0), self.emitter.index(axis.extent), size, start, vectors)
 
     def _stores(self, stage: Stage, mask: Val | None) -> None:
         self.emitter.stores(stage.stores, None, mask, self.schedule.stream)

@@ -45,6 +45,18 @@ class Accumulator:
             new = [self.f.select(mask, n, s) for n, s in zip(new, state)]
         return new
 
+    def scan(self, total: Val, x: Val, mask: Val | None) -> Val:
+        """The running folds of the lanes of `x`, after what `total` has in every lane. For sums and products."""
+        f, lanes = self.f, self.lanes
+        (neutral,) = self.start()
+        if mask is not None:
+            x = f.select(mask, x, neutral)
+        distance = 1
+        while distance < lanes:
+            x = self._join(f.shuffle(x, neutral, [lanes] * distance + list(range(lanes - distance))), x)
+            distance *= 2
+        return self._join(total, x)
+
     def finish(self, parts: list[list[Val]]) -> list[Val]:
         """Joins the copies pairwise, then the lanes by halves: scalars."""
         while len(parts) > 1:

@@ -13,8 +13,9 @@ import numpy as np
 
 from ...ir import dim
 from ...ir.dim import Dim, DimLike
+from ...ir.interpreter import concrete_attrs
 from ...ir.kernel import Axis, Buffer, Contraction, Kernel, Reduction, Stage, Store
-from ...ir.plan import Plan
+from ...ir.plan import HostStep, Plan
 from ...ir.scalar import Expr, load, transform
 from .scalar_eval import evaluate, evaluate_all, holds, index_value
 
@@ -74,6 +75,9 @@ class _KernelRun:
         found: dict[str, np.ndarray] = {}
         for r in stage.reductions:
             inputs = [next(values).reshape(*self.outer, -1) for _ in r.inputs]
+            if r.running:
+                env[r.names[0]] = _RUNNING[r.kind](inputs[0].astype(r.dtype.np), axis=-1, dtype=r.dtype.np)
+                continue
             found |= zip(r.names, fold(r, inputs), strict=True)
         stored = evaluate_all(tuple(s.value for s in stage.stores), env)
         for store, value in zip(stage.stores, stored, strict=True):
@@ -155,6 +159,9 @@ _FOLDS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
+_RUNNING: dict[str, Callable[..., np.ndarray]] = {"sum": np.add.accumulate, "prod": np.multiply.accumulate}
+
+
 def fold(r: Reduction, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
     """The results of a reduction whose inputs have the folded points along their last axis."""
     value = inputs[0].astype(r.dtype.np, copy=False)
@@ -209,17 +216,32 @@ def run_plan(plan: Plan, inputs: Sequence[np.ndarray], run: KernelRunner = run_k
     for number, step in enumerate(plan.steps):
         if number == plan.commit_from:
             _raise_failed(plan, arrays)
-        names = [p.name for p in step.kernel.params if p.role != "scratch"]
+        if isinstance(step, HostStep):
+            _run_on_host(step, arrays, dims)
+            continue
+        params = [p for p in step.kernel.params if p.role != "scratch"]
         offsets = step.offsets or (0,) * len(step.args)
-        given = {n: _from(arrays[b], o) for n, b, o in zip(names, step.args, offsets, strict=True)}
+        given = {p.name: _from(arrays[b], o, p) for p, b, o in zip(params, step.args, offsets, strict=True)}
         run(step.kernel, given, dims)
     _raise_failed(plan, arrays)
     checks = {b for b, _ in plan.checks}
     return [arrays[b] for b in plan.outputs if b not in checks]
 
 
-def _from(array: np.ndarray, offset: int) -> np.ndarray:
-    """The memory of `array` from element `offset` on."""
+def _run_on_host(step: HostStep, arrays: list[np.ndarray], dims: Mapping[str, int]) -> None:
+    node = step.node
+    shapes = [tuple(dim.evaluate(d, dims) for d in v.shape) for v in node.inputs]
+    operands = tuple(arrays[b].reshape(s) for b, s in zip(step.args, shapes, strict=True))
+    out = node.op.evaluate(operands, concrete_attrs(node, dims))
+    for b, result in zip(step.results, out if isinstance(out, tuple) else (out,), strict=True):
+        if b >= 0:
+            arrays[b][...] = result
+
+
+def _from(array: np.ndarray, offset: int, param: Buffer) -> np.ndarray:
+    """The memory of `array` from element `offset` on. Complex numbers are copied as pairs."""
+    if array.dtype != param.dtype.np:
+        array = array.reshape(-1).view(param.dtype.np)
     return array.reshape(-1)[offset:] if offset else array
 
 

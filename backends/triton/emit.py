@@ -192,9 +192,12 @@ class _LoopKernel(Frame):
         accumulators = [Accumulator(self.elements, r, self.helpers) for r in stage.reductions]
         for a in accumulators:
             a.whole(self.tile.live[1])
+            if a.reduction.running:
+                a.scan(None)
         self._stores(stage)
         for a in accumulators:
-            a.finish()
+            if not a.reduction.running:
+                a.finish()
 
     def _mask(self, index: str, end: str) -> Text:
         name = self.writer.name("rmask")
@@ -205,7 +208,9 @@ class _LoopKernel(Frame):
         e, w = self.elements, self.writer
         total = self.size_text(e, n, "rnumel")
         accumulators = [Accumulator(e, r, self.helpers) for r in stage.reductions]
-        for a in accumulators:
+        folds = [a for a in accumulators if not a.reduction.running]
+        scans = [(a, a.start_scan()) for a in accumulators if a.reduction.running]
+        for a in folds:
             a.start()
         start = w.name("r0")
         with w.indented(f"for {start} in range(0, {total}, RBLOCK):"):
@@ -213,11 +218,14 @@ class _LoopKernel(Frame):
             w.line(f"{r} = {start} + tl.arange(0, RBLOCK){self.tile.along(1)}{self.wide}")
             self.tile.live[1] = self._mask(r, total) if not isinstance(n, int) or n % self.rblock else None
             e.bind_axes(stage.axes, Text(r, 2, w.level))
-            for a in accumulators:
+            for a in folds:
                 a.step(self.tile.live[1])
+            for a, before in scans:
+                a.whole(self.tile.live[1])
+                a.scan(before)
             self._stores(stage)
         self._unbind(stage)
-        for a in accumulators:
+        for a in folds:
             a.finish()
 
     def _in_order(self, stage: Stage, n: DimLike) -> None:

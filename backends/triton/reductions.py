@@ -16,6 +16,7 @@ COMBINE = {
     "nan_max": f"tl.maximum(a, b, {NAN_WINS})",
     "nan_min": f"tl.minimum(a, b, {NAN_WINS})",
     "product": "a * b",
+    "plus": "a + b",
 }
 
 
@@ -114,6 +115,24 @@ class Accumulator:
             self.writer.line(f"{texts[1]} = tl.min(tl.where({same}, {at}, {NO_INDEX}), 1){column}")
         for name, text in zip(self.reduction.names, texts, strict=True):
             self.elements.results[name] = Text(text, 1, self.writer.level)
+
+    # ---- scans
+    def start_scan(self) -> str:
+        """Writes the total of the blocks before the first one, for each outer point; returns its name."""
+        total = self.writer.numbered("total")
+        first = literal(identity(self.kind, self.dtype))
+        self.writer.line(f"{total} = tl.full({self.elements.tile.shape(1)}, {first}, {type_name(self.dtype)})")
+        return total
+
+    def scan(self, total: str | None) -> None:
+        """Makes the running folds of the block known that `whole` took, after `total`, which takes the block in."""
+        helper = self._helper("plus" if self.kind == "sum" else "product")
+        row, value = self.names[0], self.writer.numbered("r")
+        self.writer.line(f"{value} = tl.associative_scan({row}, 1, {helper})")
+        if total is not None:
+            self.writer.line(f"{value} = {self._join(total, value)}")
+            self.writer.line(f"{total} = {self._join(total, f'tl.reduce({row}, 1, {helper})[:, None]')}")
+        self.elements.results[self.reduction.names[0]] = Text(value, 3, self.writer.level)
 
     def _fold(self, acc: str) -> str:
         kind, dtype = self.kind.removeprefix("arg"), self.dtype

@@ -19,7 +19,7 @@ PLAIN_ATTRIBUTES = frozenset("shape ndim size itemsize nbytes".split())
 METHODS: dict[str, str] = {
     n: n for n in "sum prod mean var std max min argmax argmin any all reshape ravel transpose".split()
 }
-METHODS |= {n: n for n in "swapaxes squeeze clip dot round".split()}
+METHODS |= {n: n for n in "swapaxes squeeze clip dot round argsort searchsorted".split()}
 
 FUNCTIONS: dict[Any, Callable] = {}
 GIVE_NUMBERS = {np.sum, np.prod, np.max, np.amax, np.min, np.amin, np.all, np.any, np.mean, np.var, np.std, np.argmax}
@@ -104,6 +104,35 @@ def _arg(op: str) -> Callable:
 
 _implements(np.argmax)(_arg("argmax"))
 _implements(np.argmin)(_arg("argmin"))
+
+
+@_implements(np.argsort)
+def _argsort(a: Any, axis: Any = -1, kind: Any = None, order: Any = None, *, stable: Any = None) -> Any:
+    if order is not None or kind not in ("stable", "mergesort") and stable is not True:
+        stop("numpy.argsort that is not stable: the order of equal elements is left open")
+    t = _ravel(a) if axis is None else tensor_of(a)
+    with Arrays():
+        return apply(get_op("argsort"), t, axis=axes_of(-1 if axis is None else axis, t.ndim)[0], descending=False)
+
+
+@_implements(np.sort)
+def _sort(a: Any, axis: Any = -1, kind: Any = None, order: Any = None, *, stable: Any = None) -> Any:
+    from ..sorting import sort
+
+    if order is not None:
+        stop("numpy.sort by fields")
+    t = _ravel(a) if axis is None else tensor_of(a)
+    with Arrays():
+        return sort(t, axis=axes_of(-1 if axis is None else axis, t.ndim)[0])
+
+
+@_implements(np.searchsorted)
+def _searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None) -> Any:
+    if sorter is not None or not hasattr(v, "ndim") or v.ndim == 0 or tensor_of(a).ndim != 1:
+        stop("numpy.searchsorted with a sorter, or of a number")
+    with Arrays():
+        dtype = _common(a, v)
+        return apply(get_op("searchsorted"), cast(a, dtype), cast(v, dtype), right=side == "right")
 
 
 @_implements(np.where)
@@ -257,6 +286,8 @@ def attribute(x: ArrayTracer, name: str) -> Any:
         return x.dtype.np
     if name == "T":
         return x.T
+    if name in ("real", "imag") and x.dtype.is_complex:
+        return getattr(np, name)(x)
     if name in METHODS:
         return functools.partial(getattr(np, METHODS[name]), x) if name != "round" else stop("ndarray.round")
     if name == "astype":

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...ir.dtypes import dtype_of, from_numpy
 from ...ir.op import get_op
+from .. import numpy_extensions, numpy_protocol, scipy_special
 from ..dispatch import apply, assign
 from ..state import SymbolicScalar, state
 from ..tensor import Tensor, new_tensor
@@ -112,6 +113,8 @@ class ArrayTracer(Tensor):
         from .array_functions import FUNCTIONS, GIVE_NUMBERS
 
         found = FUNCTIONS.get(func)
+        if found is None and func in numpy_extensions.FUNCTIONS and kwargs.get("out") is None:
+            return call_special(numpy_extensions.FUNCTIONS[func], *args, **kwargs)
         if found is None:
             stop(f"numpy.{getattr(func, '__name__', func)}")
         out = kwargs.pop("out", None)
@@ -176,8 +179,8 @@ def meet(a: Any, b: Any) -> tuple[Any, Any]:
     return (weak(a) if plain[1] else a, weak(b) if plain[0] else b)
 
 
-def _number(t: Tensor) -> Tensor:
-    return new_tensor(state.tracer.read(t), NumberTracer) if t.ndim == 0 else t  # type: ignore[union-attr]
+def _number(t: Any) -> Any:
+    return new_tensor(state.tracer.read(t), NumberTracer) if isinstance(t, Tensor) and t.ndim == 0 else t  # type: ignore[union-attr]
 
 
 def _has_ellipsis(key: Any) -> bool:
@@ -308,12 +311,26 @@ def call_ufunc(ufunc: np.ufunc, inputs: tuple) -> Any:
             return apply(get_op("cast"), tensor_of(inputs[0]), dtype=tensor_of(inputs[0]).dtype)
         if name in _LOGICAL:
             return apply(get_op(_LOGICAL[name]), *[truth(x) for x in inputs])
-        op = _UFUNCS.get(name)
-        if op is None:
-            stop(f"numpy.{name}")
         dtypes = ufunc.resolve_dtypes((*map(_np_dtype, inputs), *[None] * ufunc.nout))
+        op = _UFUNCS.get(name)
+        of_complex = any(d.kind == "c" for d in dtypes)
+        composed = numpy_protocol.UFUNCS.get(ufunc) if of_complex else None if op else scipy_special.ufunc(ufunc)
+        if composed is None and (op is None or of_complex):
+            stop(f"numpy.{name}")
+        if composed is not None:
+            return cast(composed(*[cast(x, d) for x, d in zip(inputs, dtypes)]), dtypes[-1])
         out = apply(get_op(op), *[cast(x, d) for x, d in zip(inputs, dtypes)])
         return cast(out, dtypes[-1])
+
+
+def call_special(f: Callable, x: Any, *args: Any, **options: Any) -> Any:
+    """A function of scipy.special, numpy.linalg or numpy.fft; integers become float64."""
+    with Arrays():
+        x = tensor_of(x)
+        out = f(x if x.dtype.is_inexact else cast(x, np.dtype(np.float64)), *args, **options)
+    if isinstance(out, tuple):
+        return type(out)(*map(_number, out)) if hasattr(out, "_fields") else tuple(map(_number, out))
+    return _number(out)
 
 
 def truth(x: Any) -> Tensor:

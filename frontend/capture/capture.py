@@ -67,7 +67,7 @@ class Call:
     @property
     def key(self) -> tuple:
         """What picks the traces that may fit; the guards decide."""
-        modes = (state.grad_enabled, state.default_dtype)
+        modes = (state.grad_enabled, state.default_dtype, state.autocast)
         return (self.spec, modes, g.sharing(self.leaves), *map(g.leaf_key, self.leaves))
 
 
@@ -107,7 +107,7 @@ def capture(
     call = flatten_call(args, kwargs)
     tracer = tracer or Tracer(getattr(function, "__name__", type(function).__name__))
     hooks = Hooks(tracer)
-    before = (state.grad_enabled, state.default_dtype, epoch.value)
+    before = (state.grad_enabled, state.default_dtype, state.autocast, 0, epoch.value)
     try:
         with tracer:
             tracer.reach.add("rng", random.default_generator)
@@ -115,13 +115,13 @@ def capture(
             result = hooks.call(function, *given[0], **given[1])
             if tracer.stopped is not None:
                 raise tracer.stopped
-            if (state.grad_enabled, state.default_dtype, epoch.value) != before:
+            if (state.grad_enabled, state.default_dtype, state.autocast, state.unfinished, epoch.value) != before:
                 tracer.stop("it changes a module, an optimizer, the grad mode or the default dtype for good")
             return _Finish(tracer, hooks, call, static).captured(result)
     except g.TooLarge:
         raise CaptureStop("it reads a container too large to be compared on every call", None) from None
     finally:
-        state.grad_enabled, state.default_dtype = before[:2]
+        state.grad_enabled, state.default_dtype, state.autocast, state.unfinished = before[:4]
         tracer.restore()
 
 

@@ -115,34 +115,18 @@ class Members:
 
 
 class Structural:
-    """Expects a container whose *numbers* may change where tensors carry them, but not whether they are zero.
+    """Expects the options of a parameter group, whose *numbers* may change where tensors carry them.
 
     Optimizers hold the hyperparameters of a group as tensors too, which their math reads; only structure is fixed.
     """
 
     __slots__ = ("token",)
 
-    def __init__(self, v: dict):
-        self.token = self._token(v)
-
-    @staticmethod
-    def _token(v: dict) -> tuple:
-        out: list[Any] = []
-        for k, x in v.items():
-            if isinstance(x, float):
-                out.append((k, "zero" if x == 0 else "number"))
-            elif isinstance(x, tuple) and all(isinstance(y, float) for y in x):
-                out.append((k, tuple(y == 0 for y in x)))
-            elif isinstance(x, (int, str, bool, type(None))):
-                out.append((k, type(x), x))
-            elif isinstance(x, list):
-                out.append((k, tuple(id(y) for y in x)))
-            else:
-                out.append((k, id(x)))
-        return tuple(out)
+    def __init__(self, v: Any):
+        self.token = v.structure()
 
     def match(self, v: Any) -> bool:
-        return isinstance(v, dict) and self._token(v) == self.token
+        return v.structure() == self.token
 
     def __str__(self) -> str:
         return "the same options"

@@ -15,7 +15,7 @@ from typing import Any, Callable
 
 import numpy as np
 
-from .. import autograd
+from .. import autograd, scipy_special
 from ..state import SymbolicScalar
 from ..tensor import Tensor
 from . import array_mode, policy
@@ -88,6 +88,8 @@ class Hooks(ObjectHooks):
             out = self._library(f, module, bound, args, kwargs)
         elif policy.is_numpy(module):
             out = self._numpy(f, args, kwargs)
+        elif (special := scipy_special.function(f)) is not None:
+            out = self._scipy(special, args, kwargs)
         elif policy.is_standard(module):
             inner = getattr(f, "__wrapped__", None)
             if policy.is_generated(f) or module in policy.PURE_MODULES and inner is None:
@@ -126,6 +128,8 @@ class Hooks(ObjectHooks):
         ):
             self.guard_class(type(f.__self__), f.__func__.__name__)
             return types.MethodType(self.callable(f.__func__), f.__self__)
+        if isinstance(f, functools.partial) and f.func == self.call:
+            return f  # it has its hooks
         if isinstance(f, functools.partial) or hasattr(f, "__tracefuse_wrapped__"):
             return functools.partial(self.call, f)
         return f
@@ -205,6 +209,14 @@ class Hooks(ObjectHooks):
         out = f(*args, **{k: self._passed(v) for k, v in kwargs.items()})
         return self.result(out)
 
+    def _scipy(self, f: Any, args: tuple, kwargs: dict) -> Any:
+        """A function of scipy.special; of arrays as one of NumPy."""
+        x, *rest = (self._passed(a) for a in args)
+        options = {k: self._passed(v) for k, v in kwargs.items()}
+        if not isinstance(x, array_mode.ArrayTracer):
+            return f(x, *rest, **options)
+        return self.result(array_mode.call_special(f, x, *rest, **options))
+
     def _builtin(self, f: Any, args: tuple, kwargs: dict) -> Any:
         name = getattr(f, "__name__", type(f).__name__)
         owner = getattr(f, "__self__", None)
@@ -240,6 +252,7 @@ class Hooks(ObjectHooks):
             self.tracer.stop("it advances a generator that was made outside")
         if not isinstance(owner, types.GeneratorType):
             self.known(owner)
+        self.options(owner, args[0] if name == "get" and args else None)
         return f(*args, **kwargs)
 
     def _iterators(self, name: str, args: tuple) -> None:
@@ -313,6 +326,8 @@ class Hooks(ObjectHooks):
             if cls.__name__ not in policy.PURE_BUILTINS:
                 self.tracer.stop(f"it makes a {cls.__name__}")
             self._iterators(cls.__name__, args)
+            for a in args:
+                self.options(a)
             if cls in (int, float, bool, complex) and args and isinstance(args[0], ScalarArgument):
                 raise Specialize(args[0].leaf)
             if args and policy.user_dunder(args[0], f"__{cls.__name__}__"):

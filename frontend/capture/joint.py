@@ -11,8 +11,10 @@ import numpy as np
 from ...ir.graph import Graph, GraphBuilder, InputSpec, OutputSpec, Signature, Value
 from ...ir.graph import Node as GraphNode
 from .. import autograd
+from ..dispatch import lift
+from ..state import state
 from ..tape import Node, edge_of, root_of
-from ..tensor import Tensor
+from ..tensor import Tensor, new_tensor
 from .replay import ArgSource, Backward, GradSource, TensorSource
 from .tracer import Tracer
 
@@ -164,16 +166,67 @@ def _is_fill(v: Value) -> bool:
     return v.node is not None and not v.node.inputs and v.node.op.pure
 
 
+class Forward:
+    """A call of the captured forward, to be done once more in ops where gradients of its gradients are asked for."""
+
+    def __init__(self, graph: Graph, arrays: list[np.ndarray], tensors: list[Any], written: frozenset[int]):
+        self.graph, self.arrays, self.tensors, self.written = graph, arrays, tensors, written
+        self.versions = [t is not None and root_of(t)._version for t in tensors]
+
+    def again(self, saved: Sequence[tuple[str, int]], name: str) -> list[Tensor]:
+        """What the backward pass reads, as tensors with their history. RuntimeError where an input has changed."""
+        outputs = [self.graph.outputs[k] for kind, k in saved if kind == "output"]
+        needed = _needed(self.graph, outputs) | {self.graph.inputs[k] for kind, k in saved if kind == "input"}
+        values: list[Any] = []
+        for k, (v, t, array) in enumerate(zip(self.graph.inputs, self.tensors, self.arrays)):
+            changed = k in self.written or t is not None and root_of(t)._version != self.versions[k]
+            if v in needed and changed:
+                raise RuntimeError(
+                    f"gradients of gradients through {name}: it reads {self.graph.signature.inputs[k].path}, which was "
+                    "written in place; compile the function that takes the gradients"
+                )
+            values.append(t if t is not None else new_tensor(array))
+        env = _in_ops(self.graph, values, outputs)
+        found = [env[(self.graph.inputs if kind == "input" else self.graph.outputs)[k]] for kind, k in saved]
+        return [x if isinstance(x, Tensor) else lift(x) for x in found]
+
+
+def _needed(graph: Graph, outputs: Sequence[Value]) -> set[Value]:
+    """The values that the outputs are computed from."""
+    needed = set(outputs)
+    for node in reversed(graph.nodes):
+        if any(v in needed for v in node.outputs):
+            needed.update(node.inputs)
+    return needed
+
+
+def _in_ops(graph: Graph, inputs: Sequence[Any], outputs: Sequence[Value]) -> dict[Value, Any]:
+    """Every value that the outputs need, computed op by op: on whatever kind of values the inputs are."""
+    env: dict[Value, Any] = dict(zip(graph.inputs, inputs)) | graph.constants
+    needed = _needed(graph, outputs)
+    for node in graph.nodes:
+        if any(v in needed for v in node.outputs):
+            out = node.op(*(env[v] for v in node.inputs), **node.attrs)
+            env.update(zip(node.outputs, out if isinstance(out, tuple) else (out,)))
+    return env
+
+
 class CompiledNode(Node):
     """The captured forward on the tape: pulling cotangents back runs the compiled backward graph."""
 
-    __slots__ = ("backward", "saved", "checks")
+    __slots__ = ("backward", "checks", "forward", "saved")
 
     def __init__(
-        self, backward: Backward, targets: tuple[Tensor, ...], results: tuple[Tensor, ...], saved: list, checks: list
+        self,
+        backward: Backward,
+        targets: tuple[Tensor, ...],
+        results: tuple[Tensor, ...],
+        saved: list,
+        checks: list,
+        forward: Forward,
     ):
         super().__init__(targets, results)
-        self.backward, self.checks = backward, checks
+        self.backward, self.checks, self.forward = backward, checks, forward
         self.saved: list[np.ndarray] | None = saved
 
     @property
@@ -183,17 +236,24 @@ class CompiledNode(Node):
     def pull(self, cotangents: list, needs: tuple[bool, ...], create_graph: bool) -> tuple:
         if self.saved is None:
             raise RuntimeError(f"backward through {self.name} a second time: pass retain_graph=True to the first one")
-        if create_graph:
-            raise RuntimeError(
-                f"gradients of gradients through {self.name}: compile the function that takes the gradients"
-            )
         for t, version in self.checks:
             if root_of(t)._version != version:
                 raise RuntimeError(
                     f"a tensor of shape {tuple(t.shape)} that the gradient of {self.name} needs was written in place"
                 )
+        if create_graph or state.tracer is not None:  # more is wanted than numbers
+            return self._pull_in_ops(cotangents, create_graph)
         full = [self._cotangent(i, g) for i, g in enumerate(cotangents)]
         return tuple(self.backward.executable.run([*self.saved, *full]))
+
+    def _pull_in_ops(self, cotangents: list, create_graph: bool) -> tuple:
+        """The backward graph op by op, on tensors with a history, or on the values of a trace or of vmap."""
+        graph = self.backward.graph
+        saved = self.forward.again(self.backward.saved, self.name) if create_graph else self.saved or []
+        full = [self._cotangent(i, None) if g is None else g for i, g in enumerate(cotangents)]
+        env = _in_ops(graph, [*saved, *full], graph.outputs)
+        grads = [env[v] for v in graph.outputs]
+        return tuple(g if isinstance(g, Tensor) or not create_graph else lift(g) for g in grads)
 
     def _cotangent(self, i: int, g: Any) -> Any:
         t = self.result_type(i)
@@ -204,6 +264,7 @@ class CompiledNode(Node):
 
     def release(self) -> None:
         self.saved = None
+        self.forward.arrays, self.forward.tensors = [], []
 
 
 def connect(
@@ -213,8 +274,11 @@ def connect(
     arrays: list[np.ndarray],
     outputs: list[Any],
     inputs: list[Any],
+    graph: Graph,
+    written: frozenset[int],
 ) -> None:
-    """Gives the forward's results their history. `inputs`: the tensors (or None) behind the graph's inputs."""
+    """Gives the forward's results their history. `inputs`: the tensors (or None) behind the inputs of the forward `graph`;
+    `written`: those of them that the call has overwritten."""
     saved = [arrays[k] if kind == "input" else outputs[k] for kind, k in backward.saved]
     checks = [
         (inputs[k], root_of(inputs[k])._version)
@@ -223,6 +287,7 @@ def connect(
     ]
     results = tuple(t for t in roots if t is not None)
     targets = tuple(s.tensor(leaves) for s in backward.targets)
-    node = CompiledNode(backward, targets, results, saved, checks)
+    forward = Forward(graph, arrays, inputs, written)
+    node = CompiledNode(backward, targets, results, saved, checks, forward)
     for i, t in enumerate(results):
         t._node = (node, i)

@@ -17,7 +17,7 @@ from ..tensor import Tensor
 from . import array_functions, array_mode, policy
 from . import guards as g
 from .sizes import ComparedSize
-from .watch import Watch, optimizers
+from .watch import Watch, optimizers, param_groups
 
 _BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "+": operator.add,
@@ -342,8 +342,18 @@ class ObjectHooks(Watch):
         """An object that is about to be subscripted."""
         if type(v) is np.ndarray:
             return self.array(v)
+        if isinstance(v, param_groups()):
+            return _Options(self, v)
         own = policy.user_dunder(v, "__getitem__")
         return _Items(self, types.MethodType(own, v)) if own is not None else self.known(v)
+
+    def options(self, v: Any, key: Any = None) -> None:
+        """If `v` is a parameter group: guards its option `key` (None: all) by value, as Python is about to see it."""
+        if isinstance(v, param_groups()):
+            for name in v if key is None else (key,):
+                if name != "params" and self.once("option", id(v), name):
+                    expected = self.expect(v.get(name, g.ABSENT), f"the option {name}")
+                    self.guards.append(g.ItemGuard(v, name, expected, f"option {name} is {expected}"))
 
     def container(self, v: Any) -> Any:
         """An object one of whose items is about to be set or deleted."""
@@ -383,3 +393,14 @@ class _Items:
 
     def __getitem__(self, key: Any) -> Any:
         return self._hooks.call(self._method, key)
+
+
+class _Options:
+    """Stands for a parameter group whose options Python reads: steps read them as tensors."""
+
+    def __init__(self, hooks: ObjectHooks, group: Any):
+        self._hooks, self._group = hooks, group
+
+    def __getitem__(self, key: Any) -> Any:
+        self._hooks.options(self._group, key)
+        return self._group[key]

@@ -32,6 +32,18 @@ TRACEABLE = (
     "operators",
     "in_place",
     "sorting",
+    "arithmetic",
+    "complex_numbers",
+    "factorizations",
+    "fft",
+    "matrices",
+    "products",
+    "rearranging",
+    "resampling",
+    "scattering",
+    "special",
+    "statistics",
+    "windows",
     "dtype_info",
     "numpy_protocol",
     "functions",
@@ -43,8 +55,15 @@ TRACEABLE = (
     "convert",
     "indexing",
     "random",
+    "amp",
+    "autocast",
     "autograd",
     "transforms",
+    "vmap",
+    "lanes",
+    "forward_ad",
+    "jacobians",
+    "func",
     "dispatch",
     "numpy_protocols",
     "protocols",
@@ -60,7 +79,7 @@ TRACEABLE = (
 READ_ONLY_METHODS = frozenset(
     (
         "__call__ forward parameters named_parameters buffers named_buffers children named_children modules "
-        "named_modules state_dict zero_grad get_parameter get_buffer get_submodule extra_repr step values items keys "
+        "named_modules state_dict zero_grad update_parameters get_parameter get_buffer get_submodule extra_repr step values items keys "
         "__iter__ __len__ __getitem__ __contains__ __repr__ apply_gradients"
     ).split()
 )

@@ -257,7 +257,8 @@ class Captured:
                 roots[self.backward.roots.index(r.output)] = self._make(r, leaves, outputs, made)
         inputs = [s.tensor(leaves) if not isinstance(s, (ScalarSource, ArraySource)) else None for s in self.sources]
         tensors = [t if isinstance(t, Tensor) else None for t in inputs]
-        connect(self.backward, roots, leaves, arrays, outputs, tensors)
+        written = frozenset(target for _, target in self.writes)
+        connect(self.backward, roots, leaves, arrays, outputs, tensors, self.graph, written)
 
 
 def make_view(base: Any, r: View) -> Any:

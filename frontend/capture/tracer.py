@@ -250,7 +250,7 @@ class Tracer:
         while type(target._data) is Value and target._base is not None and target._view is not None:
             chain.append((target, value))
             op, attrs = target._view
-            value = _put(self.read(target._base), value, op, attrs)
+            value = put_into_base(self.read(target._base), value, op, attrs)
             target = target._base
         self._set(target, value)
         writes = self._count(target) + 1
@@ -346,7 +346,7 @@ _ASKS = {
 }
 
 
-def _put(base: Value, v: Value, op: OpDef, attrs: Attrs) -> Value:
+def put_into_base(base: Value, v: Value, op: OpDef, attrs: Attrs) -> Value:
     """The value of `base` after its view op(base) was overwritten with `v`."""
     if op.name == "slice":
         return ops.slice_scatter(base, v, **attrs)

@@ -89,7 +89,7 @@ class Watch:
                 self.epoch_guard.entries.append((group, g.Structural(group), f"{path}.param_groups changed"))
 
     def _watch_members(self, x: Any, path: str) -> None:
-        if id(x) in self._watched:
+        if id(x) in self._watched or id(x) in self.tracer.created:
             return
         self._watched[id(x)] = x
         members = x.__dict__
@@ -182,6 +182,12 @@ def optimizers() -> tuple[type, ...]:
     from ..optim import Optimizer
 
     return (Optimizer,)
+
+
+def param_groups() -> tuple[type, ...]:
+    from ..optim import ParamGroup
+
+    return (ParamGroup,)
 
 
 def _global_names(code: types.CodeType) -> set[str]:

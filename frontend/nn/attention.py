@@ -1,24 +1,18 @@
-"""Multi-head attention and the transformer encoder."""
+"""Multi-head attention."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
 from typing import Any
 
 from ...ir.dtypes import bool_
 from .. import creation
 from .. import functions as fn
-from ..state import traced
 from ..tensor import Tensor
 from . import functional as F
 from . import init
-from .container import ModuleList
-from .dropout import Dropout
 from .functional_attention import attention_weights
 from .linear import Linear
 from .module import Module
-from .norm import LayerNorm
 from .parameter import Parameter
 
 
@@ -186,85 +180,3 @@ class MultiheadAttention(Module):
 
 def _minus_inf(like: Tensor) -> Tensor:
     return creation.full((), float("-inf"), dtype=like.dtype)
-
-
-class TransformerEncoderLayer(Module):
-    """Self-attention, then two linear layers, each with a residual connection and LayerNorm (norm_first: before it)."""
-
-    def __init__(
-        self,
-        d_model: int,
-        nhead: int,
-        dim_feedforward: int = 2048,
-        dropout: float = 0.1,
-        activation: str | Callable[[Tensor], Tensor] = F.relu,
-        layer_norm_eps: float = 1e-5,
-        batch_first: bool = False,
-        norm_first: bool = False,
-        bias: bool = True,
-        device: Any = None,
-        dtype: Any = None,
-    ):
-        super().__init__()
-        self.self_attn = MultiheadAttention(d_model, nhead, dropout, bias=bias, batch_first=batch_first, dtype=dtype)
-        self.linear1 = Linear(d_model, dim_feedforward, bias=bias, dtype=dtype)
-        self.dropout = Dropout(dropout)
-        self.linear2 = Linear(dim_feedforward, d_model, bias=bias, dtype=dtype)
-        self.norm_first = norm_first
-        self.norm1 = LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype)
-        self.norm2 = LayerNorm(d_model, layer_norm_eps, bias=bias, dtype=dtype)
-        self.dropout1 = Dropout(dropout)
-        self.dropout2 = Dropout(dropout)
-        if isinstance(activation, str):
-            if activation not in ("relu", "gelu"):
-                raise ValueError(
-                    f"TransformerEncoderLayer: activation is 'relu', 'gelu' or a function, not {activation!r}"
-                )
-            activation = F.relu if activation == "relu" else F.gelu
-        self.activation: Callable[[Tensor], Tensor] = activation
-
-    def forward(
-        self,
-        src: Tensor,
-        src_mask: Tensor | None = None,
-        src_key_padding_mask: Tensor | None = None,
-        is_causal: bool = False,
-    ) -> Tensor:
-        """src [S, N, E] ([N, S, E] if batch_first) -> the same shape. Masks as in `MultiheadAttention.forward`."""
-        x = src
-        if self.norm_first:
-            x = x + self._attend(self.norm1(x), src_mask, src_key_padding_mask, is_causal)
-            return x + self._feed(self.norm2(x))
-        x = self.norm1(x + self._attend(x, src_mask, src_key_padding_mask, is_causal))
-        return self.norm2(x + self._feed(x))
-
-    def _attend(self, x: Tensor, mask: Tensor | None, padding: Tensor | None, is_causal: bool) -> Tensor:
-        out, _ = self.self_attn(
-            x, x, x, attn_mask=mask, key_padding_mask=padding, need_weights=False, is_causal=is_causal
-        )
-        return self.dropout1(out)
-
-    def _feed(self, x: Tensor) -> Tensor:
-        return self.dropout2(self.linear2(self.dropout(traced(self.activation)(self.linear1(x)))))
-
-
-class TransformerEncoder(Module):
-    """`num_layers` copies of `encoder_layer`, then `norm` if given."""
-
-    def __init__(self, encoder_layer: Module, num_layers: int, norm: Module | None = None):
-        super().__init__()
-        self.layers = ModuleList([copy.deepcopy(encoder_layer) for _ in range(num_layers)])
-        self.num_layers = num_layers
-        self.norm = norm
-
-    def forward(
-        self,
-        src: Tensor,
-        mask: Tensor | None = None,
-        src_key_padding_mask: Tensor | None = None,
-        is_causal: bool = False,
-    ) -> Tensor:
-        """src -> the same shape; is_causal: `mask` is the causal mask."""
-        for layer in self.layers:
-            src = layer(src, src_mask=mask, src_key_padding_mask=src_key_padding_mask, is_causal=is_causal)
-        return src if self.norm is None else self.norm(src)

@@ -68,6 +68,12 @@ class _Ordered(Module):
             self.append(m)
         return self
 
+    def pop(self, index: int = -1) -> Any:
+        """Takes the module at `index` out, and returns it."""
+        found = self[index]
+        del self[index]
+        return found
+
     def insert(self, index: int, module: Module):
         listed = list(self)
         listed.insert(index, module)
@@ -88,6 +94,9 @@ class Sequential(_Ordered):
     @classmethod
     def _of(cls, items: list[tuple[str, Any]]):
         return cls(dict(items))
+
+    def __add__(self, other: Iterable[Module]) -> Sequential:
+        return Sequential(*self, *other)
 
     def forward(self, input: Any) -> Any:
         for module in self._modules.values():
@@ -146,6 +155,10 @@ class ModuleDict(Module):
     def update(self, modules: Mapping[str, Module] | Iterable[tuple[str, Module]]) -> None:
         for key, m in dict(modules).items():
             self[key] = m
+
+    def clear(self) -> None:
+        for key in list(self):
+            del self[key]
 
     def pop(self, key: str) -> Module:
         found = self[key]

@@ -7,6 +7,7 @@ from typing import Any
 
 from ...ir import ops
 from ...ir.dtypes import dtype_of
+from ...ir.op import OpDef
 from .. import functions as fn
 from ..dispatch import apply
 from ..tensor import Tensor
@@ -118,12 +119,16 @@ def threshold(input: Tensor, threshold: float, value: float, inplace: bool = Fal
 
 
 def prelu(input: Tensor, weight: Tensor) -> Tensor:
-    """Leaky relu with learned slopes: `weight` [1] or [C], C the size of axis 1 of `input`."""
-    if weight.ndim != 1:
-        raise ValueError(f"prelu: weight has shape {tuple(weight.shape)}; [1] or [channels] is needed")
+    """Leaky relu with learned slopes: `weight` [], [1] or [C], C the size of axis 1 of `input`."""
+    if weight.ndim > 1:
+        raise ValueError(f"prelu: weight has shape {tuple(weight.shape)}; [], [1] or [channels] is needed")
+    if weight.ndim == 0:
+        return fn.where(input > 0, input, input * weight)
     slope = weight
     if input.ndim > 2 and weight.shape[0] != 1:
         slope = fn.reshape(weight, (weight.shape[0],) + (1,) * (input.ndim - 2))
+    if input.ndim == 0:
+        slope = fn.reshape(weight, ())
     return fn.where(input > 0, input, input * slope)
 
 
@@ -135,23 +140,62 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return a * sigmoid(b)
 
 
-def softmax(input: Tensor, dim: int = -1, dtype: Any = None) -> Tensor:
-    """exp(x) / sum(exp(x)) along axis `dim` (the last if not given), after a cast to `dtype` if one is given."""
-    x = input if dtype is None else fn.astype(input, dtype_of(dtype))
-    return apply(ops.softmax, x, axis=_axis(x, dim))
+def softmax(input: Tensor, dim: int | None = None, dtype: Any = None) -> Tensor:
+    """exp(x) / sum(exp(x)) along axis `dim` (if None: 0 for 0, 1 or 3 dimensions, else 1), after a cast to `dtype` if one is given."""
+    return _along_axis(ops.softmax, input, dim, dtype)
 
 
-def softmin(input: Tensor, dim: int = -1, dtype: Any = None) -> Tensor:
+def softmin(input: Tensor, dim: int | None = None, dtype: Any = None) -> Tensor:
     return softmax(-input, dim, dtype)
 
 
-def log_softmax(input: Tensor, dim: int = -1, dtype: Any = None) -> Tensor:
-    """log(softmax(x)) along axis `dim` (the last if not given), computed without overflow."""
+def log_softmax(input: Tensor, dim: int | None = None, dtype: Any = None) -> Tensor:
+    """log(softmax(x)) along axis `dim` (if None: 0 for 0, 1 or 3 dimensions, else 1), computed without overflow."""
+    return _along_axis(ops.log_softmax, input, dim, dtype)
+
+
+def _along_axis(op: OpDef, input: Tensor, dim: int | None, dtype: Any) -> Tensor:
     x = input if dtype is None else fn.astype(input, dtype_of(dtype))
-    return apply(ops.log_softmax, x, axis=_axis(x, dim))
+    axis = _axis(x, dim)
+    if x.ndim == 0:
+        return fn.reshape(apply(op, fn.reshape(x, (1,)), axis=0), ())
+    return apply(op, x, axis=axis)
 
 
-def _axis(x: Tensor, dim: int) -> int:
-    if not -x.ndim <= dim < max(x.ndim, 1):
+def _axis(x: Tensor, dim: int | None) -> int:
+    if dim is None:  # PyTorch's choice: the class axis
+        return 0 if x.ndim in (0, 1, 3) else 1
+    if not -max(x.ndim, 1) <= dim < max(x.ndim, 1):
         raise IndexError(f"axis {dim} is out of bounds for a tensor with {x.ndim} dimensions")
     return dim % max(x.ndim, 1)
+
+
+# ------------------------------------------------------------------ in place, under PyTorch's names
+
+
+def relu_(input: Tensor) -> Tensor:
+    return relu(input, inplace=True)
+
+
+def leaky_relu_(input: Tensor, negative_slope: float = 0.01) -> Tensor:
+    return leaky_relu(input, negative_slope, inplace=True)
+
+
+def elu_(input: Tensor, alpha: float = 1.0) -> Tensor:
+    return elu(input, alpha, inplace=True)
+
+
+def celu_(input: Tensor, alpha: float = 1.0) -> Tensor:
+    return celu(input, alpha, inplace=True)
+
+
+def selu_(input: Tensor) -> Tensor:
+    return selu(input, inplace=True)
+
+
+def hardtanh_(input: Tensor, min_val: float = -1.0, max_val: float = 1.0) -> Tensor:
+    return hardtanh(input, min_val, max_val, inplace=True)
+
+
+def threshold_(input: Tensor, threshold: float, value: float) -> Tensor:
+    return _run(lambda x: fn.where(x > threshold, x, value), input, True)

@@ -1,16 +1,14 @@
-"""Convolution, pooling, padding and resizing of `[N, C, d1, ..]` tensors (N may be left out, as in PyTorch)."""
+"""Convolution and padding of `[N, C, d1, ..]` tensors (N may be left out, as in PyTorch)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from ...ir import ops
 from .. import functions as fn
 from ..dispatch import apply
 from ..manipulation import narrow
-from ..tensor import Tensor, new_tensor
+from ..tensor import Tensor
 
 Size = int | Sequence[int]
 
@@ -171,7 +169,7 @@ def conv_transpose3d(
 def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
     """Pads the last axes: `pad` is (low, high) of the last axis, then of the one before it, and so on.
 
-    mode: "constant" (with `value`, 0 if None; negative sizes crop), "reflect", "replicate" or "circular".
+    mode: "constant" (with `value`, 0 if None), "reflect", "replicate" or "circular". Negative sizes crop.
     """
     if len(pad) % 2 or len(pad) // 2 > input.ndim:
         raise ValueError(
@@ -184,8 +182,11 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
     if piece is None:
         raise ValueError(f"pad: mode is 'constant', 'reflect', 'replicate' or 'circular', not {mode!r}")
     for axis, low, high in axes:
-        if low < 0 or high < 0:
-            raise ValueError(f"pad: mode {mode!r} takes no negative sizes, got {tuple(pad)}")
+        whole, crop_low, crop_high = input.shape[axis], max(-low, 0), max(-high, 0)
+        low, high = max(low, 0), max(high, 0)
+        if mode == "circular" and (crop_low or crop_high):  # what is cut off does not come round again
+            input = narrow(input, axis, crop_low, whole - crop_high)
+            whole, crop_low, crop_high = input.shape[axis], 0, 0
         size, reach = input.shape[axis], max(low, high) + (mode == "reflect")
         if mode != "replicate" and isinstance(size, int) and reach > size:
             raise ValueError(
@@ -196,6 +197,8 @@ def pad(input: Tensor, pad: Sequence[int], mode: str = "constant", value: float 
         if high:
             parts.append(piece(input, axis, high, False))
         input = fn.concat(parts, axis=axis) if len(parts) > 1 else input
+        if crop_low or crop_high:  # after the other end was padded, which may read what is cut off here
+            input = narrow(input, axis, crop_low, low + whole + high - crop_high)
     return input
 
 
@@ -229,51 +232,3 @@ def _circular(x: Tensor, axis: int, n: int, low: bool) -> Tensor:
 
 
 _EDGES = {"reflect": _reflect, "replicate": _replicate, "circular": _circular}
-
-
-# ------------------------------------------------------------------ resizing
-
-
-def interpolate(
-    input: Tensor,
-    size: Size | None = None,
-    scale_factor: float | Sequence[float] | None = None,
-    mode: str = "nearest",
-) -> Tensor:
-    """Resizes the spatial axes of [N, C, d1, ..] to `size`, or by `scale_factor`; mode "nearest" or "nearest-exact".
-
-    Nearest: output i reads input floor(i * scale); exact: floor((i + 0.5) * scale), scale = 1 / scale_factor or
-    input size / output size.
-    """
-    if mode not in ("nearest", "nearest-exact"):
-        raise ValueError(f"interpolate: mode is 'nearest' or 'nearest-exact', not {mode!r}")
-    if (size is None) == (scale_factor is None):
-        raise ValueError("interpolate: give exactly one of size and scale_factor")
-    k = input.ndim - 2
-    factors: tuple[float | None, ...] = (None,) * k
-    if scale_factor is not None:
-        factors = (scale_factor,) * k if isinstance(scale_factor, (int, float)) else tuple(scale_factor)
-        if len(factors) != k:
-            raise ValueError(f"interpolate: scale_factor needs {k} values, got {factors}")
-    sizes = spread(size, k, "interpolate size") if size is not None else (None,) * k
-    out = input
-    for i, (n, factor) in enumerate(zip(sizes, factors, strict=True)):
-        axis, have = i + 2, input.shape[i + 2]
-        if factor is not None and float(factor).is_integer():
-            out = _repeat(out, axis, int(factor))
-            continue
-        want = n if n is not None else int(np.floor(have * factor))
-        step = np.float32(1.0 / factor if factor is not None else have / want)
-        at = (np.arange(want, dtype=np.float32) + np.float32(0.5 if mode == "nearest-exact" else 0.0)) * step
-        at = np.minimum(np.floor(at).astype(np.int64), have - 1)
-        out = fn.take(out, new_tensor(at), axis=axis)
-    return out
-
-
-def _repeat(x: Tensor, axis: int, n: int) -> Tensor:
-    """Each element of `axis` n times in a row."""
-    if n == 1:
-        return x
-    shape = tuple(x.shape)
-    wide = fn.broadcast_to(fn.expand_dims(x, axis=axis + 1), (*shape[: axis + 1], n, *shape[axis + 1 :]))
-    return fn.reshape(wide, (*shape[:axis], shape[axis] * n, *shape[axis + 1 :]))

@@ -12,7 +12,8 @@ from .functional_activation import log_softmax
 from .functional_index import class_index, pick
 
 
-def _reduce(values: Tensor, reduction: str, what: str) -> Tensor:
+def reduce_losses(values: Tensor, reduction: str, what: str) -> Tensor:
+    """The mean or sum of all values, or the values themselves. ValueError naming `what` for another reduction."""
     if reduction == "mean":
         return fn.mean(values)
     if reduction == "sum":
@@ -22,7 +23,8 @@ def _reduce(values: Tensor, reduction: str, what: str) -> Tensor:
     raise ValueError(f"{what}: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
 
 
-def _same_shapes(input: Tensor, target: Tensor, what: str) -> None:
+def same_shapes(input: Tensor, target: Tensor, what: str) -> None:
+    """ValueError unless the shapes are equal."""
     if tuple(input.shape) != tuple(target.shape):
         raise ValueError(
             f"{what}: input has shape {tuple(input.shape)}, target {tuple(target.shape)}; they must be equal"
@@ -77,7 +79,7 @@ def cross_entropy(
         losses = fn.reshape(losses, tuple(target.shape))
     losses = fn.where(counted, losses, 0.0)
     if reduction != "mean":
-        return _reduce(losses, reduction, "cross_entropy")
+        return reduce_losses(losses, reduction, "cross_entropy")
     return fn.sum(losses) / fn.sum(fn.astype(counted, losses.dtype))
 
 
@@ -107,19 +109,19 @@ def _nll(
         spread = -fn.sum(logp if weight is None else logp * weight, axis=-1)
         losses = losses * (1 - smoothing) + fn.where(counted, spread, 0.0) * (smoothing / n_classes)
     if reduction != "mean":
-        return _reduce(losses, reduction, what)
+        return reduce_losses(losses, reduction, what)
     return fn.sum(losses) / fn.sum(share)
 
 
 def _soft_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None, reduction: str, smoothing: float
 ) -> Tensor:
-    _same_shapes(input, target, "cross_entropy with class probabilities")
+    same_shapes(input, target, "cross_entropy with class probabilities")
     logits, shares = _classes_last(input, "cross_entropy"), _classes_last(target, "cross_entropy")
     if smoothing:
         shares = shares * (1 - smoothing) + smoothing / logits.shape[-1]
     terms = log_softmax(logits, -1) * shares
-    return _reduce(-fn.sum(terms if weight is None else terms * weight, axis=-1), reduction, "cross_entropy")
+    return reduce_losses(-fn.sum(terms if weight is None else terms * weight, axis=-1), reduction, "cross_entropy")
 
 
 # ------------------------------------------------------------------ regression
@@ -127,15 +129,15 @@ def _soft_cross_entropy(
 
 def mse_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """(input - target)^2."""
-    _same_shapes(input, target, "mse_loss")
+    same_shapes(input, target, "mse_loss")
     d = input - target
-    return _reduce(d * d, reduction, "mse_loss")
+    return reduce_losses(d * d, reduction, "mse_loss")
 
 
 def l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
     """|input - target|."""
-    _same_shapes(input, target, "l1_loss")
-    return _reduce(fn.abs(input - target), reduction, "l1_loss")
+    same_shapes(input, target, "l1_loss")
+    return reduce_losses(fn.abs(input - target), reduction, "l1_loss")
 
 
 def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", beta: float = 1.0) -> Tensor:
@@ -144,20 +146,20 @@ def smooth_l1_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", be
         raise ValueError(f"smooth_l1_loss: beta must not be negative, got {beta}")
     if beta == 0:
         return l1_loss(input, target, reduction=reduction)
-    _same_shapes(input, target, "smooth_l1_loss")
+    same_shapes(input, target, "smooth_l1_loss")
     d = input - target
     size = fn.abs(d)
-    return _reduce(fn.where(size < beta, d * d * (0.5 / beta), size - 0.5 * beta), reduction, "smooth_l1_loss")
+    return reduce_losses(fn.where(size < beta, d * d * (0.5 / beta), size - 0.5 * beta), reduction, "smooth_l1_loss")
 
 
 def huber_loss(input: Tensor, target: Tensor, *, reduction: str = "mean", delta: float = 1.0) -> Tensor:
     """d^2 / 2 where |d| < delta, else delta (|d| - delta / 2)."""
     if delta <= 0:
         raise ValueError(f"huber_loss: delta must be positive, got {delta}")
-    _same_shapes(input, target, "huber_loss")
+    same_shapes(input, target, "huber_loss")
     d = input - target
     size = fn.abs(d)
-    return _reduce(fn.where(size < delta, d * d * 0.5, (size - 0.5 * delta) * delta), reduction, "huber_loss")
+    return reduce_losses(fn.where(size < delta, d * d * 0.5, (size - 0.5 * delta) * delta), reduction, "huber_loss")
 
 
 # ------------------------------------------------------------------ probabilities
@@ -167,10 +169,10 @@ def binary_cross_entropy(
     input: Tensor, target: Tensor, weight: Tensor | None = None, *, reduction: str = "mean"
 ) -> Tensor:
     """-(target log input + (1 - target) log(1 - input)); the logarithms are cut at -100."""
-    _same_shapes(input, target, "binary_cross_entropy")
+    same_shapes(input, target, "binary_cross_entropy")
     yes, no = fn.maximum(fn.log(input), -100.0), fn.maximum(fn.log1p(-input), -100.0)
     losses = (target - 1.0) * no - target * yes
-    return _reduce(losses if weight is None else losses * weight, reduction, "binary_cross_entropy")
+    return reduce_losses(losses if weight is None else losses * weight, reduction, "binary_cross_entropy")
 
 
 def binary_cross_entropy_with_logits(
@@ -182,23 +184,23 @@ def binary_cross_entropy_with_logits(
     pos_weight: Tensor | None = None,
 ) -> Tensor:
     """`binary_cross_entropy` of sigmoid(input), without overflow. pos_weight: a factor for the positive term."""
-    _same_shapes(input, target, "binary_cross_entropy_with_logits")
+    same_shapes(input, target, "binary_cross_entropy_with_logits")
     log_no = fn.log1p(fn.exp(-fn.abs(input))) + fn.maximum(-input, 0.0)  # softplus(-x)
     if pos_weight is None:
         losses = (1.0 - target) * input + log_no
     else:
         losses = (1.0 - target) * input + (1.0 + (pos_weight - 1.0) * target) * log_no
-    return _reduce(losses if weight is None else losses * weight, reduction, "binary_cross_entropy_with_logits")
+    return reduce_losses(losses if weight is None else losses * weight, reduction, "binary_cross_entropy_with_logits")
 
 
 def kl_div(input: Tensor, target: Tensor, *, reduction: str = "mean", log_target: bool = False) -> Tensor:
     """target (log target - input) for log-probabilities `input`; reduction "batchmean": the sum over axis 0's size."""
-    _same_shapes(input, target, "kl_div")
+    same_shapes(input, target, "kl_div")
     if log_target:
         terms = fn.exp(target) * (target - input)
     else:
-        positive = target > 0
-        terms = fn.where(positive, target * fn.log(fn.where(positive, target, 1.0)), 0.0) - target * input
+        zero = target == 0
+        terms = fn.where(zero, 0.0, target * fn.log(fn.where(zero, 1.0, target))) - target * input
     if reduction == "batchmean":
         return fn.sum(terms) / input.shape[0] if input.ndim else fn.sum(terms)
-    return _reduce(terms, reduction, "kl_div")
+    return reduce_losses(terms, reduction, "kl_div")

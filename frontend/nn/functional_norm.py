@@ -11,6 +11,8 @@ from .. import creation
 from .. import functions as fn
 from ..autograd import no_grad
 from ..dispatch import apply
+from ..linalg import vector_norm
+from ..manipulation import narrow
 from ..tensor import Tensor
 
 
@@ -92,15 +94,16 @@ def batch_norm(
     """
     c = input.shape[1]
     if training:
-        if isinstance(_count(input), int) and _count(input) <= 1:
+        if isinstance(_count(input), int) and _count(input) == 1:
             raise ValueError(
                 f"batch_norm: training needs more than one value per channel, got shape {tuple(input.shape)}"
             )
         mean, var = apply(ops.batch_stats, input)
         with no_grad():
-            if running_mean is not None:
+            some = _count(input) != 0  # an empty batch says nothing
+            if running_mean is not None and some:
                 _move(running_mean, mean.detach(), momentum)
-            if running_var is not None:
+            if running_var is not None and some:
                 _move(running_var, _unbiased(input, var), momentum)
     else:
         if running_mean is None or running_var is None:
@@ -158,13 +161,33 @@ def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -
         return input / fn.maximum(fn.max(fn.abs(input), axis=dim, keepdims=True), eps)
     if p == 1:
         return input / fn.maximum(fn.sum(fn.abs(input), axis=dim, keepdims=True), eps)
-    powers = fn.sum(fn.abs(input) ** p, axis=dim, keepdims=True)
-    return input / fn.maximum(powers, eps**p) ** (1.0 / p)
+    return input / fn.maximum(vector_norm(input, axis=dim, keepdims=True, ord=p), eps)
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
     """x1 . x2 / (max(|x1|, eps) max(|x2|, eps)) along axis `dim`, which is dropped."""
+    x1, x2 = fn.broadcast_arrays(x1, x2)
     dot = fn.sum(x1 * x2, axis=dim)
     a = fn.maximum(fn.sum(x1 * x1, axis=dim), eps * eps)
     b = fn.maximum(fn.sum(x2 * x2, axis=dim), eps * eps)
     return dot / (fn.sqrt(a) * fn.sqrt(b))
+
+
+def pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
+    """The p-norm of x1 - x2 + eps over the last axis: [.., D], [.., D] -> [..]."""
+    return vector_norm(x1 - x2 + eps, axis=-1, keepdims=keepdim, ord=p)
+
+
+def local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Tensor:
+    """input / (k + alpha * mean of squares over `size` neighbouring channels)^beta for [N, C, ..]; absent channels
+    count as 0."""
+    if input.ndim < 3:
+        raise ValueError(f"local_response_norm: input of shape {tuple(input.shape)} needs at least 3 dimensions")
+    channels, rank = input.shape[1], input.ndim
+    low, high = [0] * rank, [0] * rank
+    low[1], high[1] = size // 2, (size - 1) // 2
+    squares = apply(ops.pad, input * input, low=tuple(low), high=tuple(high), value=0.0)
+    total = narrow(squares, 1, 0, channels)
+    for i in range(1, size):
+        total = total + narrow(squares, 1, i, i + channels)
+    return input / (total * (alpha / size) + k) ** beta

@@ -13,6 +13,7 @@ from ..dispatch import apply
 from ..manipulation import narrow
 from ..tensor import Tensor
 from .functional_conv import Size, spread
+from .functional_unpool import adaptive_max_with_positions, max_with_positions
 
 
 def _windows(
@@ -51,9 +52,13 @@ def _last(k: int, x: Tensor) -> tuple[int, ...]:
     return tuple(range(x.ndim - k, x.ndim))
 
 
-def _max_pool(k: int, x: Tensor, kernel, stride, padding, dilation, ceil_mode: bool) -> Tensor:
+def _max_pool(
+    k: int, x: Tensor, kernel, stride, padding, dilation, ceil_mode: bool, return_indices: bool
+) -> Tensor | tuple[Tensor, Tensor]:
     lowest = -math.inf if x.dtype.is_floating else -(2 ** (x.dtype.bits - 1)) if x.dtype.kind == "i" else 0
-    cut, _ = _windows(x, k, kernel, stride, padding, dilation, ceil_mode, lowest, f"max_pool{k}d")
+    cut, attrs = _windows(x, k, kernel, stride, padding, dilation, ceil_mode, lowest, f"max_pool{k}d")
+    if return_indices:
+        return max_with_positions(x, k, cut.shape[x.ndim - k : x.ndim], attrs)
     return apply(ops.reduce_max, cut, axes=_last(k, cut))
 
 
@@ -64,9 +69,13 @@ def max_pool1d(
     padding: Size = 0,
     dilation: Size = 1,
     ceil_mode: bool = False,
-) -> Tensor:
-    """[N, C, L] -> [N, C, L']; stride is kernel_size if None, padding counts as -inf."""
-    return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode)
+    return_indices: bool = False,
+) -> Any:
+    """[N, C, L] -> [N, C, L']; stride is kernel_size if None, padding counts as -inf.
+
+    return_indices: (maxima, positions of them in the spatial axes taken as one).
+    """
+    return _max_pool(1, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
 def max_pool2d(
@@ -76,9 +85,13 @@ def max_pool2d(
     padding: Size = 0,
     dilation: Size = 1,
     ceil_mode: bool = False,
-) -> Tensor:
-    """[N, C, H, W] -> [N, C, H', W']; stride is kernel_size if None, padding counts as -inf."""
-    return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode)
+    return_indices: bool = False,
+) -> Any:
+    """[N, C, H, W] -> [N, C, H', W']; stride is kernel_size if None, padding counts as -inf.
+
+    return_indices: (maxima, positions of them in the spatial axes taken as one).
+    """
+    return _max_pool(2, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
 def max_pool3d(
@@ -88,9 +101,13 @@ def max_pool3d(
     padding: Size = 0,
     dilation: Size = 1,
     ceil_mode: bool = False,
-) -> Tensor:
-    """[N, C, D, H, W] -> [N, C, D', H', W']; stride is kernel_size if None, padding counts as -inf."""
-    return _max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode)
+    return_indices: bool = False,
+) -> Any:
+    """[N, C, D, H, W] -> [N, C, D', H', W']; stride is kernel_size if None, padding counts as -inf.
+
+    return_indices: (maxima, positions of them in the spatial axes taken as one).
+    """
+    return _max_pool(3, input, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
 
 
 def _avg_pool(
@@ -156,9 +173,49 @@ def avg_pool3d(
     return _avg_pool(3, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
+# ------------------------------------------------------------------ power means
+
+
+def _lp_pool(k: int, x: Tensor, p: float, kernel: Size, stride: Size | None, ceil_mode: bool) -> Tensor:
+    cut, attrs = _windows(x**p, k, kernel, stride, 0, 1, ceil_mode, 0.0, f"lp_pool{k}d")
+    total = apply(ops.reduce_sum, cut, axes=_last(k, cut))
+    if any(attrs["high"]):  # a partial window's sum is scaled up to a whole one's
+        total = total / _counts(x, k, attrs, False) * math.prod(attrs["window"])
+    zero = total == 0  # the gradient there is set to 0
+    return fn.where(zero, 0.0, fn.where(zero, 1.0, total) ** (1.0 / p))
+
+
+def lp_pool1d(
+    input: Tensor, norm_type: float, kernel_size: Size, stride: Size | None = None, ceil_mode: bool = False
+) -> Tensor:
+    """[N, C, L] -> [N, C, L']: (sum of x^p)^(1/p) of each window; stride is kernel_size if None."""
+    return _lp_pool(1, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool2d(
+    input: Tensor, norm_type: float, kernel_size: Size, stride: Size | None = None, ceil_mode: bool = False
+) -> Tensor:
+    """`lp_pool1d` in two dimensions."""
+    return _lp_pool(2, input, norm_type, kernel_size, stride, ceil_mode)
+
+
+def lp_pool3d(
+    input: Tensor, norm_type: float, kernel_size: Size, stride: Size | None = None, ceil_mode: bool = False
+) -> Tensor:
+    """`lp_pool1d` in three dimensions."""
+    return _lp_pool(3, input, norm_type, kernel_size, stride, ceil_mode)
+
+
 # ------------------------------------------------------------------ adaptive
 
 Adaptive = int | Sequence[int | None]
+
+
+def _wanted(k: int, size: Adaptive, what: str) -> tuple[int | None, ...]:
+    wanted = (size,) * k if isinstance(size, int) else tuple(size)
+    if len(wanted) != k:
+        raise ValueError(f"{what}: output_size needs {k} values, got {wanted}")
+    return wanted
 
 
 def _adaptive(k: int, x: Tensor, size: Adaptive, reduce: Callable[..., Tensor], what: str) -> Tensor:
@@ -168,9 +225,7 @@ def _adaptive(k: int, x: Tensor, size: Adaptive, reduce: Callable[..., Tensor], 
         raise ValueError(
             f"{what}: input of shape {tuple(x.shape)} has {x.ndim} dimensions; {k + 1} or {k + 2} are needed"
         )
-    wanted = (size,) * k if isinstance(size, int) else tuple(size)
-    if len(wanted) != k:
-        raise ValueError(f"{what}: output_size needs {k} values, got {wanted}")
+    wanted = _wanted(k, size, what)
     lead = x.ndim - k
     if all(n == 1 for n in wanted):
         return reduce(x, axis=tuple(range(lead, x.ndim)), keepdims=True)
@@ -200,11 +255,30 @@ def adaptive_avg_pool2d(input: Tensor, output_size: Adaptive) -> Tensor:
     return _adaptive(2, input, output_size, fn.mean, "adaptive_avg_pool2d")
 
 
-def adaptive_max_pool1d(input: Tensor, output_size: Adaptive) -> Tensor:
-    """[N, C, L] -> [N, C, output_size]."""
-    return _adaptive(1, input, output_size, fn.max, "adaptive_max_pool1d")
+def adaptive_avg_pool3d(input: Tensor, output_size: Adaptive) -> Tensor:
+    """[N, C, D, H, W] -> [N, C, *output_size]; None keeps a size."""
+    return _adaptive(3, input, output_size, fn.mean, "adaptive_avg_pool3d")
 
 
-def adaptive_max_pool2d(input: Tensor, output_size: Adaptive) -> Tensor:
-    """[N, C, H, W] -> [N, C, *output_size]; None keeps a size."""
-    return _adaptive(2, input, output_size, fn.max, "adaptive_max_pool2d")
+def _adaptive_max(k: int, x: Tensor, size: Adaptive, return_indices: bool) -> Any:
+    what = f"adaptive_max_pool{k}d"
+    if not return_indices:
+        return _adaptive(k, x, size, fn.max, what)
+    if x.ndim not in (k + 1, k + 2):
+        raise ValueError(f"{what}: input of shape {tuple(x.shape)} needs {k + 1} or {k + 2} dimensions")
+    return adaptive_max_with_positions(x, k, _wanted(k, size, what))
+
+
+def adaptive_max_pool1d(input: Tensor, output_size: Adaptive, return_indices: bool = False) -> Any:
+    """[N, C, L] -> [N, C, output_size]; return_indices: (maxima, their positions)."""
+    return _adaptive_max(1, input, output_size, return_indices)
+
+
+def adaptive_max_pool2d(input: Tensor, output_size: Adaptive, return_indices: bool = False) -> Any:
+    """[N, C, H, W] -> [N, C, *output_size]; None keeps a size. return_indices: (maxima, their positions)."""
+    return _adaptive_max(2, input, output_size, return_indices)
+
+
+def adaptive_max_pool3d(input: Tensor, output_size: Adaptive, return_indices: bool = False) -> Any:
+    """[N, C, D, H, W] -> [N, C, *output_size]; None keeps a size. return_indices: (maxima, their positions)."""
+    return _adaptive_max(3, input, output_size, return_indices)

@@ -140,6 +140,34 @@ def orthogonal_(tensor: Tensor, gain: float = 1.0, generator: Any = None) -> Ten
     return _fill(tensor, new_tensor((gain * q).reshape(tuple(tensor.shape)).astype(tensor.dtype.np)))
 
 
+def sparse_(tensor: Tensor, sparsity: float, std: float = 0.01, generator: Any = None) -> Tensor:
+    """N(0, std^2) with ceil(sparsity * rows) random zeros in each column of a matrix (Martens 2010)."""
+    if tensor.ndim != 2:
+        raise ValueError(f"sparse_ needs a 2-D tensor, not shape {tuple(tensor.shape)}")
+    rows, columns = tensor.shape
+    normal_(tensor, 0.0, std, generator)
+    order = np.argsort(np.asarray(random.rand((rows, columns), generator=generator)), axis=0)
+    keep = np.ones((rows, columns), bool)
+    np.put_along_axis(keep, order[: math.ceil(sparsity * rows)], False, axis=0)
+    with no_grad():
+        tensor.mul_(new_tensor(keep.astype(tensor.dtype.np)))
+    return tensor
+
+
+def dirac_(tensor: Tensor, groups: int = 1) -> Tensor:
+    """A convolution's weight [O, I, ..] that hands as many channels on as it can, in each of `groups` groups."""
+    if tensor.ndim not in (3, 4, 5):
+        raise ValueError(f"dirac_ needs 3 to 5 dimensions, not shape {tuple(tensor.shape)}")
+    if tensor.shape[0] % groups:
+        raise ValueError(f"dirac_: the first axis of {tuple(tensor.shape)} does not divide into {groups} groups")
+    out = np.zeros(tuple(tensor.shape), tensor.dtype.np)
+    rows, centre = tensor.shape[0] // groups, tuple(n // 2 for n in tensor.shape[2:])
+    for g in range(groups):
+        for d in range(min(rows, tensor.shape[1])):
+            out[(g * rows + d, d, *centre)] = 1
+    return _fill(tensor, new_tensor(out))
+
+
 def reset_linear(weight: Tensor, bias: Tensor | None) -> None:
     """What Linear and the convolutions start from: U(-1/sqrt(fan_in), 1/sqrt(fan_in)) for weight and bias."""
     kaiming_uniform_(weight, a=math.sqrt(5))

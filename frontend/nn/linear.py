@@ -70,11 +70,7 @@ class Bilinear(Module):
             init.uniform_(self.bias, -bound, bound)
 
     def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
-        outer = fn.expand_dims(input1, axis=-1) * fn.expand_dims(input2, axis=-2)
-        flat = fn.reshape(outer, (*outer.shape[:-2], self.in1_features * self.in2_features))
-        return F.linear(
-            flat, fn.reshape(self.weight, (self.out_features, self.in1_features * self.in2_features)), self.bias
-        )
+        return F.bilinear(input1, input2, self.weight, self.bias)
 
     def extra_repr(self) -> str:
         sizes = f"in1_features={self.in1_features}, in2_features={self.in2_features}, out_features={self.out_features}"

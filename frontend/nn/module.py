@@ -2,54 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Self, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
 from ...ir.dtypes import DType, bfloat16, dtype_of, float16, float32, float64
-from .. import functions as fn
+from .. import creation
 from ..autograd import no_grad
-from ..convert import native
 from ..epoch import epoch
 from ..state import traced
-from ..tensor import Tensor, new_tensor
+from ..tensor import Tensor
+from . import module_state
+from .hooks import Hook, RemovableHandle, add_hook, call_with_hooks
+from .module_state import IncompatibleKeys
 from .parameter import Parameter
 
-M = TypeVar("M", bound="Module")
+if TYPE_CHECKING:
+    from .summary import Summary
+
 T = TypeVar("T")
-
-
-class IncompatibleKeys(NamedTuple):
-    """What `load_state_dict(strict=False)` did not match."""
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
-
-
-class RemovableHandle:
-    """Takes a hook out again: `handle.remove()`, or a `with` block."""
-
-    _count = 0
-
-    def __init__(self, hooks: dict[int, Any]):
-        RemovableHandle._count += 1
-        self.id, self._hooks = RemovableHandle._count, hooks
-
-    def remove(self) -> None:
-        if self._hooks.pop(self.id, None) is not None:
-            epoch.bump()
-
-    def __enter__(self) -> RemovableHandle:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.remove()
-
-
-class _Hook(NamedTuple):
-    call: Callable[..., Any]
-    with_kwargs: bool
 
 
 class Module:
@@ -139,6 +111,10 @@ class Module:
             return
         if not isinstance(name, str) or "." in name or not name:
             raise KeyError(f"{name!r} is not a valid name here: a non-empty string without dots is needed")
+        computed = getattr(type(self), name, None)
+        if isinstance(computed, property) and computed.fset is not None:  # a parametrized tensor
+            computed.fset(self, value)
+            return
         d.pop(name, None)
         for other in ("_parameters", "_buffers", "_modules"):
             if other != kind:
@@ -181,40 +157,57 @@ class Module:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         d = self.__dict__
-        if not d["_forward_hooks"] and not d["_forward_pre_hooks"]:
-            return traced(self.forward)(*args, **kwargs)
-        return self._call_with_hooks(args, kwargs)
-
-    def _call_with_hooks(self, args: tuple, kwargs: dict[str, Any]) -> Any:
-        for hook in tuple(self.__dict__["_forward_pre_hooks"].values()):
-            if hook.with_kwargs:
-                changed = traced(hook.call)(self, args, kwargs)
-                if changed is not None:
-                    args, kwargs = changed
-            else:
-                changed = traced(hook.call)(self, args)
-                if changed is not None:
-                    args = changed if isinstance(changed, tuple) else (changed,)
-        out = traced(self.forward)(*args, **kwargs)
-        for hook in tuple(self.__dict__["_forward_hooks"].values()):
-            changed = (
-                traced(hook.call)(self, args, kwargs, out) if hook.with_kwargs else traced(hook.call)(self, args, out)
-            )
-            if changed is not None:
-                out = changed
-        return out
+        if d["_forward_hooks"] or d["_forward_pre_hooks"] or "_backward_hooks" in d or "_backward_pre_hooks" in d:
+            return call_with_hooks(self, args, kwargs)
+        return traced(self.forward)(*args, **kwargs)
 
     def register_forward_pre_hook(
         self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
     ) -> RemovableHandle:
         """`hook(module, args)` before each forward; what it returns, unless None, replaces the arguments."""
-        return _add_hook(self.__dict__["_forward_pre_hooks"], _Hook(hook, with_kwargs), prepend)
+        return add_hook(self, "_forward_pre_hooks", Hook(hook, with_kwargs), prepend)
 
     def register_forward_hook(
-        self, hook: Callable[..., Any], *, prepend: bool = False, with_kwargs: bool = False
+        self,
+        hook: Callable[..., Any],
+        *,
+        prepend: bool = False,
+        with_kwargs: bool = False,
+        always_call: bool = False,
     ) -> RemovableHandle:
-        """`hook(module, args, output)` after each forward; what it returns, unless None, replaces the output."""
-        return _add_hook(self.__dict__["_forward_hooks"], _Hook(hook, with_kwargs), prepend)
+        """`hook(module, args, output)` after each forward; what it returns, unless None, replaces the output.
+
+        always_call: also when forward raises (output is None then).
+        """
+        return add_hook(self, "_forward_hooks", Hook(hook, with_kwargs, always_call), prepend)
+
+    def register_full_backward_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """`hook(module, grad_input, grad_output)` when the gradients of the positional arguments are known: tuples with
+        None where there is none. What it returns, unless None, replaces grad_input."""
+        return add_hook(self, "_backward_hooks", Hook(hook), prepend)
+
+    def register_full_backward_pre_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
+        """`hook(module, grad_output)` when the gradients of the outputs are known; what it returns, unless None,
+        replaces them."""
+        return add_hook(self, "_backward_pre_hooks", Hook(hook), prepend)
+
+    def register_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """`hook(module, prefix, keep_vars)` before `state_dict` reads this module."""
+        return add_hook(self, "_state_dict_pre_hooks", Hook(hook))
+
+    def register_state_dict_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """`hook(module, state_dict, prefix, local_metadata)` after `state_dict` has read this module and all below it;
+        it may change the dict in place."""
+        return add_hook(self, "_state_dict_hooks", Hook(hook))
+
+    def register_load_state_dict_pre_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """`hook(module, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)` before
+        `load_state_dict` looks at a copy of the dict, which it may change, as it may the lists."""
+        return add_hook(self, "_load_state_dict_pre_hooks", Hook(hook))
+
+    def register_load_state_dict_post_hook(self, hook: Callable[..., Any]) -> RemovableHandle:
+        """`hook(module, incompatible_keys)` after `load_state_dict`, children first; it may change the lists."""
+        return add_hook(self, "_load_state_dict_post_hooks", Hook(hook))
 
     # ------------------------------------------------------------ walking
 
@@ -281,6 +274,15 @@ class Module:
             if not isinstance(found, Module):
                 raise AttributeError(f"'{name}' in '{target}' is not a Module")
         return found
+
+    def set_submodule(self, target: str, module: Module) -> None:
+        """Puts `module` at a dotted path, whose parent has to be there."""
+        path, _, name = target.rpartition(".")
+        if not name:
+            raise ValueError("set_submodule: the path must not be empty")
+        if not isinstance(module, Module):
+            raise TypeError(f"{type(module).__name__} is not a Module")
+        setattr(self.get_submodule(path), name, module)
 
     def get_parameter(self, target: str) -> Parameter:
         path, _, name = target.rpartition(".")
@@ -375,24 +377,36 @@ class Module:
     def bfloat16(self) -> Self:
         return self.to(bfloat16)
 
+    def type(self, dst_type: Any) -> Self:
+        """`to(dst_type)`."""
+        return self.to(dtype=dst_type)
+
+    def cpu(self) -> Self:
+        """Itself: tensors live on the CPU."""
+        return self.to("cpu")
+
+    def to_empty(self, *, device: Any = None, recurse: bool = True) -> Self:
+        """Forgets all parameters and buffers: they keep their shapes, and hold zeros."""
+        with no_grad():
+            for t in (*self.parameters(recurse), *self.buffers(recurse)):
+                t.copy_(creation.zeros_like(t))
+        return self.to(device=device)
+
     # ------------------------------------------------------------ state
 
-    def state_dict(self, *, prefix: str = "", keep_vars: bool = False) -> dict[str, Tensor]:
-        """Parameters and persistent buffers by dotted name. They share memory with the module."""
-        out: dict[str, Tensor] = {}
-        for path, module in self.named_modules(prefix.rstrip("."), remove_duplicate=False):
-            for name, value in module._state():
-                out[f"{path}.{name}" if path else name] = value if keep_vars else value.detach()
+    def state_dict(
+        self, *, destination: dict[str, Any] | None = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Any]:
+        """Parameters and persistent buffers by dotted name. They share memory with the module.
+
+        A class with `get_extra_state` has what that returns in it as well, as "_extra_state".
+        """
+        out: dict[str, Any] = {} if destination is None else destination
+        module_state.collect(self, out, prefix, keep_vars)
         return out
 
-    def _state(self) -> Iterator[tuple[str, Tensor]]:
-        """This module's own parameters and persistent buffers."""
-        for name, p in self._parameters.items():
-            if p is not None:
-                yield name, p
-        for name, b in self._buffers.items():
-            if b is not None and name not in self.__dict__["_non_persistent"]:
-                yield name, b
+    def _adapt_state(self, state: dict[str, Any], prefix: str) -> None:
+        """Brings what older versions saved for this module, under `prefix`, to the names of today."""
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
@@ -400,46 +414,18 @@ class Module:
         """Copies tensors (or arrays) into the parameters and buffers of the same names, casting to their element types.
 
         `assign`: takes the given tensors themselves instead. RuntimeError names every missing or unexpected key
-        (when `strict`) and every shape that differs; nothing is changed then.
+        (when `strict`) and every shape that differs; nothing is changed then. A class with `set_extra_state` gets its
+        "_extra_state".
         """
-        if not isinstance(state_dict, Mapping):
-            raise TypeError(f"load_state_dict() needs a mapping of names to tensors, not a {type(state_dict).__name__}")
-        own = {
-            (f"{path}.{name}" if path else name): (module, name, value)
-            for path, module in self.named_modules(remove_duplicate=False)
-            for name, value in module._state()
-        }
-        missing = [k for k in own if k not in state_dict]
-        unexpected = [k for k in state_dict if k not in own]
-        problems: list[str] = []
-        if strict and unexpected:
-            problems.append(f"unexpected key(s) in state_dict: {', '.join(unexpected)}")
-        if strict and missing:
-            problems.append(f"missing key(s) in state_dict: {', '.join(missing)}")
-        arrays = {k: state_dict[k] for k in own if k in state_dict}
-        for k, given in arrays.items():
-            shape = tuple(np.shape(given))
-            if shape != own[k][2].shape:
-                problems.append(
-                    f"size mismatch for {k}: the state_dict has {shape}, the module {tuple(own[k][2].shape)}"
-                )
-        if problems:
-            raise RuntimeError(f"error(s) in loading state_dict for {type(self).__name__}:\n\t" + "\n\t".join(problems))
-        with no_grad():
-            for k, given in arrays.items():
-                module, name, value = own[k]
-                tensor = given if isinstance(given, Tensor) else new_tensor(native(np.asarray(given)))
-                tensor = fn.astype(tensor, value.dtype) if tensor.dtype is not value.dtype and not assign else tensor
-                if not assign:
-                    value.copy_(tensor)
-                elif isinstance(value, Parameter):
-                    module._register("_parameters", name, Parameter(tensor, value.requires_grad))
-                else:
-                    module._register("_buffers", name, tensor)
-        epoch.bump()
-        return IncompatibleKeys(missing, unexpected)
+        return module_state.load(self, state_dict, strict, assign)
 
     # ------------------------------------------------------------ printing
+
+    def summary(self, *inputs: Any, depth: int | None = None, **kwargs: Any) -> Summary:
+        """A table of the modules, the shapes of their results for these inputs, and parameters; see `nn.summary`."""
+        from .summary import summary
+
+        return summary(self, *inputs, depth=depth, **kwargs)
 
     def extra_repr(self) -> str:
         """What stands between the brackets of this module's line in `repr`."""
@@ -457,18 +443,6 @@ class Module:
 
 
 _DEVICES = ("cpu", "cuda", "mps", "xpu", "meta")
-
-
-def _add_hook(hooks: dict[int, _Hook], hook: _Hook, prepend: bool) -> RemovableHandle:
-    handle = RemovableHandle(hooks)
-    others: Iterable[tuple[int, _Hook]] = tuple(hooks.items())
-    if prepend:
-        hooks.clear()
-    hooks[handle.id] = hook
-    if prepend:
-        hooks.update(others)
-    epoch.bump()
-    return handle
 
 
 def _indent(text: str) -> str:

@@ -101,6 +101,11 @@ class _BatchNorm(_ChannelNorm):
         mean, var = (self.running_mean, self.running_var) if update or not training else (None, None)
         return F.batch_norm(input, mean, var, self.weight, self.bias, training, momentum, self.eps)
 
+    def _adapt_state(self, state: dict[str, Any], prefix: str) -> None:
+        """Checkpoints from before PyTorch 0.4.1 do not count batches."""
+        if self.num_batches_tracked is not None and prefix + "running_mean" in state:
+            state.setdefault(prefix + "num_batches_tracked", creation.zeros((), dtype="int64"))
+
 
 class BatchNorm1d(_BatchNorm):
     """Normalises each channel of [N, C] or [N, C, L] over all other axes."""
@@ -252,3 +257,17 @@ class GroupNorm(Module):
     def extra_repr(self) -> str:
         affine = f"affine={self.affine}, bias={self.bias is not None}"
         return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, {affine}"
+
+
+class LocalResponseNorm(Module):
+    """x / (k + alpha * mean of squares over `size` neighbouring channels)^beta for [N, C, ..]."""
+
+    def __init__(self, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0):
+        super().__init__()
+        self.size, self.alpha, self.beta, self.k = size, alpha, beta, k
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
+
+    def extra_repr(self) -> str:
+        return f"{self.size}, alpha={self.alpha}, beta={self.beta}, k={self.k}"

@@ -2,110 +2,92 @@
 
 from __future__ import annotations
 
-from ...ir.dtypes import DType, accumulator
+from typing import Any
+
 from .. import functions as fn
 from ..tensor import Tensor
-from .optimizer import Optimizer, ParamGroup, Params, count_steps
+from .optimizer import Moving, Optimizer, Params, store
+from .param_group import OneNumbers, ParamGroup
 
 
 class Adam(Optimizer):
     """Kingma & Ba 2015. m and v are running means of g and g^2, c1 = 1 - beta1^step, c2 = 1 - beta2^step:
-    p -= lr / c1 * m / (sqrt(v / c2) + eps). weight_decay is added to g; amsgrad uses the largest v so far;
-    maximize: g counts negative. foreach, fused and capturable have no effect."""
-
-    counts_steps = True
-    decoupled = False
+    p -= lr / c1 * m / (sqrt(v / c2) + eps). amsgrad uses the largest v so far; maximize: g counts negative.
+    weight_decay is added to g, or if decoupled_weight_decay taken off p apart from it: p *= 1 - lr * weight_decay."""
 
     def __init__(
         self,
         params: Params,
         lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         amsgrad: bool = False,
         *,
-        maximize: bool = False,
         foreach: bool | None = None,
-        fused: bool | None = None,
+        maximize: bool = False,
         capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        decoupled_weight_decay: bool = False,
     ):
-        defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize)
+        defaults = dict(
+            lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad, maximize=maximize,
+            foreach=foreach, capturable=capturable, differentiable=differentiable, fused=fused,
+            decoupled_weight_decay=decoupled_weight_decay,
+        )  # fmt: skip
         super().__init__(params, defaults)
 
-    def _new_state(self, group: ParamGroup, p: Tensor) -> tuple[str, ...]:
-        return ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if group["amsgrad"] else ("exp_avg", "exp_avg_sq")
+    def _new_scalars(self, group: ParamGroup) -> dict[str, float]:
+        return {"step": 0.0}
 
-    def _update_group(self, group: ParamGroup, counts: Tensor, moving: list[tuple[int, Tensor, Tensor]]) -> None:
-        count_steps(counts, moving)
-        corrections: dict[DType, _Scalars] = {}
-        for i, p, g in moving:
-            dtype = accumulator(p.dtype)
-            found = corrections.get(dtype)
-            if found is None:
-                found = corrections[dtype] = _Scalars(group, counts, dtype)
-            self._update(group, found, i, p, g)
+    def _new_state(self, group: ParamGroup, p: Tensor) -> dict[str, float]:
+        names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq") if group["amsgrad"] else ("exp_avg", "exp_avg_sq")
+        return dict.fromkeys(names, 0.0)
 
-    def _update(self, group: ParamGroup, s: _Scalars, i: int, p: Tensor, g: Tensor) -> None:
-        dtype, state = s.dtype, self.state[p]
-        wide, g = fn.astype(p, dtype), fn.astype(g, dtype)
-        if group["maximize"]:
-            g = -g
-        if group["weight_decay"] != 0:
-            if self.decoupled:
-                wide = wide * s.decay
-            else:
-                g = g + wide * s.weight_decay
-        m = fn.astype(state["exp_avg"], dtype) * s.beta1 + g * s.rest1
-        v = fn.astype(state["exp_avg_sq"], dtype) * s.beta2 + g * g * s.rest2
-        _store(state["exp_avg"], m)
-        _store(state["exp_avg_sq"], v)
+    def _advance(self, group: ParamGroup, scalars: dict[str, Tensor], moving: Moving) -> dict[str, Tensor]:
+        super()._advance(group, scalars, moving)
+        beta1, beta2, step = group.wide("beta1"), group.wide("beta2"), scalars["step"]
+        return {
+            "rest1": 1.0 - beta1,
+            "rest2": 1.0 - beta2,
+            "rate": group.wide("lr") / (1.0 - beta1**step),
+            "root2": fn.sqrt(1.0 - beta2**step),
+        }
+
+    def _moved(self, group: ParamGroup, n: OneNumbers, state: dict[str, Any], x: Tensor, g: Tensor) -> Tensor:
+        m, v = moments(n, state, g)
         if group["amsgrad"]:
-            v = fn.maximum(fn.astype(state["max_exp_avg_sq"], dtype), v)
-            _store(state["max_exp_avg_sq"], v)
-        denominator = fn.sqrt(v) / s.root2[i] + s.eps
-        _store(p, wide - m / denominator * s.rate[i])
+            v = store(state["max_exp_avg_sq"], fn.maximum(n.read(state["max_exp_avg_sq"]), v))
+        return x - m / (fn.sqrt(v) / n["root2"] + n["eps"]) * n["rate"]
 
 
 class AdamW(Adam):
     """Adam with the weight decay of Loshchilov & Hutter 2019: p *= 1 - lr * weight_decay, apart from the gradient."""
 
-    decoupled = True
-
     def __init__(
         self,
         params: Params,
         lr: float | Tensor = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float | Tensor, float | Tensor] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
         amsgrad: bool = False,
         *,
         maximize: bool = False,
         foreach: bool | None = None,
-        fused: bool | None = None,
         capturable: bool = False,
+        differentiable: bool = False,
+        fused: bool | None = None,
     ):
-        super().__init__(params, lr, betas, eps, weight_decay, amsgrad, maximize=maximize)
+        super().__init__(
+            params, lr, betas, eps, weight_decay, amsgrad, foreach=foreach, maximize=maximize, capturable=capturable,
+            differentiable=differentiable, fused=fused, decoupled_weight_decay=True,
+        )  # fmt: skip
 
 
-class _Scalars:
-    """A group's numbers, from float64 to one element type; per parameter: rate [n] = lr / c1, root2 [n] = sqrt(c2)."""
-
-    def __init__(self, group: ParamGroup, counts: Tensor, dtype: DType):
-        t = group.tensors
-        beta1, beta2, lr, decay = t["beta1"], t["beta2"], t["lr"], t["weight_decay"]
-
-        def narrow(x: Tensor) -> Tensor:
-            return fn.astype(x, dtype)
-
-        self.dtype = dtype
-        self.beta1, self.rest1 = narrow(beta1), narrow(1.0 - beta1)
-        self.beta2, self.rest2 = narrow(beta2), narrow(1.0 - beta2)
-        self.eps, self.weight_decay, self.decay = narrow(t["eps"]), narrow(decay), narrow(1.0 - lr * decay)
-        self.rate = narrow(lr / (1.0 - beta1**counts))
-        self.root2 = narrow(fn.sqrt(1.0 - beta2**counts))
-
-
-def _store(t: Tensor, value: Tensor) -> None:
-    t.copy_(fn.astype(value, t.dtype))
+def moments(n: OneNumbers, state: dict[str, Any], g: Tensor) -> tuple[Tensor, Tensor]:
+    """The running means of g and g^2 with `g` taken in; needs "rest1" = 1 - beta1 and "rest2" = 1 - beta2."""
+    m = store(state["exp_avg"], n.read(state["exp_avg"]) * n["beta1"] + g * n["rest1"])
+    v = store(state["exp_avg_sq"], n.read(state["exp_avg_sq"]) * n["beta2"] + g * g * n["rest2"])
+    return m, v

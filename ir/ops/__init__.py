@@ -2,7 +2,8 @@
 
 One module per family: `pointwise` (arithmetic, comparisons, bits), `elementary` (functions of floats), `activation`,
 `movement` (creation and rearrangement), `indexing`, `windows`, `reduce`, `contract` (matmul and convolution), `random`,
-and `composite` with `normalization`: ops that are made of the others.
+`complex`, `fourier`, `solving`, `factorization` (which have no kernels: their references run),
+`sorting`, `scan`, and `composite` with `normalization`: ops that are made of the others.
 """
 
 # ruff: noqa: F401, I001
@@ -24,5 +25,12 @@ from .windows import windows, unwindows
 from .reduce import reduce_sum, reduce_prod, reduce_max, reduce_min, reduce_any, reduce_all, argmax, argmin
 from .contract import matmul, conv
 from .random import random_bits
+from .neighbour import nextafter
+from .complex import complex_, complex_abs, conj, imag, real
+from .fourier import fft, irfft, rfft
+from .solving import cofactors, det, inv, pinv, slogdet, solve
+from .factorization import cholesky, eig, eigh, qr, svd
+from .scan import cumprod, cumsum
+from .sorting import argsort, searchsorted
 from .composite import mean, var, logsumexp, softmax, log_softmax, cross_entropy
 from .normalization import layer_norm, rms_norm, batch_norm, batch_stats

@@ -16,7 +16,7 @@ from ..op import Attrs, ErrorSample, OpDef, Sample, VjpContext, VjpRule, get_op,
 from ..types import DTypeRuleError, Shape, TensorType, TypeRuleError, broadcast_shapes
 
 NARROW = frozenset((float16.np, bfloat16.np))
-KINDS = {"b": "bool", "i": "signed", "u": "unsigned", "f": "floating"}
+KINDS = {"b": "bool", "i": "signed", "u": "unsigned", "f": "floating", "c": "complex"}
 FLOATING, NUMBERS, BITS, ANY = "f", "iuf", "biu", "biuf"
 
 # ------------------------------------------------------------------ type rules
@@ -52,6 +52,11 @@ def without_axes(shape: Shape, axes: tuple[int, ...]) -> Shape:
 def with_ones(shape: Shape, axes: tuple[int, ...]) -> Shape:
     """The shape with `axes` kept as size 1."""
     return tuple(1 if i in axes else d for i, d in enumerate(shape))
+
+
+def with_length(shape: Shape, axis: int, n: DimLike) -> Shape:
+    """The shape with another size of one axis."""
+    return tuple(n if i == axis else d for i, d in enumerate(shape))
 
 
 # ------------------------------------------------------------------ values, for rules and decompositions
@@ -245,17 +250,19 @@ def pointwise(
     domains: tuple[Domain, ...] | None = None,
     away: tuple[float, ...] = (),
     sample_attrs: tuple[Attrs, ...] = ({},),
+    complex: bool = False,
     tolerance: float = 1e-6,
     doc: str = "",
 ) -> OpDef:
     """Declares an op on one element of each operand, all of one dtype of a kind in `takes`.
 
     `reference` is a NumPy function (`exact` is put around it); `gives`: result dtype if not the operands'.
+    `complex`: the reference and the rule hold for complex operands too (the scalar form does not: see `ops.complex`).
     `check(**attrs)` raises TypeRuleError. Samples are drawn from `domains`, one per operand, `away` from kinks.
     """
 
     def infer(*types: TensorType, **attrs: Any) -> TensorType:
-        dtype = common_dtype(types, takes)
+        dtype = common_dtype(types, takes + "c" if complex else takes)
         if check is not None:
             check(**attrs)
         return TensorType(gives or dtype, broadcast_shapes(*(t.shape for t in types)))
@@ -276,4 +283,6 @@ def compare(
     name: str, reference: Callable[..., Any], scalar: Callable[..., Any], vjp: VjpRule | str, doc: str = ""
 ) -> OpDef:
     """Declares a comparison: any dtype, bool result."""
-    return pointwise(name, reference, scalar, vjp, operands=("x", "y"), takes=ANY, gives=bool_, doc=doc)
+    return pointwise(
+        name, reference, scalar, vjp, operands=("x", "y"), takes=ANY, gives=bool_, complex=name in ("eq", "ne"), doc=doc
+    )

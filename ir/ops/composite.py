@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ..batching import BatchContext, BatchRule, fold, shifted, unfold
 from ..dim import DimLike, maximum, nonnegative, numel
 from ..dtypes import accumulator, int32, int64
 from ..op import REQUIRED, Attrs, ErrorSample, OpDef, Sample, VjpContext, VjpRule, register, value_type
@@ -87,13 +88,14 @@ def composite(
     name: str, operands: tuple[str, ...], infer: Callable[..., Any], decompose: Callable[..., Any],
     reference: Callable[..., Any], vjp: VjpRule, *, attrs: Attrs | None = None, saves: tuple[str, ...],
     samples: Callable[[], Iterable[Sample]],
-    errors: Callable[[], Iterable[ErrorSample]], n_outputs: int = 1, linear: tuple[str, ...] = (), doc: str,
+    errors: Callable[[], Iterable[ErrorSample]], n_outputs: int = 1, linear: tuple[str, ...] = (),
+    batch: BatchRule | None = None, doc: str,
 ) -> OpDef:  # fmt: skip
     return register(
         OpDef(
             name=name, kind="composite", operands=operands, attrs=attrs or {}, infer=infer, reference=exact(reference),
             decompose=_wide(decompose), vjp=_wide_vjp(vjp), saves=saves, samples=samples, errors=errors,
-            n_outputs=n_outputs, linear=linear, tolerance=3e-6, doc=doc,
+            n_outputs=n_outputs, linear=linear, tolerance=3e-6, batch=batch, doc=doc,
         )
     )  # fmt: skip
 
@@ -136,6 +138,7 @@ def _mean_vjp(c: VjpContext, g: Any) -> tuple:
 mean = composite(
     "mean", ("x",), _over_axes, _mean_decompose, mean_reference, _mean_vjp, attrs={"axes": REQUIRED}, saves=(),
     samples=lambda: axes_samples("mean"), errors=axes_errors, linear=("x",),
+    batch=shifted("axes"),
     doc="The average along the axes, which are dropped; NaN over nothing.",
 )  # fmt: skip
 
@@ -176,6 +179,7 @@ def _var_vjp(c: VjpContext, g: Any) -> tuple:
 var = composite(
     "var", ("x",), _var_infer, _var_decompose, var_reference, _var_vjp, attrs={"axes": REQUIRED, "correction": 1},
     saves=("x",), samples=lambda: axes_samples("var", ({"correction": 0}, {"correction": 1})), errors=axes_errors,
+    batch=shifted("axes"),
     doc="The sum of squared deviations from the mean, over n - correction (0/0 where that is not positive).",
 )  # fmt: skip
 
@@ -212,7 +216,7 @@ def _logsumexp_vjp(c: VjpContext, g: Any) -> tuple:
 logsumexp = composite(
     "logsumexp", ("x",), _logsumexp_infer, _logsumexp_decompose, _logsumexp_reference, _logsumexp_vjp,
     attrs={"axes": REQUIRED}, saves=("x", "out"), samples=lambda: axes_samples("logsumexp", empty=False),
-    errors=axes_errors, doc="log(sum(exp(x))) along the axes, without overflow.",
+    errors=axes_errors, batch=shifted("axes"), doc="log(sum(exp(x))) along the axes, without overflow.",
 )  # fmt: skip
 
 
@@ -273,12 +277,13 @@ def _log_softmax_vjp(c: VjpContext, g: Any) -> tuple:
 
 softmax = composite(
     "softmax", ("x",), _along_axis, _softmax_decompose, _softmax_reference, _softmax_vjp, attrs={"axis": REQUIRED},
-    saves=("out",), samples=lambda: axis_samples("softmax"), errors=axis_errors,
+    saves=("out",), samples=lambda: axis_samples("softmax"), errors=axis_errors, batch=shifted("axis"),
     doc="exp(x) / sum(exp(x)) along one axis.",
 )  # fmt: skip
 log_softmax = composite(
     "log_softmax", ("x",), _along_axis, _log_softmax_decompose, _log_softmax_reference, _log_softmax_vjp,
     attrs={"axis": REQUIRED}, saves=("out",), samples=lambda: axis_samples("log_softmax"), errors=axis_errors,
+    batch=shifted("axis"),
     doc="log(softmax(x)) along one axis.",
 )  # fmt: skip
 
@@ -335,9 +340,16 @@ def _cross_entropy_vjp(c: VjpContext, g: Any) -> tuple:
     return wanted(c, lambda: mul(expand(g, (1,), c.types[0].shape), excess), lambda: None)
 
 
+def _cross_entropy_batch(c: BatchContext) -> Any:
+    """Lanes are more rows."""
+    rows = c.types[0].shape[0]
+    return unfold(cross_entropy(fold(c.spread(0), 0), fold(c.spread(1), 0)), 0, c.size, rows)
+
+
 cross_entropy = composite(
     "cross_entropy", ("logits", "target"), _cross_entropy_infer, _cross_entropy_decompose, _cross_entropy_reference,
     _cross_entropy_vjp, saves=("logits", "target"), samples=cross_entropy_samples, errors=cross_entropy_errors,
+    batch=_cross_entropy_batch,
     doc="logsumexp(logits) - logits[target] along axis 1: logits[N, C, ...] and integer target[N, ...] in [0, C) give "
     "a loss [N, ...]. The reference raises IndexError for other targets; compiled code needs check_index before it.",
 )  # fmt: skip

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from ..batching import BatchContext, fold, move_axis, unfold
 from ..dim import DimLike, floordiv, negative, numel
 from ..dtypes import accumulator, bool_, from_numpy
-from ..op import REQUIRED, ErrorSample, OpDef, Sample, VjpContext, register
+from ..op import REQUIRED, ErrorSample, OpDef, Sample, VjpContext, register, value_type
 from ..types import DTypeRuleError, TensorType, TypeRuleError, broadcast_shapes
 from .movement import check_length, example, flip, permute, reshape, sum_to_shape
 from .windows import sliding, span
@@ -66,6 +67,11 @@ def _matmul_vjp(c: VjpContext, g):
     return gx, gy
 
 
+def _matmul_batch(c: BatchContext):
+    rank = max(t.ndim for t in c.types)
+    return matmul(c.aligned(0, rank), c.aligned(1, rank))
+
+
 matmul = register(
     OpDef(
         "matmul",
@@ -76,6 +82,7 @@ matmul = register(
         _matmul_vjp,
         saves=("x", "y"),
         multilinear=True,
+        batch=_matmul_batch,
         samples=lambda: [
             Sample((example(5, 17), example(17, 3))),
             Sample((example(2, 4, 3), example(3, 5))),
@@ -256,6 +263,25 @@ def _images_as_channels(x, t: TensorType, groups: int):
     return reshape(x, shape=(floordiv(c, groups), groups * n, *rest))
 
 
+def _conv_batch(c: BatchContext):
+    """Lanes of images are more images; lanes of filters are more filters, or, with images of their own, more groups."""
+    attrs, n, (x, w), size = c.attrs, c.types[0].shape[0], c.args, c.size
+    out_channels, groups = c.types[1].shape[0], c.attrs["groups"]
+    if not c.batched[1]:
+        return unfold(conv(fold(x, 0), w, **attrs), 0, size, n)
+    if c.batched[0]:
+        attrs = attrs | {"groups": numel((size, groups))}
+        return unfold(conv(fold(x, 1), fold(w, 0), **attrs), 1, size, out_channels)
+    if groups == 1:
+        return unfold(conv(x, fold(w, 0), **attrs), 1, size, out_channels)
+    each = floordiv(out_channels, groups)
+    w = move_axis(reshape(w, shape=(size, groups, each, *c.types[1].shape[1:])), 0, 1)  # group by group, then lanes
+    out = conv(x, reshape(w, shape=(numel((groups, size, each)), *c.types[1].shape[1:])), **attrs)
+    spatial = value_type(out).shape[2:]
+    out = move_axis(reshape(out, shape=(n, groups, size, each, *spatial)), 2, 0)
+    return reshape(out, shape=(size, n, out_channels, *spatial))
+
+
 def _attrs(k: int, **given: Any) -> dict[str, Any]:
     one, none = (1,) * k, (0,) * k
     return {"stride": one, "low": none, "high": none, "lhs_dilation": one, "rhs_dilation": one, "groups": 1} | given
@@ -279,6 +305,7 @@ conv = register(
         },
         saves=("x", "w"),
         multilinear=True,
+        batch=_conv_batch,
         samples=lambda: [
             Sample((example(2, 3, 6, 7), example(4, 3, 3, 2)), _attrs(2, low=(1, 1), high=(1, 0))),
             Sample((example(2, 3, 9), example(2, 3, 3)), _attrs(1, stride=(2,), low=(1,), rhs_dilation=(2,))),

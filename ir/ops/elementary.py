@@ -11,7 +11,7 @@ from .. import scalar as s
 from ..op import OpDef, VjpContext
 from . import _special
 from ._declare import Domain, const_like, lowers_to, pointwise, wanted
-from .pointwise import XY, add, div, eq, lt, mul, neg, scale, shift, sub, where
+from .pointwise import XY, add, and_, div, eq, isinf, lt, mul, neg, scale, shift, sub, where
 
 LN2, LN10 = math.log(2), math.log(10)
 OPEN_UNIT, POSITIVE = (-0.9, 0.9), (0.2, 4)
@@ -30,25 +30,38 @@ def _square(x: Any) -> Any:
 
 # ------------------------------------------------------------------ roots
 
-sqrt = _math("sqrt", np.sqrt, lambda c, g: (div(scale(g, 0.5), c.out),), ("out",), POSITIVE)
+sqrt = _math("sqrt", np.sqrt, lambda c, g: (div(scale(g, 0.5), c.out),), ("out",), POSITIVE, complex=True)
 rsqrt = _math(
     "rsqrt",
     lambda x: 1 / np.sqrt(x),
     lambda c, g: (mul(scale(g, -0.5), mul(c.out, _square(c.out))),),
     ("out",),
     POSITIVE,
+    complex=True,
 )
 cbrt = _math("cbrt", np.cbrt, lambda c, g: (div(g, scale(_square(c.out), 3)),), ("out",), away=(0.0,))
 
 # ------------------------------------------------------------------ exponentials and logarithms
 
-exp = _math("exp", np.exp, lambda c, g: (mul(g, c.out),), ("out",))
-exp2 = _math("exp2", np.exp2, lambda c, g: (mul(g, scale(c.out, LN2)),), ("out",))
-expm1 = _math("expm1", np.expm1, lambda c, g: (mul(g, shift(c.out, 1)),), ("out",))
-log = _math("log", np.log, lambda c, g: (div(g, c.inputs[0]),), domain=POSITIVE)
-log2 = _math("log2", np.log2, lambda c, g: (div(g, scale(c.inputs[0], LN2)),), domain=POSITIVE)
-log10 = _math("log10", np.log10, lambda c, g: (div(g, scale(c.inputs[0], LN10)),), domain=POSITIVE)
-log1p = _math("log1p", np.log1p, lambda c, g: (div(g, shift(c.inputs[0], 1)),), domain=(-0.8, 3))
+
+def _expm1(x: np.ndarray) -> np.ndarray:
+    """numpy.expm1, but for complex infinities and zeros, where the array API asks for other signs."""
+    if x.dtype.kind != "c":
+        return np.expm1(x)
+    half = np.sin(x.imag / 2)
+    out = np.empty_like(x)
+    out.real = np.expm1(x.real) * np.cos(x.imag) - 2 * half * half + 0.0
+    out.imag = np.exp(x.real) * np.sin(x.imag)
+    return np.where(np.isfinite(x), out, np.exp(x) - 1)
+
+
+exp = _math("exp", np.exp, lambda c, g: (mul(g, c.out),), ("out",), complex=True)
+exp2 = _math("exp2", np.exp2, lambda c, g: (mul(g, scale(c.out, LN2)),), ("out",), complex=True)
+expm1 = _math("expm1", _expm1, lambda c, g: (mul(g, shift(c.out, 1)),), ("out",), complex=True)
+log = _math("log", np.log, lambda c, g: (div(g, c.inputs[0]),), domain=POSITIVE, complex=True)
+log2 = _math("log2", np.log2, lambda c, g: (div(g, scale(c.inputs[0], LN2)),), domain=POSITIVE, complex=True)
+log10 = _math("log10", np.log10, lambda c, g: (div(g, scale(c.inputs[0], LN10)),), domain=POSITIVE, complex=True)
+log1p = _math("log1p", np.log1p, lambda c, g: (div(g, shift(c.inputs[0], 1)),), domain=(-0.8, 3), complex=True)
 
 
 def _logaddexp_scalar(x: s.Expr, y: s.Expr) -> s.Expr:
@@ -60,7 +73,8 @@ def _logaddexp_vjp(c: VjpContext, g: Any) -> tuple:
     from .activation import sigmoid
 
     x, y = c.inputs
-    gap = where(eq(x, y), const_like(x, 0), sub(x, y))
+    same_infinity = and_(eq(x, y), isinf(x))  # equal finite numbers have a difference, which can be differentiated
+    gap = where(same_infinity, const_like(x, 0), sub(x, y))
     return wanted(c, lambda: mul(g, sigmoid(gap)), lambda: mul(g, sigmoid(neg(gap))))
 
 
@@ -83,22 +97,38 @@ def _atan2_vjp(c: VjpContext, g: Any) -> tuple:
     return wanted(c, lambda: mul(share, x), lambda: neg(mul(share, y)))
 
 
-sin = _math("sin", np.sin, lambda c, g: (mul(g, cos(c.inputs[0])),))
-cos = _math("cos", np.cos, lambda c, g: (neg(mul(g, sin(c.inputs[0]))),))
-tan = _math("tan", np.tan, lambda c, g: (mul(g, shift(_square(c.out), 1)),), ("out",), (-1, 1))
-asin = _math("asin", np.arcsin, lambda c, g: (mul(g, rsqrt(_one_minus_square(c.inputs[0]))),), domain=OPEN_UNIT)
-acos = _math("acos", np.arccos, lambda c, g: (neg(mul(g, rsqrt(_one_minus_square(c.inputs[0])))),), domain=OPEN_UNIT)
-atan = _math("atan", np.arctan, lambda c, g: (div(g, shift(_square(c.inputs[0]), 1)),))
+def _acosh_vjp(c: VjpContext, g: Any) -> tuple:
+    """Two roots, because one of their product has other branch cuts."""
+    (x,) = c.inputs
+    return (mul(g, mul(rsqrt(shift(x, -1)), rsqrt(shift(x, 1)))),)
+
+
+sin = _math("sin", np.sin, lambda c, g: (mul(g, cos(c.inputs[0])),), complex=True)
+cos = _math("cos", np.cos, lambda c, g: (neg(mul(g, sin(c.inputs[0]))),), complex=True)
+tan = _math("tan", np.tan, lambda c, g: (mul(g, shift(_square(c.out), 1)),), ("out",), (-1, 1), complex=True)
+asin = _math(
+    "asin", np.arcsin, lambda c, g: (mul(g, rsqrt(_one_minus_square(c.inputs[0]))),), domain=OPEN_UNIT, complex=True
+)
+acos = _math(
+    "acos",
+    np.arccos,
+    lambda c, g: (neg(mul(g, rsqrt(_one_minus_square(c.inputs[0])))),),
+    domain=OPEN_UNIT,
+    complex=True,
+)
+atan = _math("atan", np.arctan, lambda c, g: (div(g, shift(_square(c.inputs[0]), 1)),), complex=True)
 atan2 = pointwise(
     "atan2", np.arctan2, lowers_to("atan2"), _atan2_vjp, operands=("y", "x"), saves=("y", "x"), away=(0.0,),
     doc="The angle of the point (x, y): the first operand is y.",
 )  # fmt: skip
-sinh = _math("sinh", np.sinh, lambda c, g: (mul(g, cosh(c.inputs[0])),))
-cosh = _math("cosh", np.cosh, lambda c, g: (mul(g, sinh(c.inputs[0])),))
-tanh = _math("tanh", np.tanh, lambda c, g: (mul(g, _one_minus_square(c.out)),), ("out",))
-asinh = _math("asinh", np.arcsinh, lambda c, g: (mul(g, rsqrt(shift(_square(c.inputs[0]), 1))),))
-acosh = _math("acosh", np.arccosh, lambda c, g: (mul(g, rsqrt(shift(_square(c.inputs[0]), -1))),), domain=(1.2, 4))
-atanh = _math("atanh", np.arctanh, lambda c, g: (div(g, _one_minus_square(c.inputs[0])),), domain=OPEN_UNIT)
+sinh = _math("sinh", np.sinh, lambda c, g: (mul(g, cosh(c.inputs[0])),), complex=True)
+cosh = _math("cosh", np.cosh, lambda c, g: (mul(g, sinh(c.inputs[0])),), complex=True)
+tanh = _math("tanh", np.tanh, lambda c, g: (mul(g, _one_minus_square(c.out)),), ("out",), complex=True)
+asinh = _math("asinh", np.arcsinh, lambda c, g: (mul(g, rsqrt(shift(_square(c.inputs[0]), 1))),), complex=True)
+acosh = _math("acosh", np.arccosh, _acosh_vjp, domain=(1.2, 4), complex=True)
+atanh = _math(
+    "atanh", np.arctanh, lambda c, g: (div(g, _one_minus_square(c.inputs[0])),), domain=OPEN_UNIT, complex=True
+)
 
 # ------------------------------------------------------------------ special functions
 

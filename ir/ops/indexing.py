@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from ..batching import BatchContext, leading
 from ..dim import DimLike
 from ..dtypes import bool_, int32, int64
 from ..op import NO_GRADIENT, REQUIRED, ErrorSample, OpDef, Sample, VjpContext, register
 from ..types import DTypeRuleError, Shape, TensorType, TypeRuleError, broadcast_shapes
-from .movement import example, zeros
+from .movement import example, iota, permute, reshape, zeros
 
 
 def _indexed_shape(x: TensorType, indices: tuple[TensorType, ...]) -> Shape:
@@ -41,6 +42,37 @@ def _index(*values: int, shape: tuple[int, ...] | None = None, dtype: Any = np.i
     return np.array(values, dtype).reshape((len(values),) if shape is None else shape)
 
 
+def _aligned_indices(c: BatchContext, first: int) -> tuple[list, int]:
+    """The index operands from `first` on, so that they broadcast with and without lanes; their rank in one lane."""
+    rank = max(t.ndim for t in c.types[first:])
+    return [c.aligned(i, rank) for i in range(first, len(c.args))], rank
+
+
+def _lane_numbers(c: BatchContext, rank: int):
+    """The number of each lane, as an index that broadcasts with index tensors of `rank` axes in one lane."""
+    return reshape(iota(shape=(c.size,), axis=0, dtype=int64), shape=(c.size, *(1,) * rank))
+
+
+def _behind(x, k: int, ndim: int):
+    """`x` of `ndim` axes with its first one behind the k that follow."""
+    return permute(x, perm=(*range(1, k + 1), 0, *range(k + 1, ndim)))
+
+
+def _in_front(x, k: int, ndim: int):
+    """The inverse of `_behind`."""
+    return permute(x, perm=(k, *range(k), *range(k + 1, ndim)))
+
+
+def _gather_batch(c: BatchContext):
+    indices, rank = _aligned_indices(c, 1)
+    if not c.batched[0]:
+        return gather(c.args[0], *indices)
+    if any(c.batched[1:]):
+        return gather(c.args[0], _lane_numbers(c, rank), *indices)
+    ndim, k = c.types[0].ndim, len(indices)
+    return _in_front(gather(_behind(c.args[0], k, ndim + 1), *indices), rank, ndim - k + rank + 1)
+
+
 gather = register(
     OpDef(
         "gather",
@@ -51,6 +83,7 @@ gather = register(
         _gather_vjp,
         saves=("*indices",),
         linear=("x",),
+        batch=_gather_batch,
         samples=lambda: [
             Sample((example(5, 17), _index(4, 0, -1, 0))),
             Sample((example(5, 4, 3), _index(1, -5, shape=(2, 1)), _index(0, 3, -1, dtype=np.int64))),
@@ -100,6 +133,18 @@ def _scatter_vjp(c: VjpContext, g):
     return (gx, gather(g, *indices) if c.needs[1] else None, *(None for _ in indices))
 
 
+def scatter_batch(c: BatchContext):
+    """For scatter and its kin: lanes are one more index, or, where all lanes have the same indices, one more axis
+    behind the indexed ones."""
+    indices, rank = _aligned_indices(c, 2)
+    x, updates, attrs = c.spread(0), c.spread(1), c.attrs
+    if any(c.batched[2:]):
+        return c.op(x, updates, _lane_numbers(c, rank), *indices, **attrs)
+    k, ndim, at = len(indices), c.types[0].ndim + 1, c.types[1].ndim - (c.types[0].ndim - len(indices))
+    out = c.op(_behind(x, k, ndim), _behind(updates, at, c.types[1].ndim + 1), *indices, **attrs)
+    return _in_front(out, k, ndim)
+
+
 scatter = register(
     OpDef(
         "scatter",
@@ -111,6 +156,7 @@ scatter = register(
         attrs={"mode": "set"},
         saves=("*indices",),
         linear=("x", "updates"),
+        batch=scatter_batch,
         samples=lambda: [
             Sample((example(5, 17), example(4, 17), _index(4, 0, -1, 0)), {"mode": "add"}),
             Sample((example(5, 3), example(3, 3), _index(4, 0, -3, dtype=np.int32)), {"mode": "set"}),
@@ -155,6 +201,7 @@ check_index = register(
         attrs={"size": REQUIRED},
         saves=(),
         pure=False,
+        batch=leading,
         samples=lambda: [
             Sample((_index(0, -3, 2),), {"size": 3}, gradcheck=False),
             Sample((_index(1, shape=(), dtype=np.int32),), {"size": 2}, gradcheck=False),

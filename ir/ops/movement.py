@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..batching import BatchContext, extended, shifted
 from ..dim import Dim, DimLike, ceildiv, negative, numel
 from ..dtypes import DType, bool_, float32, from_numpy, int32, int64
 from ..op import REQUIRED, ErrorSample, OpDef, Sample, VjpContext, register
@@ -153,6 +154,11 @@ def sum_to_shape(g, shape: Shape, target: Shape):
     return g if len(axes) == lead else reshape(g, shape=target)
 
 
+def _broadcast_batch(c: BatchContext):
+    shape = c.attrs["shape"]
+    return broadcast_to(c.aligned(0, len(shape)), shape=(c.size, *shape))
+
+
 broadcast_to = register(
     OpDef(
         "broadcast_to",
@@ -164,6 +170,7 @@ broadcast_to = register(
         attrs={"shape": REQUIRED},
         saves=(),
         linear=("x",),
+        batch=_broadcast_batch,
         samples=lambda: [
             Sample((example(3),), {"shape": (2, 3)}),
             Sample((example(4, 1, 3),), {"shape": (2, 4, 5, 3)}),
@@ -201,6 +208,7 @@ reshape = register(
         attrs={"shape": REQUIRED},
         saves=(),
         linear=("x",),
+        batch=extended(shape=lambda n: n),
         samples=lambda: [
             Sample((example(4, 6),), {"shape": (2, 2, 3, 2)}),
             Sample((example(5, 17),), {"shape": (85,)}),
@@ -236,6 +244,7 @@ permute = register(
         attrs={"perm": REQUIRED},
         saves=(),
         linear=("x",),
+        batch=lambda c: permute(c.args[0], perm=(0, *(p + 1 for p in c.attrs["perm"]))),
         samples=lambda: [
             Sample((example(5, 17),), {"perm": (1, 0)}),
             Sample((example(2, 3, 4),), {"perm": (2, 0, 1)}),
@@ -268,6 +277,7 @@ flip = register(
         attrs={"axes": REQUIRED},
         saves=(),
         linear=("x",),
+        batch=shifted("axes"),
         samples=lambda: [
             Sample((example(5, 17),), {"axes": (1,)}),
             Sample((example(2, 3, 4),), {"axes": (0, 2)}),
@@ -316,6 +326,7 @@ slice_ = register(
         attrs={"start": REQUIRED, "stop": REQUIRED, "step": REQUIRED},
         saves=(),
         linear=("x",),
+        batch=extended(start=0, stop=lambda n: n, step=1),
         samples=lambda: [
             Sample((example(5, 17),), {"start": (1, 2), "stop": (4, 17), "step": (1, 3)}),
             Sample((example(6),), {"start": (2,), "stop": (5,), "step": (1,)}),
@@ -363,6 +374,7 @@ slice_scatter = register(
         attrs={"start": REQUIRED, "stop": REQUIRED, "step": REQUIRED},
         saves=(),
         linear=("x", "y"),
+        batch=extended(start=0, stop=lambda n: n, step=1),
         samples=lambda: [
             Sample((example(5, 17), example(3, 5)), {"start": (1, 2), "stop": (4, 17), "step": (1, 3)}),
             Sample((example(6), example(6, seed=1)), {"start": (0,), "stop": (6,), "step": (1,)}),
@@ -416,6 +428,7 @@ pad = register(
         _pad_vjp,
         attrs={"low": REQUIRED, "high": REQUIRED, "value": 0},
         saves=(),
+        batch=extended(low=0, high=0),
         samples=lambda: [
             Sample((example(5, 7),), {"low": (1, 0), "high": (2, 3), "value": 0}),
             Sample((example(4),), {"low": (2,), "high": (0,), "value": float("-inf")}, gradcheck=False),
@@ -478,6 +491,7 @@ concat = register(
         attrs={"axis": REQUIRED},
         saves=(),
         linear=("*xs",),
+        batch=shifted("axis"),
         samples=lambda: [
             Sample((example(2, 3), example(4, 3), example(1, 3)), {"axis": 0}),
             Sample((example(5, 17), example(5, 0)), {"axis": 1}),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..batching import NO_DIRECT_WAY, BatchContext, fold, leading, unfold
 from ..op import ErrorSample, VjpContext, value_type
 from ..types import DTypeRuleError, Shape, TensorType, TypeRuleError
 from ._composite_samples import batch_norm_errors, batch_norm_samples, norm_errors, norm_samples, stats_samples
@@ -34,6 +35,11 @@ def _norm_infer(x: TensorType, *params: TensorType, ndim_normalized: int, eps: f
         if p.shape != shape:
             raise TypeRuleError(f"{name} has shape {shape_text(p.shape)}, but {shape_text(shape)} is normalized")
     return x
+
+
+def _norm_batch(c: BatchContext) -> Any:
+    """More leading axes of x; parameters that differ between lanes are multiplied by themselves."""
+    return NO_DIRECT_WAY if any(c.batched[1:]) else leading(c)
 
 
 def _layer_statistics(x: Any, axes: Axes, eps: float) -> tuple[Any, Any]:
@@ -76,7 +82,7 @@ def _layer_norm_vjp(c: VjpContext, g: Any) -> tuple:
 layer_norm = composite(
     "layer_norm", ("x", "weight", "bias"), _norm_infer, _layer_norm_decompose, _layer_norm_reference, _layer_norm_vjp,
     attrs={"ndim_normalized": 1, "eps": 1e-5}, saves=("x", "weight"), samples=lambda: norm_samples("layer_norm", 2),
-    errors=lambda: norm_errors(2),
+    errors=lambda: norm_errors(2), batch=_norm_batch,
     doc="(x - mean) / sqrt(var + eps) * weight + bias over the last `ndim_normalized` axes, whose shape "
     "the parameters have.",
 )  # fmt: skip
@@ -113,7 +119,7 @@ def _rms_norm_vjp(c: VjpContext, g: Any) -> tuple:
 rms_norm = composite(
     "rms_norm", ("x", "weight"), _norm_infer, _rms_norm_decompose, _rms_norm_reference, _rms_norm_vjp,
     attrs={"ndim_normalized": 1, "eps": 1e-6}, saves=("x", "weight"), samples=lambda: norm_samples("rms_norm", 1),
-    errors=lambda: norm_errors(1), doc="x / sqrt(mean(x^2) + eps) * weight over the last `ndim_normalized` axes.",
+    errors=lambda: norm_errors(1), batch=_norm_batch, doc="x / sqrt(mean(x^2) + eps) * weight over the last `ndim_normalized` axes.",
 )  # fmt: skip
 
 # ------------------------------------------------------------------ batch_norm, batch_stats
@@ -175,10 +181,19 @@ def _batch_norm_vjp(c: VjpContext, g: Any) -> tuple:
     )
 
 
+def _batch_norm_batch(c: BatchContext) -> Any:
+    """Lanes of images are more images; lanes of channels' numbers are more channels."""
+    x, n, channels = c.args[0], c.types[0].shape[0], c.types[0].shape[1]
+    if not any(c.batched[1:]):
+        return unfold(batch_norm(fold(x, 0), *c.args[1:], **c.attrs), 0, c.size, n)
+    params = (fold(c.spread(i), 0) for i in range(1, 5))
+    return unfold(batch_norm(fold(c.spread(0), 1), *params, **c.attrs), 1, c.size, channels)
+
+
 batch_norm = composite(
     "batch_norm", ("x", "mean", "var", "weight", "bias"), _batch_norm_infer, _batch_norm_decompose,
     _batch_norm_reference, _batch_norm_vjp, attrs={"eps": 1e-5}, saves=("x", "mean", "var", "weight"),
-    samples=batch_norm_samples,
+    samples=batch_norm_samples, batch=_batch_norm_batch,
     errors=batch_norm_errors,
     doc="(x - mean) / sqrt(var + eps) * weight + bias for x[N, C, ...] and statistics and parameters [C]. In training "
     "they come from batch_stats(x), and the gradient passes through both.",
@@ -211,9 +226,13 @@ def _batch_stats_vjp(c: VjpContext, g_mean: Any, g_var: Any) -> tuple:
     return (add(mul(centred(x, axes), slope), flat),)
 
 
+def _batch_stats_batch(c: BatchContext) -> tuple:
+    return tuple(unfold(s, 0, c.size, c.types[0].shape[1]) for s in batch_stats(fold(c.args[0], 1)))
+
+
 batch_stats = composite(
     "batch_stats", ("x",), _batch_stats_infer, _batch_stats_decompose, _batch_stats_reference, _batch_stats_vjp,
-    saves=("x",), samples=stats_samples,
+    saves=("x",), samples=stats_samples, batch=_batch_stats_batch,
     errors=lambda: [
         ErrorSample((np.zeros(3, np.float32),), {}, TypeRuleError, "no channel axis"),
         ErrorSample((np.zeros((2, 3), np.int32),), {}, DTypeRuleError, "not i32"),

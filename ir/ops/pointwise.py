@@ -48,24 +48,26 @@ def masked(condition: Any, x: Any) -> Any:
 
 add = pointwise(
     "add", np.add, lowers_to("add"), lambda c, g: (g, g),
-    operands=XY, takes=NUMBERS, linear=XY,
+    operands=XY, takes=NUMBERS, linear=XY, complex=True,
 )  # fmt: skip
 sub = pointwise(
     "sub", np.subtract, lowers_to("sub"), lambda c, g: wanted(c, lambda: g, lambda: neg(g)),
-    operands=XY, takes=NUMBERS, linear=XY,
+    operands=XY, takes=NUMBERS, linear=XY, complex=True,
 )  # fmt: skip
 mul = pointwise(
     "mul", np.multiply, lowers_to("mul"),
     lambda c, g: wanted(c, lambda: mul(g, c.inputs[1]), lambda: mul(g, c.inputs[0])),
-    operands=XY, takes=NUMBERS, saves=XY, multilinear=True,
+    operands=XY, takes=NUMBERS, saves=XY, multilinear=True, complex=True,
 )  # fmt: skip
 div = pointwise(
     "div", np.divide, lowers_to("div"),
     lambda c, g: wanted(c, lambda: div(g, c.inputs[1]), lambda: neg(div(mul(g, c.out), c.inputs[1]))),
     operands=XY, saves=("y", "out"), linear=("x",), domains=((-3, 3), (0.3, 3)),
-    doc="True division of floats.",
+    complex=True, doc="True division of floats.",
 )  # fmt: skip
-neg = pointwise("neg", np.negative, lowers_to("neg"), lambda c, g: (neg(g),), takes=NUMBERS, linear=("x",))
+neg = pointwise(
+    "neg", np.negative, lowers_to("neg"), lambda c, g: (neg(g),), takes=NUMBERS, linear=("x",), complex=True
+)
 
 
 def _safe_divisor(y: Expr) -> tuple[Expr, Expr, Expr]:
@@ -180,7 +182,9 @@ def _pow_vjp(c: VjpContext, g: Any) -> tuple:
     def exponent():
         from . import log
 
-        at_zero = and_(eq(x, const_like(x, 0)), ge(y, const_like(y, 0)))
+        at_zero = eq(x, const_like(x, 0))
+        if c.types[0].dtype.is_floating:  # 0 ** y is infinite for negative y: complex numbers have no such order
+            at_zero = and_(at_zero, ge(y, const_like(y, 0)))
         return mul(g, where(at_zero, const_like(x, 0), mul(c.out, log(x))))
 
     return wanted(c, base, exponent)
@@ -189,7 +193,7 @@ def _pow_vjp(c: VjpContext, g: Any) -> tuple:
 pow_ = pointwise(
     "pow", _pow_reference, _pow_scalar, _pow_vjp,
     operands=XY, takes=NUMBERS, saves=("x", "y", "out"), domains=((0.3, 3), (-2, 3)), tolerance=5e-6,
-    doc="Integers wrap; to negative powers they give 0, except for 1 and -1.",
+    complex=True, doc="Integers wrap; to negative powers they give 0, except for 1 and -1.",
 )  # fmt: skip
 
 
@@ -233,19 +237,28 @@ minimum = pointwise(
 def _sign_scalar(x: Expr) -> Expr:
     if x.dtype.kind == "u":
         return select(s.apply("ne", x, 0), s.const(1, x.dtype), x)
-    return select(x > 0, 1, select(x < 0, s.const(-1, x.dtype), x))  # 0 and NaN stay
+    return select(x > 0, 1, select(x < 0, s.const(-1, x.dtype), s.apply("abs", x)))  # 0 loses its sign, NaN stays
 
 
 def _rounding(name: str, doc: str) -> OpDef:
     fn = {"floor": np.floor, "ceil": np.ceil, "trunc": np.trunc, "round": np.rint}[name]
 
     def reference(x: np.ndarray) -> np.ndarray:
-        return fn(x) if x.dtype.kind == "f" else x.copy()
+        return fn(x) if x.dtype.kind in "fc" else x.copy()
 
     def lowering(x: Expr) -> Expr:
         return s.apply(name, x) if x.dtype.kind == "f" else x
 
-    return pointwise(name, reference, lowering, no_change, takes=NUMBERS, away=(-2.0, -1.0, 0.0, 1.0, 2.0), doc=doc)
+    return pointwise(
+        name,
+        reference,
+        lowering,
+        no_change,
+        takes=NUMBERS,
+        away=(-2.0, -1.0, 0.0, 1.0, 2.0),
+        complex=name == "round",
+        doc=doc,
+    )
 
 
 abs_ = pointwise(
@@ -273,7 +286,7 @@ def _float_test(name: str, reference: Any, lowering: Any) -> OpDef:
     def scalar(x: Expr) -> Expr:
         return lowering(x) if x.dtype.kind == "f" else s.const(name == "isfinite", bool_)
 
-    return pointwise(name, reference, scalar, NO_GRADIENT, takes=NUMBERS, gives=bool_)
+    return pointwise(name, reference, scalar, NO_GRADIENT, takes=NUMBERS, gives=bool_, complex=True)
 
 
 isnan = _float_test("isnan", np.isnan, lambda x: s.apply("ne", x, x))
@@ -364,7 +377,13 @@ def _cast_scalar(x: Expr, dtype: DType) -> Expr:
 
 def _cast_vjp(c: VjpContext, g: Any) -> tuple:
     source = c.types[0].dtype
-    return (cast(g, dtype=source) if source.is_floating else None,)
+    if not source.is_inexact:
+        return (None,)
+    if c.attrs["dtype"].is_complex and not source.is_complex:
+        from . import real
+
+        g = real(g)
+    return (cast(g, dtype=source),)
 
 
 def _cast_samples() -> Iterator[Sample]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..batching import shifted
 from ..dim import numel
 from ..dtypes import int64
 from ..op import NO_GRADIENT, REQUIRED, ErrorSample, OpDef, Sample, VjpContext, VjpRule, register, value_type
@@ -68,12 +69,13 @@ def _reduce_errors(takes: str, empty: bool) -> Iterator[ErrorSample]:
 
 def _reduction(
     name: str, fn: Callable[..., Any], vjp: VjpRule | str, *, saves: tuple[str, ...] = (), takes: str = NUMBERS,
-    empty: bool = True, linear: tuple[str, ...] = (), domain: tuple[float, float] = (-3, 3), doc: str = "",
+    empty: bool = True, linear: tuple[str, ...] = (), domain: tuple[float, float] = (-3, 3), complex: bool = False,
+    doc: str = "",
 ) -> OpDef:  # fmt: skip
     """`empty`: whether nothing may be reduced (there is a neutral element)."""
 
     def infer(x: TensorType, axes: Axes) -> TensorType:
-        dtype = common_dtype((x,), takes)
+        dtype = common_dtype((x,), takes + "c" if complex else takes)
         checked_axes(axes, x)
         if not empty:
             refuse_empty(x.shape, axes)
@@ -83,7 +85,7 @@ def _reduction(
         OpDef(
             name=name, kind="structural", operands=("x",), attrs={"axes": REQUIRED}, infer=infer, reference=exact(fn),
             vjp=vjp, saves=saves, linear=linear, samples=lambda: _reduce_samples(name, takes, empty, domain),
-            errors=lambda: _reduce_errors(takes, empty), tolerance=2e-6, doc=doc,
+            errors=lambda: _reduce_errors(takes, empty), tolerance=2e-6, batch=shifted("axes"), doc=doc,
         )
     )  # fmt: skip
 
@@ -160,9 +162,14 @@ def _extreme_vjp(c: VjpContext, g: Any) -> tuple:
 
 
 reduce_sum = _reduction(
-    "reduce_sum", _sum_reference, _sum_vjp, linear=("x",), doc="Narrow floats are summed in float32; integers wrap."
+    "reduce_sum",
+    _sum_reference,
+    _sum_vjp,
+    linear=("x",),
+    complex=True,
+    doc="Narrow floats are summed in float32; integers wrap.",
 )
-reduce_prod = _reduction("reduce_prod", _prod_reference, _prod_vjp, saves=("x",), domain=(0.5, 1.8))
+reduce_prod = _reduction("reduce_prod", _prod_reference, _prod_vjp, saves=("x",), domain=(0.5, 1.8), complex=True)
 reduce_max = _reduction(
     "reduce_max",
     lambda x, axes: np.maximum.reduce(x, axis=axes),
@@ -209,7 +216,7 @@ def _position(name: str, fn: Callable[..., Any]) -> OpDef:
         OpDef(
             name=name, kind="structural", operands=("x",), attrs={"axis": REQUIRED}, infer=infer,
             reference=exact(lambda x, axis: fn(x, axis=axis), gives=int64), vjp=NO_GRADIENT, saves=(), samples=samples,
-            errors=errors, doc="The index of the first extreme along one axis; NaN counts as extreme.",
+            errors=errors, batch=shifted("axis"), doc="The index of the first extreme along one axis; NaN counts as extreme.",
         )
     )  # fmt: skip
 

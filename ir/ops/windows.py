@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from ..batching import leading
 from ..dim import DimLike, floordiv, negative
 from ..op import REQUIRED, ErrorSample, OpDef, Sample, VjpContext, register
 from ..types import TensorType, TypeRuleError
@@ -102,6 +103,7 @@ windows = register(
             "fill": 0,
         },
         saves=(),
+        batch=leading,
         samples=lambda: [
             Sample((example(2, 3, 6, 7),), _attrs((2, 2), (2, 2)) | {"fill": 0}),
             Sample((example(7),), _attrs((3,), (1,), (1,), (2,), (2,)) | {"fill": float("-inf")}, gradcheck=False),
@@ -181,6 +183,7 @@ unwindows = register(
         attrs={name: REQUIRED for name in ("size", "window", "stride", "low", "high", "dilation")},
         saves=(),
         linear=("g",),
+        batch=leading,
         samples=lambda: [
             Sample((example(2, 3, 3, 2, 2),), {"size": (6, 7)} | _attrs((2, 2), (2, 2))),
             Sample((example(6, 3),), {"size": (7,)} | _attrs((3,), (1,), (1,), (2,), (2,))),

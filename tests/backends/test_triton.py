@@ -42,10 +42,9 @@ def assert_close(got: np.ndarray, want: np.ndarray, what: str, scale: float = 1.
     if want.dtype.kind in "biu":
         np.testing.assert_array_equal(got, want, err_msg=what)
         return
-    tolerance = TOLERANCE[from_numpy(want.dtype).name] * scale
-    np.testing.assert_allclose(
-        got.astype(np.float64), want.astype(np.float64), rtol=tolerance, atol=tolerance, err_msg=what
-    )
+    tolerance = TOLERANCE[from_numpy(want.dtype).real.name] * scale
+    wide = np.complex128 if want.dtype.kind == "c" else np.float64
+    np.testing.assert_allclose(got.astype(wide), want.astype(wide), rtol=tolerance, atol=tolerance, err_msg=what)
 
 
 # ------------------------------------------------------------------ ops
@@ -127,6 +126,13 @@ def test_reduction_over_several_axes():
     x = normal(3, 5, 4, 6)
     check(lambda x: ops.reduce_max(x, axes=(1, 3)), [x])
     check(lambda x: ops.reduce_sum(ops.mul(x, x), axes=(0, 2)), [x])
+
+
+def test_scans_in_one_block_and_from_block_to_block():
+    x = normal(3, 5000) * 1e-3
+    check(lambda x: (ops.cumsum(ops.exp(x), axis=1), ops.cumprod(ops.exp(x), axis=1)), [x])
+    check(lambda x: ops.cumsum(x, axis=0), [normal(5000, 3)], ((0, 0, "n"),))
+    check(lambda x: ops.cumsum(x, axis=1), [normal(2, 70, 5)], ((0, 1, "n"), (0, 2, "m")))
 
 
 # ------------------------------------------------------------------ kernels

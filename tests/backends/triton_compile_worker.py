@@ -37,6 +37,9 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
     yield "matmul_int", kernel_of(ops.matmul, (int32, (N, 70)), (int32, (70, M)))
     yield "layer_norm", kernel_of(ops.layer_norm, (float32, (N, M)), (float32, (M,)), (float32, (M,)))
     yield "mod", kernel_of(ops.mod, (float32, (N,)), (float32, (N,)))
+    yield "cumsum", kernel_of(lambda x: ops.cumsum(x, axis=1), (float32, (N, M)))
+    yield "cumprod_long", kernel_of(lambda x: ops.cumprod(x, axis=1), (int64, (4, 50_000)))
+    yield "cumsum_columns", kernel_of(lambda x: ops.cumsum(x, axis=0), (bfloat16, (N, M)))
     yield (
         "scatter_add",
         kernel_of(

@@ -76,7 +76,7 @@ FUNCTIONS = {
     "cumulative": lambda x, y: (x.cumsum(axis=1) * y.cumprod(axis=0)).sum(),
     "sorting": lambda x, y: (tr.sort(x, axis=1) * y).sum() + (x.topk(2)[0] ** 2).sum() + tr.median(x),
     "einsum": lambda x, y: tr.einsum("ij,kj->ik", x, y).square().sum() + tr.tensordot(x, y, axes=((0, 1), (0, 1))),
-    "norms": lambda x, y: tr.linalg.vector_norm(x) + tr.linalg.norm(y, 3) + tr.linalg.matrix_norm(x, ord=1),
+    "norms": lambda x, y: tr.linalg.vector_norm(x) + tr.norm(y, 3) + tr.linalg.matrix_norm(x, ord=1),
     "in place": lambda x, y: ((x * 1).mul_(y).add_(x, alpha=2).clamp_(max=3) ** 2).sum(),
     "casts": lambda x, y: (x.astype(tr.float64) * y.to(tr.float64)).sum(),
     "same twice": lambda x, y: (x * x + x).sum() * (x + y).sum(),

@@ -80,7 +80,7 @@ def test_samplers():
 
 def test_collating():
     batch = data.default_collate([{"a": 1, "b": (np.ones(2), "s")}, {"a": 2, "b": (np.zeros(2), "t")}])
-    assert np.asarray(batch["a"]).tolist() == [1, 2] and batch["b"][0].shape == (2, 2) and batch["b"][1] == ["s", "t"]
+    assert np.asarray(batch["a"]).tolist() == [1, 2] and batch["b"][0].shape == (2, 2) and batch["b"][1] == ("s", "t")
     pair = data.default_collate([Pair(1.0, tr.ones(2)), Pair(2.0, tr.ones(2))])
     assert isinstance(pair, Pair) and pair.x.dtype is tr.float32 and pair.y.shape == (2, 2)
     with pytest.raises(ValueError, match="different shapes"):
@@ -89,11 +89,87 @@ def test_collating():
         data.default_collate([object(), object()])
 
 
+def test_collating_keeps_types_and_gradients():
+    from collections import OrderedDict
+
+    batch = data.default_collate([OrderedDict(b=1, a=None), OrderedDict(b=2, a=None)])
+    assert type(batch) is OrderedDict and list(batch) == ["b", "a"] and batch["a"] == [None, None]
+    x = tr.ones(2, requires_grad=True)
+    data.default_collate([x * 2, x]).sum().backward()
+    assert x.grad.tolist() == [3, 3]
+    assert data.default_collate([np.float32(1), np.float64(2)]).dtype is tr.float64
+    assert data.default_collate([1 + 2j, 3j]).dtype.name == "complex64"
+    with pytest.raises(ValueError, match="different keys"):
+        data.default_collate([{"a": 1}, {"b": 1}])
+    with pytest.raises(ValueError, match="different lengths"):
+        data.default_collate([[1], [1, 2]])
+    with pytest.raises(TypeError, match="arrays of <U1"):
+        data.default_collate([np.array(["a"])] * 2)
+    converted = data.default_convert({"x": np.ones(2), "y": [np.int8(3), "s"], "z": Pair(np.ones(1), None)})
+    assert converted["x"].dtype is tr.float64 and converted["y"][0].dtype is tr.int8 and converted["y"][1] == "s"
+    assert isinstance(converted["z"], Pair) and converted["z"].x.shape == (1,)
+
+
 def test_single_samples_and_streams():
     assert len(list(data.DataLoader(Squares(3), batch_size=None))) == 3
     assert [np.asarray(b).tolist() for b in data.DataLoader(Stream(), batch_size=3)] == [[0, 1, 2], [3, 4, 5], [6]]
     assert len(list(data.DataLoader(Stream(), batch_size=3, drop_last=True))) == 2
     assert list(data.DataLoader(Stream(), batch_size=None)) == list(range(7))
+
+
+def test_datasets_side_by_side_and_streams_in_a_row():
+    numbers_, squares = data.Subset(data.TensorDataset(np.arange(4)), [2, 0]), Squares(2)
+    both = data.StackDataset(a=numbers_, b=squares)
+    assert len(both) == 2 and both[0]["a"][0].item() == 2 and both[1]["b"][1] == 1
+    (batch,) = data.DataLoader(both, 2)
+    assert batch["a"][0].tolist() == [2, 0] and batch["b"][1].tolist() == [0, 1]
+    (batch,) = data.DataLoader(data.StackDataset(squares, squares), 2)
+    assert batch[0][1].tolist() == batch[1][1].tolist() == [0, 1]
+    assert list(Stream() + Stream()) == list(range(7)) * 2
+    with pytest.raises(ValueError, match="different lengths"):
+        data.StackDataset(Squares(2), Squares(3))
+    with pytest.raises(TypeError, match="ConcatDataset"):
+        data.ChainDataset([Squares(2)])
+    with pytest.raises(ValueError, match="ChainDataset"):
+        data.ConcatDataset([Stream()])
+    with pytest.raises(TypeError, match="Stream is a stream"):
+        Stream()[0]
+
+
+class Batched(Squares):
+    """Fetches whole batches."""
+
+    def __getitems__(self, indices):
+        return [(np.float32(-i),) for i in indices]
+
+
+def test_datasets_may_fetch_whole_batches():
+    assert numbers(data.DataLoader(Batched(4), 2)) == [[0, -1], [-2, -3]]
+    assert numbers(data.DataLoader(data.Subset(Batched(4), [3, 1]), 2)) == [[-3, -1]]
+
+
+def test_samplers_refuse_nonsense():
+    with pytest.raises(TypeError, match="replacement"):
+        data.RandomSampler(range(3), 5)
+    with pytest.raises(ValueError, match="positive integer, got 0"):
+        data.RandomSampler(range(3), num_samples=0)
+    with pytest.raises(ValueError, match="a dataset that has none"):
+        list(data.RandomSampler([], num_samples=2))
+    with pytest.raises(ValueError, match="non-negative"):
+        data.WeightedRandomSampler([1, -1], 2)
+    with pytest.raises(ValueError, match="2 samples without replacement, but 1 positive"):
+        data.WeightedRandomSampler([1, 0], 2, replacement=False)
+    with pytest.raises(ValueError, match="drop_last must be True or False"):
+        data.BatchSampler(range(3), 2, "no")
+
+
+def test_the_end_of_a_stream_inside_a_dataset_is_an_error():
+    class Ends(Squares):
+        def __getitem__(self, i):
+            return next(iter(()))
+
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(data.DataLoader(Ends(3)))
 
 
 def test_splits_and_concatenations():
@@ -115,6 +191,9 @@ def test_splits_and_concatenations():
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": None, "drop_last": True}, "drop_last"),
         ({"prefetch_factor": 2}, "prefetch_factor"),
+        ({"timeout": -1}, "timeout"),
+        ({"persistent_workers": True}, "persistent_workers"),
+        ({"multiprocessing_context": "spawn"}, "multiprocessing_context"),
     ],
 )
 def test_contradictions_are_refused(kwargs, match):

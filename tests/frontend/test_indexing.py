@@ -190,3 +190,10 @@ def test_taking_and_putting_along_axes():
         tr.take(x, tr.asarray([3]), axis=0)
     with pytest.raises(TypeError, match="float32"):
         tr.take(x, tr.asarray([1.0]), axis=0)
+
+
+def test_an_ellipsis_without_axes_keeps_indices_apart():
+    """As in NumPy, the axes of the indices come first then."""
+    whole = tr.asarray(np.arange(24.0).reshape(2, 3, 4)).requires_grad_()
+    key = (slice(None), 0, Ellipsis, [0, 0])
+    np.testing.assert_array_equal(whole[key].numpy(), whole.detach().numpy()[key])

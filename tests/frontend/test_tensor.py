@@ -47,7 +47,7 @@ def test_asarray_of_tensors_stacks_them_with_their_gradients():
     assert y.shape == (2,) and x.grad.item() == 4
 
 
-@pytest.mark.parametrize("data", [["a"], [1j], object()])
+@pytest.mark.parametrize("data", [["a"], object()])
 def test_asarray_refuses_what_is_no_number(data):
     with pytest.raises(TypeError):
         tr.asarray(data)
@@ -350,7 +350,7 @@ def test_numpy_functions_are_differentiated_or_refuse():
     np.sum(np.exp(x) * np.arange(3)).backward()
     np.testing.assert_allclose(x.grad.numpy(), np.e * np.arange(3), rtol=1e-6)
     with pytest.raises(TypeError, match="no gradient"):
-        np.fft.fft(x)
+        np.convolve(x, x)
 
 
 def test_ufuncs_with_out():

@@ -17,6 +17,7 @@ POINTWISE = [op for op in OPS if op.kind == "pointwise"]
 COMPOSITE = [op for op in OPS if op.kind == "composite"]
 DIFFERENTIABLE = [op for op in OPS if op.vjp != NO_GRADIENT]
 EPSILON = {np.dtype(np.float32): 1.2e-7, np.dtype(np.float64): 2.3e-16, float16.np: 1e-3, bfloat16.np: 8e-3}
+EPSILON |= {np.dtype(np.complex64): 1.2e-7, np.dtype(np.complex128): 2.3e-16}
 
 
 def name(op) -> str:
@@ -46,7 +47,7 @@ def assert_close(got, want, rtol: float, message: str = ""):
     if want.dtype.kind in "biu":
         np.testing.assert_array_equal(got, want, message)
         return
-    got, want = got.astype(np.float64), want.astype(np.float64)
+    got, want = in_double((got, want))
     np.testing.assert_allclose(got, want, rtol=rtol, atol=rtol, equal_nan=True, err_msg=message)
 
 
@@ -61,6 +62,14 @@ def test_declaration_is_complete(op):
     names = {o.lstrip("*") for o in op.operands}
     assert op.saves is None or {o.lstrip("*") for o in op.saves} <= names | {"out"}
     assert {o.lstrip("*") for o in op.linear} <= names
+
+
+LANE_BY_LANE = {"random_bits"}  # its operand is the generator's state: vmap draws for all lanes at once
+
+
+@pytest.mark.parametrize("op", [op for op in OPS if op.kind == "structural" and op.operands], ids=name)
+def test_structural_ops_have_a_batching_rule(op):
+    assert callable(op.batch) or op.name in LANE_BY_LANE
 
 
 PRIMITIVE = """
@@ -184,7 +193,7 @@ def saved(op, args: tuple, results: tuple) -> tuple[tuple, tuple]:
 
 def gradients(op, args: tuple, attrs: dict, gs: tuple) -> tuple:
     results = outputs(op(*args, **attrs))
-    needs = tuple(t.dtype.is_floating for t in types_of(args))
+    needs = tuple(t.dtype.is_inexact for t in types_of(args))
     inputs, kept = saved(op, args, results)
     c = VjpContext(inputs, kept, types_of(args), attrs, needs)
     found = op.vjp(c, *gs)
@@ -193,7 +202,19 @@ def gradients(op, args: tuple, attrs: dict, gs: tuple) -> tuple:
 
 
 def in_double(args: tuple) -> tuple:
-    return tuple(a.astype(np.float64) if a.dtype.kind not in "biu" else a for a in args)
+    wide = {"c": np.complex128, "f": np.float64, "V": np.float64}
+    return tuple(a.astype(wide[a.dtype.kind]) if a.dtype.kind in wide else a for a in args)
+
+
+def normal(rng, x: np.ndarray) -> np.ndarray:
+    """Random numbers of the shape of x, real or complex as it is."""
+    out = np.asarray(rng.standard_normal(x.shape))
+    return np.asarray(out + 1j * rng.standard_normal(x.shape)) if x.dtype.kind == "c" else out
+
+
+def paired(g: np.ndarray, x: np.ndarray) -> float:
+    """What a cotangent makes of a change: complex ones pair without a conjugate."""
+    return float(np.real(np.sum(g * x)))
 
 
 def checked(op) -> list[Sample]:
@@ -201,7 +222,7 @@ def checked(op) -> list[Sample]:
 
     def fits(x: Sample) -> bool:
         floats = [a for a in x.args if a.dtype.kind not in "biu"]
-        return x.gradcheck and bool(floats) and all(a.dtype == np.float32 for a in floats)
+        return x.gradcheck and bool(floats) and all(a.dtype in (np.float32, np.complex64) for a in floats)
 
     return [x for x in samples(op) if fits(x)]
 
@@ -218,21 +239,21 @@ def test_vjp_agrees_with_finite_differences(op):
     for sample in checked(op):
         args, attrs = in_double(sample.args), double_attrs(op, sample)
         results = outputs(op(*args, **attrs))
-        gs = tuple(np.asarray(rng.standard_normal(r.shape)) for r in results)
+        gs = tuple(normal(rng, r) for r in results)
         found = gradients(op, args, attrs, gs)
         step = 1e-5
         for i, x in enumerate(args):
             if x.dtype.kind in "biu":
                 assert found[i] is None
                 continue
-            assert found[i] is not None and found[i].dtype == np.float64
-            direction = rng.standard_normal(x.shape)
+            assert found[i] is not None and found[i].dtype == x.dtype
+            direction = normal(rng, x)
             ends = []
             for sign in (1, -1):
                 moved = (*args[:i], np.asarray(x + sign * step * direction), *args[i + 1 :])
-                ends.append(sum(float(np.vdot(g, r)) for g, r in zip(gs, outputs(op(*moved, **attrs)))))
+                ends.append(sum(paired(g, r) for g, r in zip(gs, outputs(op(*moved, **attrs)))))
             numeric = (ends[0] - ends[1]) / (2 * step)
-            analytic = float(np.vdot(sum_to(found[i], x.shape), direction))
+            analytic = paired(sum_to(found[i], x.shape), direction)
             scale = max(1.0, float(np.abs(found[i]).sum()) if found[i].size else 1.0)
             assert abs(numeric - analytic) <= 2e-7 * scale, (op.name, i, sample.attrs, x.shape, numeric, analytic)
 
@@ -240,7 +261,7 @@ def test_vjp_agrees_with_finite_differences(op):
 @pytest.mark.parametrize("op", DIFFERENTIABLE, ids=name)
 def test_vjp_traces_and_keeps_dtype(op):
     """The rule recorded as a graph computes what it computes on arrays, in the operand's own dtype."""
-    for sample in [x for x in samples(op) if x.args and x.args[0].dtype in (float16.np, np.float32)][:6]:
+    for sample in [x for x in samples(op) if x.args and x.args[0].dtype in (float16.np, np.float32, np.complex64)][:6]:
         attrs = attrs_of(op, sample)
         results = outputs(op.evaluate(sample.args, attrs))
         if any(r.dtype.kind in "biu" for r in results):
@@ -283,7 +304,7 @@ def pulled_back(graph: Graph, arrays: list, gs: list) -> list:
         if node.op.vjp == NO_GRADIENT or not any(v in cotangent for v in node.outputs):
             continue
         into = tuple(np.asarray(cotangent.get(v, np.zeros(v.shape))) for v in node.outputs)
-        needs = tuple(v.dtype is float64 for v in node.inputs)
+        needs = tuple(v.dtype.is_inexact for v in node.inputs)
         args, results = (tuple(env[v] for v in vs) for vs in (node.inputs, node.outputs))
         c = VjpContext(args, results, tuple(v.type for v in node.inputs), node.attrs, needs)
         for v, g in zip(node.inputs, node.op.vjp(c, *into)):
@@ -295,22 +316,22 @@ def pulled_back(graph: Graph, arrays: list, gs: list) -> list:
 def check_second_derivative(op, args: tuple, attrs: dict):
     """The rule, recorded as a graph and differentiated again, against finite differences of the rule."""
     rng = np.random.default_rng(1)
-    gs = tuple(np.asarray(rng.standard_normal(r.shape)) for r in outputs(op(*args, **attrs)))
+    gs = tuple(normal(rng, r) for r in outputs(op(*args, **attrs)))
     with GraphBuilder() as b:
         inputs = tuple(b.input(t) for t in types_of(args))
         found = [f for f in gradients(op, inputs, attrs, gs) if f is not None]
         graph = b.finish(f if isinstance(f, Value) else b.constant(f) for f in found)
-    outer = [np.asarray(rng.standard_normal(v.shape)) for v in graph.outputs]
+    outer = [normal(rng, np.zeros(v.shape, v.dtype.np)) for v in graph.outputs]
     second = pulled_back(graph, list(args), outer)
     for i, x in enumerate(args):
-        if x.dtype != np.float64:
+        if x.dtype.kind not in "fc":
             continue
-        direction = np.asarray(rng.standard_normal(x.shape))
+        direction = normal(rng, x)
         ends = []
         for sign in (1, -1):
             moved = [*args[:i], np.asarray(x + sign * 1e-5 * direction), *args[i + 1 :]]
-            ends.append(sum(float(np.vdot(o, r)) for o, r in zip(outer, run(graph, moved))))
-        numeric, analytic = (ends[0] - ends[1]) / 2e-5, float(np.vdot(second[i], direction))
+            ends.append(sum(paired(o, r) for o, r in zip(outer, run(graph, moved))))
+        numeric, analytic = (ends[0] - ends[1]) / 2e-5, paired(second[i], direction)
         size = max(1.0, float(np.abs(second[i]).sum()))
         assert abs(numeric - analytic) <= 1e-6 * size, (op.name, i, attrs, x.shape, numeric, analytic)
 

@@ -1,0 +1,247 @@
+"""The batching interpreter under `vmap`: while a `Level` is the tracer, ops see one lane and compute all of them.
+
+A graph value of a level stands for a `Lane`: a tensor of the level outside, with an axis of lanes in front if it differs
+between lanes. Each op is computed at once by its batching rule, on tensors outside: there the tape is kept, another
+vmap goes on batching, or a trace is recorded. The level has a tape of its own, so that transforms nest in any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from ..ir.batching import BatchContext, batch
+from ..ir.dim import DimLike
+from ..ir.graph import GraphBuilder, Value
+from ..ir.op import Attrs, OpDef, get_op, scope
+from ..ir.types import TensorType, TypeRuleError
+from .dispatch import assign, lift, run
+from .state import state
+from .tape import needs_grad, root_of
+from .tensor import Tensor, detach, new_tensor
+
+if TYPE_CHECKING:
+    from .autograd import Function
+
+RANDOMNESS = ("error", "different", "same")
+
+
+class Lane:
+    """What a value of a level stands for: a tensor of the level outside, and whether its first axis is the lanes'."""
+
+    __slots__ = ("batched", "tensor")
+
+    def __init__(self, tensor: Tensor, batched: bool):
+        self.tensor, self.batched = tensor, batched
+
+
+class Level(GraphBuilder):
+    """One running vmap, a tracer (`state.Tracer`) and the builder of its values. Used as `with level:`."""
+
+    def __init__(self, size: DimLike, randomness: str = "error"):
+        super().__init__("vmap")
+        self.size, self.randomness = size, randomness
+        self.outer = state.tracer
+        self.depth = 1 + (self.outer.depth if isinstance(self.outer, Level) else 0)
+        self._saved: list[tuple] = []
+        self._writes: dict[int, tuple[Tensor, int]] = {}  # root -> how often it was written
+        self._seen: dict[int, tuple[Tensor, int]] = {}  # view -> the count at which its value is right
+
+    # ---- lifetime
+
+    def __enter__(self) -> Level:
+        now = state.tracer, state.grad_enabled, state.mode_before_walk, state.on_node, state.draws
+        self._saved.append((*now, scope.default))
+        if self.randomness == "different":
+            state.draws = state.draws * self.size
+        state.mode_before_walk, state.on_node = None, None
+        scope.default = self.interpret
+        state.tracer = cast(Any, self)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        before = self._saved.pop()
+        state.tracer, state.grad_enabled, state.mode_before_walk, state.on_node, state.draws, scope.default = before
+
+    def outside(self, call: Callable, *args: Any, **kwargs: Any) -> Any:
+        """Runs library code as vmap's caller would. What a backward pass of this level does is recorded there even
+        though the pass itself needs no history; what the user's no_grad covers is not."""
+        tracer, recording, walk, on_node, draws, default = self._saved[-1]
+        mode = state.grad_enabled if state.mode_before_walk is None else state.mode_before_walk
+        before = state.tracer, state.grad_enabled, state.mode_before_walk, state.on_node, state.draws, scope.default
+        state.tracer, state.grad_enabled, state.mode_before_walk = tracer, recording and mode, walk
+        state.on_node, state.draws, scope.default = on_node, draws, default
+        try:
+            return call(*args, **kwargs)
+        finally:
+            state.tracer, state.grad_enabled, state.mode_before_walk, state.on_node, state.draws, scope.default = before
+
+    # ---- values
+
+    def value(self, lane: Lane) -> Value:
+        t = lane.tensor.type
+        return self._value(t.with_shape(t.shape[1:]) if lane.batched else t, lane)
+
+    def _value(self, type: TensorType, lane: Lane) -> Value:
+        return Value(type, cast(Any, lane), builder=self)  # where graphs keep a value's node, levels keep its lane
+
+    def lane(self, v: Value | Tensor) -> Lane:
+        return cast(Any, (self.read(v) if isinstance(v, Tensor) else v).node)
+
+    def constant(self, array: Any, name: str = "") -> Value:
+        """An ndarray, or a value of a level outside, as one that is the same in all lanes."""
+        return self.value(Lane(new_tensor(array), False))
+
+    def interpret(self, op: OpDef, args: tuple, attrs: Attrs) -> Any:
+        inputs = tuple(a if type(a) is Value and a.builder is self else self.constant(a) for a in args)
+        out = self.emit(op, inputs, attrs)
+        return out[0] if op.n_outputs == 1 else out
+
+    def emit(self, op: OpDef, inputs: tuple[Value, ...], attrs: Attrs) -> tuple[Value, ...]:
+        types = tuple(v.type for v in inputs)
+        try:
+            results = op.result_types(types, attrs)
+        except TypeRuleError as e:
+            raise type(e)(f"{op.name}({', '.join(map(str, types))}): {e}") from None
+        lanes = [self.lane(v) for v in inputs]
+        tensors, batched = tuple([x.tensor for x in lanes]), tuple([x.batched for x in lanes])
+        varies = any(batched)
+        if varies:
+            found = self.outside(batch, BatchContext(op, tensors, batched, types, attrs, self.size))
+            if found is None:
+                assert op.decompose is not None
+                found = op.decompose(*inputs, **attrs)
+                return found if isinstance(found, tuple) else (found,)
+        else:
+            if op.name == "random_bits":
+                varies = self._draws_for_each_lane()
+                attrs = attrs | {"shape": (self.size, *attrs["shape"])} if varies else attrs
+            found = self.outside(run, op, tensors, attrs)
+            found = found if isinstance(found, tuple) else (found,)
+        made = [t if isinstance(t, Tensor) else self.outside(lift, t) for t in found]
+        return tuple([self._value(r, Lane(t, varies)) for r, t in zip(results, made, strict=True)])
+
+    def _draws_for_each_lane(self) -> bool:
+        if self.randomness == "error":
+            raise RuntimeError(
+                'vmap: the function draws random numbers; say randomness="different" for numbers of each lane\'s own, '
+                'or randomness="same" for the same ones in all'
+            )
+        return self.randomness == "different"
+
+    # ---- the protocol of state.Tracer
+
+    def read(self, t: Tensor) -> Value:
+        data = t._data
+        if type(data) is not Value or data.builder is not self:
+            return self.value(Lane(t, False))
+        if t._view is None or t._base is None:
+            return data
+        writes, seen = self._count(root_of(t)), self._seen.get(id(t))
+        if seen is not None and seen[1] != writes:
+            op, attrs = t._view
+            t._data = data = op(self.read(t._base), **attrs)
+            self._seen[id(t)] = (t, writes)
+        return data
+
+    def _count(self, root: Tensor) -> int:
+        found = self._writes.get(id(root))
+        return 0 if found is None else found[1]
+
+    def _is_own(self, t: Tensor) -> bool:
+        return type(t._data) is Value and t._data.builder is self
+
+    def write(self, t: Tensor, v: Value) -> None:
+        from .capture.tracer import put_into_base
+
+        chain: list[tuple[Tensor, Value]] = []
+        while self._is_own(t) and t._base is not None and t._view is not None:
+            chain.append((t, v))
+            op, attrs = t._view
+            v = put_into_base(self.read(t._base), v, op, attrs)
+            t = t._base
+        if self._is_own(t):
+            t._data = v
+        else:
+            self._write_outside(t, self.lane(v))
+        writes = self._count(t) + 1
+        self._writes[id(t)] = (t, writes)
+        for view, current in chain:
+            view._data = current
+            self._seen[id(view)] = (view, writes)
+
+    def _write_outside(self, t: Tensor, lane: Lane) -> None:
+        if lane.batched:
+            raise RuntimeError(
+                f"vmap: a tensor of shape {tuple(t.shape)} from outside of the function is written in place with values "
+                f"that differ between lanes; make it inside (zeros_like(x), x.clone()), or return the values"
+            )
+        if state.grad_enabled and (needs_grad(t) or needs_grad(lane.tensor)):
+            raise RuntimeError("vmap: a tensor from outside of the function is written in place with a gradient")
+        self.outside(assign, t, lane.tensor)
+
+    def make_view(self, base: Tensor, op: OpDef, attrs: Attrs, value: Value) -> Tensor:
+        t = self.wrap(value)
+        self._seen[id(t)] = (t, self._count(root_of(base)))
+        return t
+
+    def wrap(self, v: Value) -> Tensor:
+        return new_tensor(v, getattr(self.outer, "wrapper", Tensor))
+
+    def made(self, t: Tensor) -> None:
+        if self.outer is not None:
+            self.outer.made(t)
+
+    def get_grad(self, t: Tensor) -> Tensor | None:
+        return t._grad if self._is_own(t) else self.outside(lambda: t.grad)
+
+    def set_grad(self, t: Tensor, g: Tensor | None) -> None:
+        if not self._is_own(t):
+            raise RuntimeError(
+                f"vmap: backward() inside of the function would write .grad of a tensor from outside (shape "
+                f"{tuple(t.shape)}); use tr.grad or autograd.grad, and return the gradients"
+            )
+        t._grad = g
+
+    def concretize(self, t: Tensor, what: str) -> Any:
+        lane = self.lane(t)
+        if lane.batched:
+            raise RuntimeError(
+                f"vmap: {_ASKS.get(what, f'{what}()')} needs the value of a tensor that differs between the {self.size} "
+                "lanes; use tr.where instead of if, and shapes that do not depend on values"
+            )
+        return lane.tensor._data if self.outer is None else self.outside(self.outer.concretize, lane.tensor, what)
+
+    def callable(self, f: Any) -> Any:
+        return getattr(f, "__tracefuse_wrapped__", f) if self.outer is None else self.outer.callable(f)
+
+    # ---- what only levels have
+
+    def without_history(self, v: Value) -> Value:
+        """`v` cut off from the tapes outside too: what the user's detach() means."""
+        lane = self.lane(v)
+        return self._value(v.type, Lane(self.outside(detach, lane.tensor), lane.batched))
+
+    def moved_to_front(self, t: Tensor) -> Tensor:
+        """The tensor outside that `t` stands for, with its axis of lanes, also if all lanes are the same."""
+        lane = self.lane(t)
+        if lane.batched:
+            return lane.tensor
+        return self.outside(run, get_op("broadcast_to"), (lane.tensor,), {"shape": (self.size, *t.shape)})
+
+    def apply_function(self, function: type[Function], args: tuple, kwargs: dict[str, Any]) -> Any:
+        """A custom Function: outside, it is one whose rules are mapped over the lanes."""
+        from .mapped_function import apply_mapped
+
+        return apply_mapped(self, function, args, kwargs)
+
+
+_ASKS = {
+    "bool": "a truth test (if, while, and, or, not, assert)",
+    "item": ".item()",
+    "numpy": "conversion to a NumPy array",
+    "array": "conversion to a NumPy array",
+    "nonzero": "a mask as an index",
+}
+
+__all__ = ["RANDOMNESS", "Lane", "Level"]

@@ -1,0 +1,3 @@
+"""`tracefuse.signal`: window functions."""
+
+from . import windows as windows

@@ -1,0 +1,40 @@
+"""What kernels compute, and what runs on the host instead: the op's NumPy reference, called between kernels."""
+
+from __future__ import annotations
+
+from ..ir.dtypes import DType
+from ..ir.graph import Node
+from ..ir.ops.index_maps import INDEX_MAPS
+
+CREATION = frozenset(("full", "iota"))
+REDUCTIONS = frozenset(
+    ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_any", "reduce_all", "argmax", "argmin")
+)
+SCANS = {"cumsum": "sum", "cumprod": "prod"}  # op -> kind of the running reduction
+ANCHORS = frozenset(("matmul", "conv", "scatter"))
+OF_KERNELS = frozenset((*INDEX_MAPS, *CREATION, *REDUCTIONS, *ANCHORS, *SCANS, "gather", "random_bits", "check_index"))
+
+
+def in_kernels(dtype: DType) -> bool:
+    """Whether kernels have elements of that type."""
+    return dtype.kind != "c"
+
+
+def has_native_types(node: Node) -> bool:
+    return all(in_kernels(v.type.dtype) for v in node.inputs) and all(in_kernels(v.type.dtype) for v in node.outputs)
+
+
+def host_reason(node: Node) -> str:
+    """Why no kernel computes the node, which then becomes a host step; "" if one does. Composite ops have been
+    decomposed, but for those on types that kernels lack."""
+    if node.op.kind != "pointwise" and node.op.name not in OF_KERNELS:
+        return f"no kernel computes {node.op.name}"
+    for v in (*node.inputs, *node.outputs):
+        if not in_kernels(v.type.dtype):
+            return f"kernels have no {v.type.dtype.name}"
+    return ""
+
+
+def on_host(node: Node) -> bool:
+    """Whether the node becomes a host step."""
+    return bool(host_reason(node))
