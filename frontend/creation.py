@@ -135,8 +135,11 @@ def full(
         fill = fill_value.item() if isinstance(fill_value, np.generic) else fill_value
         wanted = default_for(type(fill)) if dtype is None else dtype_of(dtype)
         return _leaf(lift(get_op("full")(value=fill, shape=sizes, dtype=wanted)), requires_grad)
-    value = as_tensor(fill_value)
-    value = cast_to(value, value.dtype if dtype is None else dtype_of(dtype))
+    if isinstance(fill_value, complex):
+        value = scalar_tensor(fill_value, None if dtype is None else dtype_of(dtype))
+    else:
+        value = as_tensor(fill_value)
+        value = cast_to(value, value.dtype if dtype is None else dtype_of(dtype))
     out = run(get_op("broadcast_to"), (value,), {"shape": sizes})
     return _leaf(run(get_op("cast"), (out,), {"dtype": out.dtype}), requires_grad)
 

@@ -39,8 +39,11 @@ def _fresh(out: np.ndarray) -> Tensor:
 # ------------------------------------------------------------------ functions of one operand
 
 
-def _unary(op_name: str, doc: str, name: str = "", floats: bool = True) -> Callable[[Any], Tensor]:
-    """floats: integers and bools are taken as floats of the default type."""
+def _unary(
+    op_name: str, doc: str, name: str = "", floats: bool = True, of_complex: Callable[[Tensor], Tensor] | None = None
+) -> Callable[[Any], Tensor]:
+    """floats: integers and bools are taken as floats of the default type. of_complex: what complex tensors go to
+    instead."""
     op = get_op(op_name)
     reference = op.reference
 
@@ -55,6 +58,8 @@ def _unary(op_name: str, doc: str, name: str = "", floats: bool = True) -> Calla
         x = as_tensor(x)
         if floats and not x.dtype.is_inexact:
             x = cast_to(x, state.default_dtype)
+        if of_complex is not None and x.dtype.is_complex:
+            return of_complex(x)
         return run(op, (x,), {})
 
     return _named(function, name or op_name, doc)
@@ -66,6 +71,21 @@ def _named(function: Callable, name: str, doc: str) -> Callable:
     return function
 
 
+def _size_of_complex(x: Tensor) -> Tensor:
+    return run(get_op("complex_abs"), (x,), {})
+
+
+def _direction_of_complex(x: Tensor) -> Tensor:
+    size = _size_of_complex(x)
+    return where(equal(size, 0), 0, divide(x, where(equal(size, 0), 1, size)))
+
+
+abs = _unary(
+    "abs", "Absolute value: of complex numbers the real distance from 0.", floats=False, of_complex=_size_of_complex
+)
+sign = _unary(
+    "sign", "-1, 0 or 1; NaN stays. Of complex numbers x / abs(x).", floats=False, of_complex=_direction_of_complex
+)
 exp = _unary("exp", "e**x.")
 exp2 = _unary("exp2", "2**x.")
 expm1 = _unary("expm1", "e**x - 1, accurate near 0.")
@@ -95,9 +115,7 @@ lgamma = _unary("lgamma", "log |gamma(x)|.")
 digamma = _unary("digamma", "Derivative of lgamma.")
 sigmoid = _unary("sigmoid", "1 / (1 + e**-x).")
 relu = _unary("relu", "max(x, 0).", floats=False)
-_abs = _unary("abs", "Absolute value.", floats=False)
 negative = _unary("neg", "-x.", "negative", floats=False)
-_sign = _unary("sign", "", floats=False)
 floor = _unary("floor", "Rounds towards minus infinity.", floats=False)
 ceil = _unary("ceil", "Rounds towards infinity.", floats=False)
 trunc = _unary("trunc", "Rounds towards zero.", floats=False)
@@ -106,24 +124,6 @@ isinf = _unary("isinf", "Whether each element is infinite.", floats=False)
 isfinite = _unary("isfinite", "Whether each element is finite.", floats=False)
 bitwise_invert = _unary("not", "~x: bits of integers, negation of bools.", "bitwise_invert", floats=False)
 _round = _unary("round", "", floats=False)
-
-
-def abs(x: Any, /) -> Tensor:
-    """Absolute value: of complex numbers the real distance from 0."""
-    if isinstance(x, Tensor) and x.dtype.is_complex:
-        return run(get_op("complex_abs"), (x,), {})
-    return abs(as_tensor(x)) if isinstance(x, (complex, np.ndarray)) else _abs(x)
-
-
-def sign(x: Any, /) -> Tensor:
-    """-1, 0 or 1; NaN stays. Of complex numbers x / abs(x)."""
-    if not (isinstance(x, Tensor) and x.dtype.is_complex or isinstance(x, (complex, np.ndarray))):
-        return _sign(x)
-    x = as_tensor(x)
-    if not x.dtype.is_complex:
-        return _sign(x)
-    size = abs(x)
-    return where(equal(size, 0), 0, divide(x, where(equal(size, 0), 1, size)))
 
 
 def round(x: Any, /, decimals: int = 0) -> Tensor:

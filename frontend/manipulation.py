@@ -466,10 +466,8 @@ def diff(
 
 
 __all__ = [
-    "broadcast_arrays", "broadcast_shapes", "broadcast_to", "chunk", "concat", "cumulative_prod", "cumulative_sum", "diag", "diagonal",
-    "diff",
-    "expand_dims", "flatten", "flip", "gather", "masked_fill", "matrix_transpose", "moveaxis", "narrow", "permute_dims",
-    "ravel", "repeat", "reshape", "roll", "scatter_along_axis", "split", "squeeze", "stack", "swapaxes", "take",
-    "take_along_axis", "tile",
-    "unstack",
+    "broadcast_arrays", "broadcast_shapes", "broadcast_to", "chunk", "concat", "cumulative_prod", "cumulative_sum",
+    "diag", "diagonal", "diff", "expand_dims", "flatten", "flip", "gather", "masked_fill", "matrix_transpose",
+    "moveaxis", "narrow", "permute_dims", "ravel", "repeat", "reshape", "roll", "scatter_along_axis", "split",
+    "squeeze", "stack", "swapaxes", "take", "take_along_axis", "tile", "unstack",
 ]  # fmt: skip

@@ -302,6 +302,7 @@ def randn_like(x: Any, *, dtype: Any = None, generator: Generator | None = None)
 
 
 __all__ = [
-    "Generator", "bernoulli", "default_generator", "exponential", "get_rng_state", "manual_seed", "multinomial", "normal", "permutation",
-    "poisson", "rand", "rand_like", "randint", "randint_like", "randn", "randn_like", "randperm", "seed_everything", "set_rng_state", "uniform",
+    "Generator", "bernoulli", "default_generator", "exponential", "get_rng_state", "manual_seed", "multinomial",
+    "normal", "permutation", "poisson", "rand", "rand_like", "randint", "randint_like", "randn", "randn_like",
+    "randperm", "seed_everything", "set_rng_state", "uniform",
 ]  # fmt: skip

@@ -200,6 +200,11 @@ def transpose(x: Any, dim0: int, dim1: int) -> Tensor:
     return swapaxes(x, dim0, dim1)
 
 
+def permute(x: Any, dims: Sequence[int]) -> Tensor:
+    """Axis i of the result is axis dims[i] of x. A view."""
+    return permute_dims(x, dims)
+
+
 def t(x: Any) -> Tensor:
     """The transpose of a matrix; vectors and numbers as they are."""
     x = as_tensor(x)
@@ -414,7 +419,7 @@ def unravel_index(indices: Any, shape: Any) -> tuple[Tensor, ...]:
     return tuple(reversed(out))
 
 
-def pad_constant(x: Any, pad: Sequence[int], value: float = 0) -> Tensor:
+def constant_pad_nd(x: Any, pad: Sequence[int], value: float = 0) -> Tensor:
     """`nn.functional.pad` with one value."""
     from .nn.functional import pad as function
 
@@ -456,15 +461,13 @@ unfold_copy = _copying(unfold, "unfold_copy")
 unsqueeze_copy = _copying(unsqueeze, "unsqueeze_copy")
 view_copy = _copying(lambda x, size: as_tensor(x).view(size), "view_copy")
 
-constant_pad_nd = pad_constant
-
 __all__ = [
     "alias_copy", "as_strided", "as_strided_copy", "as_strided_scatter", "atleast_1d", "atleast_2d", "atleast_3d",
-    "broadcast_tensors", "cat", "column_stack", "constant_pad_nd", "diag_embed", "diagflat",
-    "diagonal_copy", "diagonal_scatter", "dsplit", "dstack", "expand_copy", "fliplr", "flipud", "hsplit", "hstack",
-    "movedim", "narrow_copy", "permute_copy", "repeat_interleave", "rot90", "row_stack", "select", "select_scatter", "slice_copy",
-    "slice_scatter", "split_with_sizes", "split_with_sizes_copy", "squeeze_copy", "sum_to_size", "swapdims", "t",
-    "t_copy", "take_along_dim", "tensor_split", "transpose", "transpose_copy", "tril_indices", "triu_indices",
-    "unbind", "unbind_copy", "unflatten", "unfold", "unfold_copy", "unravel_index", "unsafe_chunk", "unsafe_split",
-    "unsqueeze", "unsqueeze_copy", "view_copy", "vsplit", "vstack",
+    "broadcast_tensors", "cat", "column_stack", "constant_pad_nd", "diag_embed", "diagflat", "diagonal_copy",
+    "diagonal_scatter", "dsplit", "dstack", "expand_copy", "fliplr", "flipud", "hsplit", "hstack", "movedim",
+    "narrow_copy", "permute", "permute_copy", "repeat_interleave", "rot90", "row_stack", "select", "select_scatter",
+    "slice_copy", "slice_scatter", "split_with_sizes", "split_with_sizes_copy", "squeeze_copy", "sum_to_size",
+    "swapdims", "t", "t_copy", "take_along_dim", "tensor_split", "transpose", "transpose_copy", "tril_indices",
+    "triu_indices", "unbind", "unbind_copy", "unflatten", "unfold", "unfold_copy", "unravel_index", "unsafe_chunk",
+    "unsafe_split", "unsqueeze", "unsqueeze_copy", "view_copy", "vsplit", "vstack",
 ]  # fmt: skip

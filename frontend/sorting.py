@@ -222,6 +222,6 @@ def median(x: Any, /, axis: int | None = None, keepdims: bool = False) -> Tensor
 
 
 __all__ = [
-    "argsort", "argwhere", "bincount", "bucketize", "isin", "median", "nonzero", "searchsorted", "sort", "topk", "unique_all", "unique_counts", "unique_inverse",
-    "unique", "unique_consecutive", "unique_values",
+    "argsort", "argwhere", "bincount", "bucketize", "isin", "median", "nonzero", "searchsorted", "sort", "topk",
+    "unique", "unique_all", "unique_consecutive", "unique_counts", "unique_inverse", "unique_values",
 ]  # fmt: skip

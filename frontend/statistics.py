@@ -485,7 +485,7 @@ def renorm(x: Any, p: float, axis: int | None = None, maxnorm: float = 1.0, *, d
 
 
 __all__ = [
-    "aminmax", "corrcoef", "cov", "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "gradient", "histc", "histogram",
-    "kthvalue", "logcumsumexp", "mode", "msort", "nanmean", "nanmedian", "nanquantile", "nansum", "quantile", "renorm",
-    "std_mean", "trapezoid", "trapz", "var_mean",
+    "aminmax", "corrcoef", "cov", "cummax", "cummin", "cumprod", "cumsum", "cumulative_trapezoid", "gradient", "histc",
+    "histogram", "kthvalue", "logcumsumexp", "mode", "msort", "nanmean", "nanmedian", "nanquantile", "nansum",
+    "quantile", "renorm", "std_mean", "trapezoid", "trapz", "var_mean",
 ]  # fmt: skip

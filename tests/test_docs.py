@@ -41,6 +41,13 @@ def test_links_lead_somewhere(page):
     assert not missing
 
 
+def test_the_coverage_page_is_current():
+    """Else: python -m tracefuse.frontend.coverage > docs/coverage.md"""
+    from tracefuse.frontend.coverage import coverage_page
+
+    assert (ROOT / "docs" / "coverage.md").read_text() == coverage_page()
+
+
 def test_the_readme_has_both_commands():
     text = (ROOT / "README.md").read_text()
     assert "pip install -q -e '.[demo]' && .venv/bin/tracefuse demo" in text

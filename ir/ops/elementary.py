@@ -44,12 +44,12 @@ cbrt = _math("cbrt", np.cbrt, lambda c, g: (div(g, scale(_square(c.out), 3)),), 
 # ------------------------------------------------------------------ exponentials and logarithms
 
 
-def _expm1(x: np.ndarray) -> np.ndarray:
+def _expm1(x: Any) -> np.ndarray:
     """numpy.expm1, but for complex infinities and zeros, where the array API asks for other signs."""
     if x.dtype.kind != "c":
         return np.expm1(x)
     half = np.sin(x.imag / 2)
-    out = np.empty_like(x)
+    out: Any = np.empty_like(x)
     out.real = np.expm1(x.real) * np.cos(x.imag) - 2 * half * half + 0.0
     out.imag = np.exp(x.real) * np.sin(x.imag)
     return np.where(np.isfinite(x), out, np.exp(x) - 1)

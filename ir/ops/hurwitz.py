@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..batching import pointwise as by_broadcasting
 from ..op import NO_GRADIENT, ErrorSample, OpDef, Sample, VjpContext, VjpRule, register
 from ..types import TensorType, broadcast_shapes
 from . import _special
@@ -39,7 +40,7 @@ def _pairwise(
     return register(
         OpDef(
             name, "structural", operands, infer, exact(reference), vjp, saves=saves, samples=samples,
-            errors=lambda: _errors(takes), tolerance=2e-5, doc=doc,
+            errors=lambda: _errors(takes), batch=by_broadcasting, tolerance=2e-5, doc=doc,
         )
     )  # fmt: skip
 

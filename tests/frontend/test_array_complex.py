@@ -20,6 +20,7 @@ def test_python_numbers_and_arrays_give_their_types():
     assert tr.result_type(tr.complex64, tr.float64) is tr.complex128
     assert tr.abs(z64()).dtype is tr.float32
     assert tr.full((2,), 0j).dtype is tr.complex64 and tr.full((), 2 - 1j).item() == 2 - 1j
+    assert tr.full((), 16777217j, dtype=tr.complex128).item() == 16777217j
 
 
 def test_a_real_type_is_no_target_of_a_cast():

@@ -135,6 +135,24 @@ def test_functions_of_two_operands_agree_with_scipy():
     np.testing.assert_allclose(tr.special.polygamma(2, x + 0.1).numpy(), special.polygamma(2, x + 0.1), rtol=1e-13)
 
 
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: tr.special.polygamma(1, x),
+        lambda x: tr.special.zeta(3.5, x),
+        lambda x: tr.special.gammainc(tr.full((), 2.5, dtype=tr.float64), x),
+        lambda x: tr.special.gammaincc(tr.full((), 2.5, dtype=tr.float64), x),
+    ],
+    ids=["polygamma", "zeta", "gammainc", "gammaincc"],
+)
+def test_gradients_with_respect_to_the_last_operand(f):
+    at, step = np.linspace(0.3, 9, 40), 1e-5
+    x = tr.asarray(at).requires_grad_()
+    f(x).sum().backward()
+    numeric = (f(tr.asarray(at + step)).numpy() - f(tr.asarray(at - step)).numpy()) / (2 * step)
+    np.testing.assert_allclose(x.grad.numpy(), numeric, rtol=1e-7, atol=1e-9)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_frexp_takes_numbers_apart_exactly(dtype):
     limits = np.finfo(dtype)

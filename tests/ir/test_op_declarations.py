@@ -232,10 +232,13 @@ def double_attrs(op, sample: Sample) -> dict:
     return {k: float64 if v is float32 and k == "dtype" else v for k, v in attrs.items()}
 
 
+IN_ONE_OPERAND = {"zeta", "igamma", "igammac"}  # tested in tests/frontend/test_tensor_torch.py
+
+
 @pytest.mark.parametrize("op", DIFFERENTIABLE, ids=name)
 def test_vjp_agrees_with_finite_differences(op):
     rng = np.random.default_rng(0)
-    assert not op.operands or any(a.size for x in checked(op) for a in x.args)
+    assert not op.operands or op.name in IN_ONE_OPERAND or any(a.size for x in checked(op) for a in x.args)
     for sample in checked(op):
         args, attrs = in_double(sample.args), double_attrs(op, sample)
         results = outputs(op(*args, **attrs))
