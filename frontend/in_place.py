@@ -76,8 +76,9 @@ FUNCTIONS = (
     "heaviside", "hypot", "index_add", "index_copy", "index_fill", "index_put", "index_reduce", "lcm", "ldexp", "less",
     "less_equal", "lgamma", "log", "log10", "log1p", "log2", "logical_and", "logical_not", "logical_or", "logical_xor",
     "logit", "masked_scatter", "multiply", "mvlgamma", "nan_to_num", "negative", "nextafter", "not_equal", "put",
-    "rad2deg", "reciprocal", "relu", "remainder", "renorm", "round", "rsqrt", "scatter_reduce", "sgn", "sigmoid", "sign",
-    "sin", "sinc", "sinh", "sqrt", "square", "subtract", "tan", "tanh", "tril", "triu", "true_divide", "trunc", "xlogy",
+    "rad2deg", "reciprocal", "relu", "remainder", "renorm", "round", "rsqrt", "scatter_reduce", "sgn", "sigmoid",
+    "sign", "sin", "sinc", "sinh", "sqrt", "square", "subtract", "tan", "tanh", "tril", "triu", "true_divide", "trunc",
+    "xlogy",
 )  # fmt: skip
 # The same for methods of other names: {method: function}.
 RENAMED = {

@@ -26,8 +26,8 @@ def grid_sample(
     """Values of `input` [N, C, H, W] at the points of `grid` [N, h, w, 2], (x, y) from -1 to 1: [N, C, h, w]; or of
     [N, C, D, H, W] at [N, d, h, w, 3].
 
-    mode: "bilinear" (trilinear in 3-D), "nearest" or "bicubic" (2-D only). padding_mode: what lies outside, "zeros", the
-    "border", or its "reflection". align_corners: -1 and 1 are the centres of the corner elements, not their edges.
+    mode: "bilinear" (trilinear in 3-D), "nearest" or "bicubic" (2-D only). padding_mode: what lies outside, "zeros",
+    the "border", or its "reflection". align_corners: -1 and 1 are the centres of the corner elements, not their edges.
     """
     x, grid = as_tensor(input), as_tensor(grid)
     k = x.ndim - 2
@@ -133,8 +133,8 @@ def _cubic_weights(t: Tensor, a: float = -0.75) -> list[Tensor]:
 
 
 def affine_grid(theta: Any, size: Any, align_corners: bool | None = None) -> Tensor:
-    """The grid for `grid_sample` that theta [N, 2, 3] maps the output points of size (N, C, H, W) to: [N, H, W, 2]; or of
-    [N, 3, 4] and (N, C, D, H, W): [N, D, H, W, 3]."""
+    """The grid for `grid_sample` that theta [N, 2, 3] maps the output points of size (N, C, H, W) to: [N, H, W, 2]; or
+    of [N, 3, 4] and (N, C, D, H, W): [N, D, H, W, 3]."""
     theta = as_tensor(theta)
     spatial = tuple(size)[2:]
     k = len(spatial)

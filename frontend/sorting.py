@@ -1,5 +1,5 @@
-"""Sorting, searching and sets. Sorted elements are taken by index, so that gradients pass. What has a shape that depends
-on values (nonzero, unique, bincount) is found by NumPy, and ends a capture."""
+"""Sorting, searching and sets. Sorted elements are taken by index, so that gradients pass. What has a shape that
+depends on values (nonzero, unique, bincount) is found by NumPy, and ends a capture."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def searchsorted(x1: Any, x2: Any, /, *, side: str = "left", sorter: Any = None)
     """Where elements of x2 would go into the sorted 1-D tensor x1; int64."""
     if side not in ("left", "right"):
         raise ValueError(f'side must be "left" or "right", not {side!r}')
-    x1, x2 = promote_operands(as_tensor(x1), as_tensor(x2))
+    x1, x2 = promote_operands(as_tensor(x1), x2)  # a number is weak
     if sorter is not None:
         x1 = take(x1, as_tensor(sorter), axis=0)
     return run(get_op("searchsorted"), (x1, x2), {"right": side == "right"})

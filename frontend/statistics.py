@@ -168,7 +168,8 @@ def quantile(
     x: Any, q: Any, axis: int | None = None, keepdims: bool = False, *, interpolation: str = "linear",
     dim: int | None = None, keepdim: bool = False,
 ) -> Tensor:  # fmt: skip
-    """The q-quantiles along `axis` (of all elements if None); a 1-D q gives a new first axis. NaN where there is one."""
+    """The q-quantiles along `axis` (of all elements if None); a 1-D q gives a new first axis. NaN where there
+    is one."""
     return _quantile(x, q, choose_axis(axis, dim), keepdims or keepdim, interpolation, False)
 
 
@@ -422,8 +423,8 @@ def corrcoef(x: Any) -> Tensor:
 
 
 def histc(x: Any, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
-    """How many elements lie in each of `bins` equal parts of [min, max] (of the range of x if both are equal); others do
-    not count."""
+    """How many elements lie in each of `bins` equal parts of [min, max] (of the range of x if both are equal); others
+    do not count."""
     x = ravel(as_tensor(x)).detach()
     if bins <= 0:
         raise ValueError(f"histc: bins must be positive, not {bins}")

@@ -123,8 +123,7 @@ def _across(kernel: Kernel, along: Axis, lanes: int) -> str:
         if e.attr.mask or any(isinstance(i, Expr) for i in e.attr.index):
             continue
         offset = _offset(kernel, e.attr.buffer, e.attr.index)
-        linear = not isinstance(offset, int) and offset.is_linear_in(along.sym)
-        if not linear or offset.coefficient(along.sym) in (0, 1):
+        if isinstance(offset, int) or not offset.is_linear_in(along.sym) or offset.coefficient(along.sym) in (0, 1):
             continue
         for axis in kernel.axes[:-1]:
             long = all(not isinstance(a.extent, int) or a.extent >= lanes for a in (axis, along))

@@ -319,6 +319,7 @@ def call_ufunc(ufunc: np.ufunc, inputs: tuple) -> Any:
             stop(f"numpy.{name}")
         if composed is not None:
             return cast(composed(*[cast(x, d) for x, d in zip(inputs, dtypes)]), dtypes[-1])
+        assert op is not None
         out = apply(get_op(op), *[cast(x, d) for x, d in zip(inputs, dtypes)])
         return cast(out, dtypes[-1])
 

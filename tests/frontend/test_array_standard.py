@@ -72,3 +72,8 @@ def test_the_sign_of_negative_zero_is_zero_compiled_too():
     for f in (tr.sign, tr.compile(lambda x: tr.sign(x), fullgraph=True)):
         out = f(x)
         assert tr.signbit(out).tolist()[:3] == [False, False, True] and tr.isnan(out).tolist()[3]
+
+
+def test_searchsorted_takes_numbers_of_the_type_of_the_tensor():
+    assert tr.searchsorted(tr.asarray([0, 5], dtype=tr.uint64), 3).item() == 1
+    assert tr.searchsorted(tr.asarray([0, 5], dtype=tr.uint64), 2**63).item() == 2

@@ -1,4 +1,7 @@
-"""Where a name of PyTorch means something else in tracefuse: what to call instead. Everything else is called by name."""
+"""Where a name of PyTorch means something else in tracefuse: what to call instead, and where tracefuse differs on purpose.
+
+Everything else is called by name.
+"""
 
 from __future__ import annotations
 
@@ -261,6 +264,7 @@ KNOWN: dict[str, tuple[tuple[str, ...], tuple[int, ...] | None, str]] = {
         (0, 2, 4, 7, 8, 9, 10),
         "second derivatives of the norm at 0 are 0, not NaN",
     ),
+    "nextafter": (BOTH, None, "nextafter passes no gradient"),
     "logcumsumexp": (("float32",), (0, 1), "PyTorch's float32 gradient is off by up to 0.003 for values near 10^4"),
     "tensordot": (BOTH, (2,), "axes of size 1 do not broadcast"),
 }

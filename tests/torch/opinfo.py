@@ -4,7 +4,8 @@
 
 For every entry of torch's `op_db` whose name tracefuse has: the float32 and float64 samples; values, gradients, second
 gradients (float64), and values and gradients of the compiled function. `judge(entry)` gives the `Verdict` of one entry.
-Names mean the method or function of the same name; where that means something else here, `adapters.py` says what to call.
+Names mean the method or function of the same name; where that means something else here, `adapters.py` says what to
+call.
 """
 
 from __future__ import annotations

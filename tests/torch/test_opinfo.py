@@ -32,7 +32,7 @@ FEW = """
 
 @pytest.mark.parametrize("name", FEW)
 def test_samples_of_pytorch(name):
-    """A few samples of each: values, gradients, gradgradients; two of them compiled."""
+    """A few samples of each: values, gradients, gradgradients. (The slow test compiles, too.)"""
     verdict = opinfo.judge(ENTRIES[name], compiled=False, most=8)
     assert verdict.samples and verdict.passed == verdict.samples, verdict.failures
 
