@@ -31,7 +31,10 @@ Made from the registry by `python -m tracefuse.frontend.coverage > docs/coverage
 
 def coverage_page() -> str:
     """The page, as Markdown."""
-    rows = ["| op | kind | reference | gradient | batching | LLVM | Triton | export |", "|---|---|---|---|---|---|---|---|"]
+    rows = [
+        "| op | kind | reference | gradient | batching | LLVM | Triton | export |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     names = sorted(n for n, op in REGISTRY.items() if op.samples is not None)
     for name in names:
         op = REGISTRY[name]

@@ -151,7 +151,9 @@ def _threshold(x: Tensor, s: Tensor, rtol: Any, atol: Any) -> Tensor:
     if atol is not None and rtol is None:
         positive = greater(atol, 0) if isinstance(atol, Tensor) else atol > 0
         rtol = where(positive, 0.0, _precision(x, x.dtype))
-    relative = multiply(maximum_over(s, axis=-1, keepdims=True), column(_precision(x, x.dtype) if rtol is None else rtol))
+    relative = multiply(
+        maximum_over(s, axis=-1, keepdims=True), column(_precision(x, x.dtype) if rtol is None else rtol)
+    )
     return relative if atol is None else maximum(relative, column(atol))
 
 

@@ -117,7 +117,7 @@ def _erfcx(a: Algebra, x: Any) -> Any:
     """exp(x^2) erfc(x): a series in (|x| - k) / (|x| + k); for negative x by 2 exp(x^2) - erfcx(-x)."""
     size = a.apply("abs", x)
     t = 1.0 - 2.0 * _series.ERFCX_CENTRE / (size + _series.ERFCX_CENTRE)
-    out = _chebyshev(t, _series.ERFCX) / (1.0 + 2.0 * size)
+    out = 0.5 * _chebyshev(t, _series.ERFCX) / (0.5 + size)  # 1 + 2 size could overflow
     return a.select(x < 0, 2.0 * a.apply("exp", x * x) - out, out)
 
 

@@ -388,8 +388,8 @@ def test_samples_in_all_dtypes(name):
     op = REGISTRY[name]
     assert op.samples is not None
     cases = [c for sample in op.samples() for c in retyped(op, sample.args, sample.attrs)]
-    # composites: units of intermediate results, which may be larger than the results
-    assert_right(op, cases, ulps=256 if op.kind == "composite" else ULPS)
+    # composites: units of intermediate results, which may be larger than the results; running products round each step
+    assert_right(op, cases, ulps=256 if op.kind == "composite" or op.name == "cumprod" else ULPS)
 
 
 LESSER = [t for t in ("avx2", "scalar") if t in host_classes()]
