@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ..ir.dtypes import float32, float64, int32, int64
 from ..ir.op import get_op
 from ..ir.ops import arithmetic as _declared  # noqa: F401  (declares fmod)
@@ -46,6 +48,7 @@ def rsub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
     return e.subtract(other, input if alpha == 1 else e.multiply(input, alpha))
 
 
+@e.at_once(np.fmod)
 def fmod(input: Any, other: Any) -> Tensor:
     """The remainder of division rounded towards zero: has the sign of `input`."""
     return e.binary(get_op("fmod"), input, other, False)
@@ -128,6 +131,7 @@ def clamp_max(input: Any, max: Any) -> Tensor:
     return e.clip(input, max=max)
 
 
+@e.at_once(np.heaviside)
 def heaviside(input: Any, values: Any) -> Tensor:
     """0 for negative x, 1 for positive x, and `values` where x is 0."""
     x, at_zero = promote_operands(input, values)

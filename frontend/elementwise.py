@@ -6,6 +6,7 @@ at once, which costs about a microsecond over NumPy; for everything else it prom
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from .dispatch import run
 from .state import state
 from .tensor import Tensor
 
-_FLOAT32, _FLOAT64, _INT64 = float32.np, float64.np, int64.np
+_FLOAT32, _FLOAT64, _INT64, _BOOL = float32.np, float64.np, int64.np, bool_.np
 _FLOATS = (_FLOAT32, _FLOAT64)
 _allocate = object.__new__
 
@@ -63,6 +64,33 @@ def _unary(
         return run(op, (x,), {})
 
     return _named(function, name or op_name, doc)
+
+
+def at_once(ufunc: np.ufunc, bools: bool = False) -> Callable[[Callable], Callable]:
+    """For functions that are made of several ops: plain Tensors of one floating type (`bools`: of bools) outside of
+    traces that need no gradient go through NumPy's `ufunc`, which means the same, in one step."""
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def call(x, /, *others, **named):
+            if type(x) is Tensor and not named and state.tracer is None and _untracked(x):
+                a = x._data
+                if type(a) is np.ndarray:
+                    dt = a.dtype
+                    if (dt is _BOOL) if bools else (dt is _FLOAT32 or dt is _FLOAT64):
+                        if not others:
+                            return _fresh(ufunc(a))
+                        y = others[0]
+                        if type(y) is Tensor and type(y._data) is np.ndarray and y._data.dtype is dt and _untracked(y):
+                            try:
+                                return _fresh(ufunc(a, y._data))
+                            except ValueError:
+                                pass  # the full way says what is wrong with the operands
+            return function(x, *others, **named)
+
+        return call
+
+    return decorate
 
 
 def _named(function: Callable, name: str, doc: str) -> Callable:
@@ -134,22 +162,26 @@ def round(x: Any, /, decimals: int = 0) -> Tensor:
     return divide(_round(multiply(x, scale)), scale)
 
 
+@at_once(np.positive)
 def positive(x: Any, /) -> Tensor:
     """A copy of x."""
     x = as_tensor(x)
     return run(get_op("cast"), (x,), {"dtype": x.dtype})
 
 
+@at_once(np.square)
 def square(x: Any, /) -> Tensor:
     """x * x."""
     return multiply(x, x)
 
 
+@at_once(np.reciprocal)
 def reciprocal(x: Any, /) -> Tensor:
     """1 / x."""
     return divide(1.0, x)
 
 
+@at_once(np.signbit)
 def signbit(x: Any, /) -> Tensor:
     """Whether the sign bit is set: true for -0.0 too."""
     x = as_tensor(x)
@@ -231,6 +263,7 @@ bitwise_left_shift = _binary("shl", "x << y, of integers.", "bitwise_left_shift"
 bitwise_right_shift = _binary("shr", "x >> y, of integers; arithmetic for signed ones.", "bitwise_right_shift")
 
 
+@at_once(np.hypot)
 def hypot(x: Any, y: Any, /) -> Tensor:
     """sqrt(x*x + y*y) without overflow in between."""
     x, y = promote_operands(x, y)
@@ -247,16 +280,19 @@ def to_bool(x: Any) -> Tensor:
     return x if x.dtype is bool_ else run(get_op("cast"), (x,), {"dtype": bool_})
 
 
+@at_once(np.logical_and, bools=True)
 def logical_and(x: Any, y: Any, /) -> Tensor:
     """Whether both are not 0."""
     return bitwise_and(to_bool(x), to_bool(y))
 
 
+@at_once(np.logical_or, bools=True)
 def logical_or(x: Any, y: Any, /) -> Tensor:
     """Whether one is not 0."""
     return bitwise_or(to_bool(x), to_bool(y))
 
 
+@at_once(np.logical_xor, bools=True)
 def logical_xor(x: Any, y: Any, /) -> Tensor:
     """Whether exactly one is not 0."""
     return bitwise_xor(to_bool(x), to_bool(y))
