@@ -54,7 +54,13 @@ def main() -> None:
         rows.append((over, [name, f"{over:.2f} us", quick(timings[1]), f"{timings[3] / timings[2]:.2f}x"]))
     rows.sort(key=lambda r: r[0], reverse=True)
     print(setting())
-    print(table("Eager over NumPy", ["function", "100 elements: over NumPy", "NumPy", "1M elements: speed"], [r for _, r in rows]))
+    print(
+        table(
+            "Eager over NumPy",
+            ["function", "100 elements: over NumPy", "NumPy", "1M elements: speed"],
+            [r for _, r in rows],
+        )
+    )
 
 
 if __name__ == "__main__":
