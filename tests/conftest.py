@@ -1,7 +1,13 @@
-"""Every test session has a cache folder of its own, and verifies graphs after every pass."""
+"""Every test session has a cache folder of its own, can be interrupted, and verifies graphs after every pass."""
 
 import os
+import signal
 import tempfile
+import threading
+
+# Background jobs of a shell ignore SIGINT, and so would the programs that tests start to interrupt them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _cache = tempfile.TemporaryDirectory(prefix="tracefuse-tests-")
 os.environ["TRACEFUSE_CACHE_DIR"] = _cache.name

@@ -18,6 +18,8 @@ def spread(value: Size, k: int, what: str) -> tuple[int, ...]:
     if isinstance(value, int):
         return (value,) * k
     out = tuple(value)
+    if len(out) == 1:
+        out = out * k
     if len(out) != k:
         raise ValueError(f"{what} needs {k} values, got {out}")
     return out

@@ -138,8 +138,8 @@ def multi_margin_loss(
     what = "multi_margin_loss"
     if p not in (1, 2):
         raise ValueError(f"{what}: p is 1 or 2, not {p}")
-    single = input.ndim == 1
-    x, classes = (fn.expand_dims(input, axis=0), fn.reshape(target, (1,))) if single else (input, target)
+    single = input.ndim <= 1  # a number is one class
+    x, classes = (fn.reshape(input, (1, -1)), fn.reshape(target, (1,))) if single else (input, target)
     if x.ndim != 2 or tuple(classes.shape) != (x.shape[0],):
         raise ValueError(f"{what}: input {tuple(input.shape)} and target {tuple(target.shape)}: [N, C], [N] needed")
     n_classes = x.shape[1]
@@ -160,6 +160,8 @@ def multilabel_margin_loss(input: Tensor, target: Tensor, *, reduction: str = "m
     the same shape: the labels of each sample, ended by -1."""
     what = "multilabel_margin_loss"
     same_shapes(input, target, what)
+    if input.ndim == 0:  # a number is one class
+        input, target = fn.reshape(input, (1,)), fn.reshape(target, (1,))
     n_classes = input.shape[-1]
     labels = as_index(target, f"{what}: labels")
     counts = fn.cumulative_sum(fn.astype(labels < 0, labels.dtype), axis=-1) == 0  # before the first -1
