@@ -92,6 +92,8 @@ def batch_norm(
     In training the running statistics are updated in place: new = (1 - momentum) old + momentum * batch (the variance
     without bias).
     """
+    if input.ndim < 2:
+        raise ValueError(f"batch_norm: input of shape {tuple(input.shape)}, [N, C, ..] is needed")
     c = input.shape[1]
     if training:
         if isinstance(_count(input), int) and _count(input) == 1:

@@ -78,10 +78,10 @@ def alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace
 def feature_alpha_dropout(input: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False) -> Tensor:
     """`alpha_dropout` of whole channels of [N, C, ..]."""
     _check(p, "feature_alpha_dropout")
-    if input.ndim < 2:
-        raise ValueError(f"feature_alpha_dropout: input of shape {tuple(input.shape)} needs at least 2 dimensions")
     if not training or p == 0.0:
         return input
+    if input.ndim < 2:
+        raise ValueError(f"feature_alpha_dropout: input of shape {tuple(input.shape)} needs at least 2 dimensions")
     return _alpha_drop(input, (*input.shape[:2], *(1,) * (input.ndim - 2)), p, inplace)
 
 

@@ -311,6 +311,20 @@ def _run_compiled(
                 a.numpy().astype(np.float64), b.numpy().astype(np.float64), relative, absolute, equal_nan=True
             ):
                 return "compiled: values differ from eager ones"
+    return "" if random or not mine else _compiled_gradients(call, (x, args, kwargs), mine)
+
+
+def _compiled_gradients(call: Callable, operands: tuple, mine: list) -> str:
+    """Gradients through the compiled function against those through the eager one."""
+    found = []
+    for fn in (call, tr.compile(call)):
+        outs = [o for o in flat(fn(*operands)) if isinstance(o, tr.Tensor) and o.requires_grad and o.dtype.is_floating]
+        found.append(_our_grads(outs, mine, 1, False) if outs else [])
+    for a, b in zip(*found, strict=True):
+        relative, absolute = (10 * t for t in TOLERANCE.get(b.dtype.name, (1e-5, 1e-6)))
+        w, g = (v.detach().numpy().astype(np.float64) for v in (a, b))
+        if not np.allclose(g, w, relative, absolute * max(1.0, np.nanmax(np.abs(w), initial=0.0)), equal_nan=True):
+            return "compiled: gradients differ from eager ones"
     return ""
 
 
