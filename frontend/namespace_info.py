@@ -5,16 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from ..ir.dtypes import COMPLEX, FLOATS, SIGNED, UNSIGNED, DType, bool_, complex_of, int64
+from .devices import DEVICES, check_device
 from .dtype_info import isdtype
 from .state import get_default_dtype
-
-DEVICES = ("cpu",)
-
-
-def check_device(device: Any) -> None:
-    """ValueError unless it is None or "cpu"."""
-    if device is not None and device not in DEVICES:
-        raise ValueError(f"tracefuse has no device {device!r}; its devices are {', '.join(DEVICES)}")
 
 
 class NamespaceInfo:

@@ -18,6 +18,7 @@ from ..ir.op import get_op
 from .autograd import no_grad
 from .convert import as_tensor, cast_to
 from .creation import as_shape
+from .devices import check_device
 from .dispatch import assign, run
 from .elementwise import (
     add,
@@ -149,6 +150,7 @@ def rand(
     *size: Any, dtype: Any = None, generator: Generator | None = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Uniform on [0, 1), of a shape given as one tuple or as sizes."""
+    check_device(device)
     with no_grad():
         out = _unit(_shape(size), _float_dtype(dtype), generator)
     return _finished(out, requires_grad)
@@ -166,6 +168,7 @@ def randn(
     *size: Any, dtype: Any = None, generator: Generator | None = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Standard normal, of a shape given as one tuple or as sizes."""
+    check_device(device)
     wanted, shape = _float_dtype(dtype), _shape(size)
     work = float64 if wanted is float64 else float32
     with no_grad():
@@ -219,6 +222,7 @@ def bernoulli(p: Any, size: Any = None, *, dtype: Any = None, generator: Generat
 
 def exponential(*size: Any, dtype: Any = None, generator: Generator | None = None, device: Any = None) -> Tensor:
     """Exponentially distributed with rate 1, of a shape given as one tuple or as sizes."""
+    check_device(device)
     wanted, shape = _float_dtype(dtype), _shape(size)
     work = float64 if wanted is float64 else float32
     with no_grad():

@@ -13,6 +13,7 @@ import numpy as np
 from ..ir.dim import numel
 from ..ir.dtypes import DType, bool_, dtype_of, float16, float32, float64, int8, int16, int32, int64, uint8, uint16
 from ..ir.dtypes import bfloat16 as bfloat16_
+from .devices import check_device, is_device
 from .operators import TensorOperators
 from .state import state
 
@@ -127,19 +128,20 @@ class TensorMethods(TensorOperators):
         return not isinstance(self._data, np.ndarray) or self._data.flags.c_contiguous
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The tensor in another dtype (`to(dtype)`, `to(other_tensor)`); a device "cpu" is accepted."""
-        for a in (*args, *kwargs.values()):
+        """The tensor in another dtype (`to(dtype)`, `to(other_tensor)`); the only device is "cpu"."""
+        for name, a in (*(("", a) for a in args), *kwargs.items()):
             if isinstance(a, TensorMethods):
                 return F.astype(self, a.dtype, copy=False)
-            if isinstance(a, bool) or isinstance(a, str) and a == "cpu":
+            if name == "device" or is_device(a):
+                check_device(a)
+                continue
+            if isinstance(a, bool):
                 continue
             return F.astype(self, a, copy=False)
         return self  # type: ignore[return-value]
 
     def to_device(self, device: Any, /, *, stream: Any = None) -> Tensor:
         """The tensor itself: "cpu" is the only device. ValueError for others, and for streams."""
-        from .namespace_info import check_device
-
         check_device(device)
         if stream is not None:
             raise ValueError("the device cpu has no streams")
@@ -367,6 +369,7 @@ class TensorMethods(TensorOperators):
     # ---- tensors of the same type
     def new_tensor(self, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: Any = False) -> Tensor:
         """A new tensor of `data`, of this one's type."""
+        check_device(device)
         return F.tensor(data, dtype=self.dtype if dtype is None else dtype, requires_grad=requires_grad)
 
     def new_full(self, size: Any, fill_value: Any, *, dtype: Any = None, **options: Any) -> Tensor:
@@ -489,6 +492,7 @@ def take_over(cls: type, functions: dict[str, Any], in_place: dict[str, Any]) ->
 
 def _creation(options: dict[str, Any]) -> dict[str, Any]:
     """What `full` and its like take of PyTorch's keywords: the layout and the device are always the same."""
+    check_device(options.get("device"))
     return {k: v for k, v in options.items() if k not in ("layout", "device", "pin_memory")}
 
 

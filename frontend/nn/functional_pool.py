@@ -34,6 +34,12 @@ def _windows(
     if ceil_mode:
         for i in range(k):
             high[i] += _ceil_extra(x.shape[x.ndim - k + i], window[i], strides[i], low[i], dil[i])
+    for i in range(k):
+        size, reach = x.shape[x.ndim - k + i], dil[i] * (window[i] - 1) + 1
+        if isinstance(size, int) and size + low[i] + high[i] < reach:
+            raise ValueError(
+                f"{what}: windows of {reach} do not fit into the input {tuple(x.shape)} with padding {low}"
+            )
     attrs = {"window": window, "stride": strides, "low": low, "high": tuple(high), "dilation": dil}
     return apply(ops.windows, x, fill=fill, **attrs), attrs
 
