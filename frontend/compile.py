@@ -237,15 +237,15 @@ class CompiledFunction:
         with self._lock:
             captured = self._find(key, call.leaves) if key in self._traces else None
             if captured is None:  # else another thread was faster
-                start = time.perf_counter()
+                start, error = time.perf_counter(), None
                 try:
                     captured = self._capture(key, args, kwargs)
                 except CaptureStop as e:
                     reason = str(e)
                 except Exception as e:  # an error of the user's, or of capture: plain Python tells which
-                    reason = f"{type(e).__name__} while tracing: {e}"
+                    reason, error = f"{type(e).__name__} while tracing: {e}", e
                 if captured is None:
-                    return self._fall_back(key, reason, args, kwargs)
+                    return self._fall_back(key, reason, args, kwargs, error)
                 again = events.why_again(self.__tracefuse_wrapped__, self._traces, key, call.leaves)
                 events.captured(captured.graph.name, captured, time.perf_counter() - start, again)
                 try:
@@ -294,7 +294,9 @@ class CompiledFunction:
         worst = max(self._failing, key=self._failing.__getitem__, default="the layout of the arguments")
         return f"it has {MAX_TRACES} traces already; what changes most often: {worst}"
 
-    def _fall_back(self, key: tuple | None, reason: str, args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _fall_back(
+        self, key: tuple | None, reason: str, args: tuple, kwargs: dict[str, Any], error: Exception | None = None
+    ) -> Any:
         """Runs the call as plain Python. If that works, says once why it was not compiled."""
         name = getattr(self.__tracefuse_wrapped__, "__qualname__", type(self.__tracefuse_wrapped__).__name__)
         events.fell_back(name, reason)
@@ -302,7 +304,7 @@ class CompiledFunction:
         out = None if self.fullgraph else self.__tracefuse_wrapped__(*args, **kwargs)
         text = f"{name} runs as plain Python: {reason}"
         if self.fullgraph:
-            raise CaptureError(text)
+            raise CaptureError(text) from error
         if key is not None:
             if len(self._eager) > 1000:
                 self._eager.clear()

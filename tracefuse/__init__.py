@@ -117,6 +117,8 @@ _LAZY = {
     "jacrev": ("frontend.jacobians", "jacrev"),
     "vmap": ("frontend.vmap", "vmap"),
     "compile": ("frontend.compile", "compile"),
+    "CaptureError": ("frontend.compile", "CaptureError"),
+    "CaptureWarning": ("frontend.compile", "CaptureWarning"),
     "explain": ("frontend.explain", "explain"),
     "benchmark": ("frontend.benchmark", "benchmark"),
     "export": ("frontend.export", "export"),

@@ -3,6 +3,7 @@
 import functools
 import gc
 import threading
+import traceback
 import warnings
 import weakref
 
@@ -461,3 +462,13 @@ def test_the_native_backend_gives_the_same():
         close(plain(x, y), compiled(x, y), 1e-4)
     for p, q in zip(a.parameters(), b.parameters()):
         close(p, q, 1e-4)
+
+
+def test_an_error_while_tracing_is_the_cause_of_a_capture_error():
+    def product(x, y):
+        return x @ y
+
+    with pytest.raises(CaptureError, match="ValueError|TypeRuleError") as caught:
+        tr.compile(product, fullgraph=True)(tr.ones((2, 3)), tr.ones((4, 5)))
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert "return x @ y" in "".join(traceback.format_exception(caught.value.__cause__))
