@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+
+import numpy as np
 
 from ..ir import dim, ops
 from ..ir.dim import DimLike
@@ -10,6 +13,7 @@ from ..ir.dtypes import int64
 from ..ir.graph import Graph, Node, OutputSpec, Rewriter, Value
 from .host import has_native_types
 
+Constants = dict[Value, np.ndarray]
 POSITIONS = frozenset(("iota", "argmax", "argmin", "argsort"))  # their results are positions along `axis`
 SELECTIONS = frozenset(("reshape", "broadcast_to", "permute", "slice", "flip"))
 
@@ -46,7 +50,7 @@ class _CheckIndices(Rewriter):
 
     def rewrite(self, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
         if node.op.name == "check_index":
-            if not _safe(inputs[0], node.attrs["size"]):
+            if not _safe(inputs[0], node.attrs["size"], self.builder.constants):
                 self._check(inputs[0], node.attrs["size"], node)
             return (inputs[0],)
         if node.op.name not in ("gather", "scatter"):
@@ -59,7 +63,7 @@ class _CheckIndices(Rewriter):
 
     def _checked(self, v: Value, size, node: Node) -> Value:
         """`v` with negative indices wrapped, and clamped so that even a bad one touches no foreign memory."""
-        if _safe(v, size):
+        if _safe(v, size, self.builder.constants):
             return v
         key = (v, size)
         if key not in self.done:
@@ -82,8 +86,12 @@ class _CheckIndices(Rewriter):
         return wide, n, zero
 
 
-def _safe(v: Value, size: DimLike) -> bool:
+def _safe(v: Value, size: DimLike, constants: Constants) -> bool:
     """Whether indices into `size` elements are in range by construction."""
+    low, high = _limits(v, constants)
+    least = dim.bounds(size)[0]
+    if low >= 0 and least is not None and high < least:
+        return True
     while v.node is not None and v.node.op.name in SELECTIONS:
         v = v.node.inputs[0]
     if v.node is None or v.node.op.name not in POSITIONS:
@@ -91,6 +99,30 @@ def _safe(v: Value, size: DimLike) -> bool:
     counted = v.shape if v.node.op.name == "iota" else v.node.inputs[0].shape
     spare = dim.bounds(size - counted[v.node.attrs["axis"]])[0]
     return spare is not None and spare >= 0
+
+
+def _limits(v: Value, constants: Constants, depth: int = 12) -> tuple[float, float]:
+    """Bounds that hold for every element of an integer value, whatever the inputs are: of constants, and of clamps."""
+    node = v.node
+    if v in constants and v.dtype.kind in "iu" and constants[v].size:
+        return int(constants[v].min()), int(constants[v].max())
+    if node is None or depth == 0 or v.dtype.kind not in "iu":
+        return -math.inf, math.inf
+    name = node.op.name
+    if name == "full":
+        value = node.attrs["value"]
+        return (value, value) if isinstance(value, int) else (-math.inf, math.inf)
+    if name in SELECTIONS or name == "cast":
+        inner = node.inputs[0]
+        fits = name != "cast" or inner.dtype.kind in "iu" and inner.dtype.bits <= v.dtype.bits and v.dtype.kind == "i"
+        return _limits(inner, constants, depth - 1) if fits else (-math.inf, math.inf)
+    if name in ("maximum", "minimum"):
+        (a, b), (c, d) = (_limits(x, constants, depth - 1) for x in node.inputs)
+        return (max(a, c), max(b, d)) if name == "maximum" else (min(a, c), min(b, d))
+    if name == "where":
+        (a, b), (c, d) = (_limits(x, constants, depth - 1) for x in node.inputs[1:])
+        return min(a, c), max(b, d)
+    return -math.inf, math.inf
 
 
 def check_indices(graph: Graph) -> Graph:

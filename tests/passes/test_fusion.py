@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from tracefuse.backends.llvm.codegen import lower_loops
 from tracefuse.ir import dim, interpreter, ops
-from tracefuse.ir.dtypes import float16, float32, float64, from_numpy
+from tracefuse.ir.dtypes import float16, float32, float64, from_numpy, int64
 from tracefuse.ir.graph import GraphBuilder, InputSpec, OutputSpec, Signature
 from tracefuse.ir.target import AVX2
 from tracefuse.ir.types import TensorType
 from tracefuse.passes.pipeline import compile_graph
-from tracefuse.runtime.executable import build, default_target
+from tracefuse.runtime.executable import CheckFailed, build, default_target
 
 rng = np.random.default_rng(0)
 
@@ -186,3 +186,33 @@ def test_a_transposed_operand_of_any_size():
     for shape in ((16, 16), (2, 3), (40, 15), (15, 40), (64, 33), (100, 200)):
         x = f(*shape)
         np.testing.assert_array_equal(executable.run((x,))[0], -x.T)
+
+
+def test_indices_known_to_be_in_range_need_no_check():
+    rows = np.array([2, 0, 2])
+
+    def clamped(x, i):
+        zero, top = (ops.full(value=v, shape=(), dtype=int64) for v in (0, 3))
+        return ops.gather(x, ops.minimum(ops.maximum(i, zero), top))
+
+    run(lambda x: ops.gather(x, rows), f(4, 5), kernels=1)
+    run(clamped, f(4, 5), np.array([-7, 2, 99]), kernels=1)
+
+
+@pytest.mark.parametrize("rows", [[2, 0, 4], [-5, 0]])
+def test_constant_indices_out_of_range_are_still_found(rows):
+    b = GraphBuilder("far")
+    v = b.input(TensorType(float32, (4, 5)), "x")
+    with b:
+        graph = b.finish((ops.gather(v, np.array(rows)),))
+    with pytest.raises(CheckFailed):
+        build(graph).run((f(4, 5),))
+
+
+def test_a_clamp_that_is_too_wide_is_no_proof():
+    b = GraphBuilder("wide")
+    v, i = b.input(TensorType(float32, (4, 5)), "x"), b.input(TensorType(int64, (3,)), "i")
+    with b:
+        graph = b.finish((ops.gather(v, ops.minimum(i, ops.full(value=4, shape=(), dtype=int64))),))
+    with pytest.raises(CheckFailed):
+        build(graph).run((f(4, 5), np.array([0, 9, 1])))
