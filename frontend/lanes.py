@@ -17,8 +17,9 @@ from ..ir.op import Attrs, OpDef, get_op, scope
 from ..ir.types import TensorType, TypeRuleError
 from .dispatch import assign, lift, run
 from .state import state
-from .tape import needs_grad, root_of
+from .tape import needs_grad
 from .tensor import Tensor, detach, new_tensor
+from .trace_views import TraceViews
 
 if TYPE_CHECKING:
     from .autograd import Function
@@ -35,17 +36,16 @@ class Lane:
         self.tensor, self.batched = tensor, batched
 
 
-class Level(GraphBuilder):
+class Level(TraceViews, GraphBuilder):
     """One running vmap, a tracer (`state.Tracer`) and the builder of its values. Used as `with level:`."""
 
     def __init__(self, size: DimLike, randomness: str = "error"):
-        super().__init__("vmap")
+        TraceViews.__init__(self)
+        GraphBuilder.__init__(self, "vmap")
         self.size, self.randomness = size, randomness
         self.outer = state.tracer
         self.depth = 1 + (self.outer.depth if isinstance(self.outer, Level) else 0)
         self._saved: list[tuple] = []
-        self._writes: dict[int, tuple[Tensor, int]] = {}  # root -> how often it was written
-        self._seen: dict[int, tuple[Tensor, int]] = {}  # view -> the count at which its value is right
 
     # ---- lifetime
 
@@ -135,40 +135,16 @@ class Level(GraphBuilder):
         data = t._data
         if type(data) is not Value or data.builder is not self:
             return self.value(Lane(t, False))
-        if t._view is None or t._base is None:
-            return data
-        writes, seen = self._count(root_of(t)), self._seen.get(id(t))
-        if seen is not None and seen[1] != writes:
-            op, attrs = t._view
-            t._data = data = op(self.read(t._base), **attrs)
-            self._seen[id(t)] = (t, writes)
-        return data
-
-    def _count(self, root: Tensor) -> int:
-        found = self._writes.get(id(root))
-        return 0 if found is None else found[1]
+        return self._current(t)
 
     def _is_own(self, t: Tensor) -> bool:
         return type(t._data) is Value and t._data.builder is self
 
-    def write(self, t: Tensor, v: Value) -> None:
-        from .capture.tracer import put_into_base
-
-        chain: list[tuple[Tensor, Value]] = []
-        while self._is_own(t) and t._base is not None and t._view is not None:
-            chain.append((t, v))
-            op, attrs = t._view
-            v = put_into_base(self.read(t._base), v, op, attrs)
-            t = t._base
-        if self._is_own(t):
-            t._data = v
+    def _set(self, root: Tensor, v: Value) -> None:
+        if self._is_own(root):
+            root._data = v
         else:
-            self._write_outside(t, self.lane(v))
-        writes = self._count(t) + 1
-        self._writes[id(t)] = (t, writes)
-        for view, current in chain:
-            view._data = current
-            self._seen[id(view)] = (view, writes)
+            self._write_outside(root, self.lane(v))
 
     def _write_outside(self, t: Tensor, lane: Lane) -> None:
         if lane.batched:
@@ -181,9 +157,7 @@ class Level(GraphBuilder):
         self.outside(assign, t, lane.tensor)
 
     def make_view(self, base: Tensor, op: OpDef, attrs: Attrs, value: Value) -> Tensor:
-        t = self.wrap(value)
-        self._seen[id(t)] = (t, self._count(root_of(base)))
-        return t
+        return self._view_made(self.wrap(value), base)
 
     def wrap(self, v: Value) -> Tensor:
         return new_tensor(v, getattr(self.outer, "wrapper", Tensor))

@@ -5,6 +5,7 @@ Methods carry array API names and, where those leave room, PyTorch's. In-place m
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -78,9 +79,7 @@ class TensorMethods(TensorOperators):
         return array_function(function, args, kwargs)
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
-        import tracefuse
-
-        return tracefuse
+        return sys.modules[__name__.partition(".")[0]]
 
     def __dlpack__(
         self, *, stream: Any = None, max_version: Any = None, dl_device: Any = None, copy: Any = None

@@ -152,6 +152,29 @@ def roots(stage: Stage) -> list[Expr]:
     return [x for r in stage.reductions for x in r.inputs] + [s.value for s in stage.stores]
 
 
+def offset(buffer: Buffer, at: tuple) -> DimLike:
+    """Elements from the start of `buffer` to the index `at`, but for what indirect indices add."""
+    total: DimLike = 0
+    for i, stride in zip(at, buffer.strides, strict=True):
+        if not isinstance(i, Expr):
+            total = total + i * stride
+    return total
+
+
+def transposed_loads(kernel: Kernel, across: Axis, along: Axis) -> list[tuple[Expr, DimLike]]:
+    """The plain loads that step by 1 along the axis `across` and by n > 1 along `along`, with that n."""
+    found = []
+    for e in dict.fromkeys(x for s in kernel.stages for x in walk(*roots(s)) if x.op == "load"):
+        if e.attr.mask or any(isinstance(i, Expr) for i in e.attr.index):
+            continue
+        at = offset(kernel.buffer(e.attr.buffer), e.attr.index)
+        if isinstance(at, int) or not all(at.is_linear_in(a.sym) for a in (across, along)):
+            continue
+        if at.coefficient(across.sym) == 1 and at.coefficient(along.sym) not in (0, 1):
+            found.append((e, at.coefficient(along.sym)))
+    return found
+
+
 def index_expressions(kernel: Kernel) -> Iterator[DimLike]:
     """Every index expression, bound and extent in a kernel."""
     exprs = [e for s in kernel.stages for e in roots(s)]

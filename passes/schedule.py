@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ..ir import dim
 from ..ir.dim import DimLike
-from ..ir.kernel import Axis, Kernel, Schedule, roots
-from ..ir.scalar import MATH, Expr, walk
+from ..ir.kernel import Axis, Kernel, Schedule, offset, roots, transposed_loads
+from ..ir.scalar import MATH, walk
 from ..ir.target import Target
 from .access import expr_cost
 
@@ -66,18 +66,10 @@ def _accesses(kernel: Kernel) -> list[tuple[DimLike, float]]:
         often = float(n) if isinstance(n, int) else 1000.0
         for e in walk(*roots(stage)):
             if e.op == "load":
-                out.append((_offset(kernel, e.attr.buffer, e.attr.index), often))
+                out.append((offset(kernel.buffer(e.attr.buffer), e.attr.index), often))
         for s in stage.stores:
-            out.append((_offset(kernel, s.buffer, s.index), often))
+            out.append((offset(kernel.buffer(s.buffer), s.index), often))
     return out
-
-
-def _offset(kernel: Kernel, buffer: str, at: tuple) -> DimLike:
-    total: DimLike = 0
-    for i, s in zip(at, kernel.buffer(buffer).strides):
-        if not isinstance(i, Expr):
-            total = total + i * s
-    return total
 
 
 def _stride(offset: DimLike, axis: Axis) -> int | None:
@@ -118,17 +110,10 @@ def _across(kernel: Kernel, along: Axis, lanes: int) -> str:
         return ""
     if sum(expr_cost(*roots(s)) for s in kernel.stages) > SQUARE_COST:
         return ""
-    loads = dict.fromkeys(e for s in kernel.stages for e in walk(*roots(s)) if e.op == "load")
-    for e in loads:
-        if e.attr.mask or any(isinstance(i, Expr) for i in e.attr.index):
-            continue
-        offset = _offset(kernel, e.attr.buffer, e.attr.index)
-        if isinstance(offset, int) or not offset.is_linear_in(along.sym) or offset.coefficient(along.sym) in (0, 1):
-            continue
-        for axis in kernel.axes[:-1]:
-            long = all(not isinstance(a.extent, int) or a.extent >= lanes for a in (axis, along))
-            if long and _stride(offset, axis) == 1:
-                return axis.name
+    for axis in kernel.axes[:-1]:
+        long = all(not isinstance(a.extent, int) or a.extent >= lanes for a in (axis, along))
+        if long and transposed_loads(kernel, axis, along):
+            return axis.name
     return ""
 
 

@@ -12,13 +12,13 @@ from typing import Callable
 
 from ...ir import dim
 from ...ir.dim import DimLike
-from ...ir.kernel import Axis, Kernel, Schedule, Stage
+from ...ir.kernel import Axis, Kernel, Schedule, Stage, transposed_loads
 from ...ir.target import Target
 from .builder import Function, Module, Val, i64, vector_of
 from .elements import ElementEmitter
 from .lowered import LoweredKernel, Phase
 from .reductions import Accumulator
-from .transposed import load_square, transposed_loads
+from .transposed import load_square
 
 PHASE_PARAMS = [("ptr noalias", "bufs"), ("ptr noalias", "dims"), ("i64", "begin"), ("i64", "end"), ("i64", "thread")]
 DEFAULT_BLOCK = 4096  # elements of a vectorised outer axis that one task covers
@@ -203,7 +203,7 @@ class _LoopGenerator:
         whole = f.cmp("sle", f.add(first, i64(lanes)), last)
         length = f.sub(stop, start)
         limit = f.select(whole, f.add(start, f.sub(length, f.binary("urem", length, i64(lanes)))), start)
-        loads = transposed_loads(self.kernel, e, across, along)
+        loads = transposed_loads(self.kernel, across, along)
         with f.loop(start, limit, i64(lanes)) as loop:
             e.enter(loop)
             self._begin(self.kernel.stages[0])

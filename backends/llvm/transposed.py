@@ -3,24 +3,9 @@
 from __future__ import annotations
 
 from ...ir.dim import DimLike
-from ...ir.kernel import Axis, Kernel, roots
-from ...ir.scalar import Expr, walk
+from ...ir.scalar import Expr
 from .builder import Function, Val
 from .elements import ElementEmitter
-
-
-def transposed_loads(kernel: Kernel, emitter: ElementEmitter, across: Axis, along: Axis) -> list[tuple[Expr, DimLike]]:
-    """The loads that step by 1 along the axis `across` and by n > 1 along the vector axis, with that n."""
-    found = []
-    for e in dict.fromkeys(x for s in kernel.stages for x in walk(*roots(s)) if x.op == "load"):
-        if e.attr.mask or any(isinstance(i, Expr) for i in e.attr.index):
-            continue
-        offset = sum((i * s for i, s in zip(e.attr.index, emitter.types[e.attr.buffer].strides, strict=True)), 0)
-        if isinstance(offset, int) or not all(offset.is_linear_in(a.sym) for a in (across, along)):
-            continue
-        if offset.coefficient(across.sym) == 1 and offset.coefficient(along.sym) not in (0, 1):
-            found.append((e, offset.coefficient(along.sym)))
-    return found
 
 
 def turned(f: Function, rows: list[Val]) -> list[Val]:

@@ -12,14 +12,13 @@ from typing import Any, Callable, Iterator, NoReturn
 
 import numpy as np
 
-from ...ir import ops
 from ...ir.dtypes import from_numpy
 from ...ir.graph import GraphBuilder, Location, Value
 from ...ir.op import Attrs, OpDef
 from ...ir.types import TensorType
 from ..state import state
-from ..tape import root_of
 from ..tensor import Tensor, new_tensor
+from ..trace_views import TraceViews
 from .policy import PROGRAMS
 from .reach import Reach, Young
 from .replay import ArgSource, ArraySource, GradSource, ScalarSource, Source, TensorLike, TensorSource
@@ -94,10 +93,11 @@ class GradSlot:
     current: Tensor | None
 
 
-class Tracer:
+class Tracer(TraceViews):
     """Records one call. Used as `with tracer:`; see `state.Tracer` for what the frontend asks of it."""
 
     def __init__(self, name: str):
+        super().__init__()
         self.builder = TracingBuilder(name)
         self.reach = Reach()
         self.sources: list[Source] = []  # of builder.inputs
@@ -113,8 +113,6 @@ class Tracer:
         self.array_class: type[Tensor] = Tensor  # class of what stands for an ndarray
         self.wrapper: type[Tensor] = Tensor  # class of tensors made while tracing
         self.on_callable: Callable[[Any], Any] = lambda f: f  # gives user functions that the library calls their hooks
-        self._writes: dict[int, tuple[Tensor, int]] = {}  # root -> how often it was written
-        self._seen: dict[int, tuple[Tensor, int]] = {}  # view -> the count at which its `_data` is right
         self._before: dict[int, tuple[Tensor, tuple]] = {}  # slots of real tensors, to be put back
         self._outer: Any = None
 
@@ -228,41 +226,20 @@ class Tracer:
             return self.lift(t).current
         if data.builder is not self.builder:
             self.stop("it uses a tensor that another trace has left behind")
-        if t._view is None or t._base is None:
-            return data
-        writes = self._count(root_of(t))
-        seen = self._seen.get(id(t))
-        if seen is not None and seen[1] != writes:
-            op, attrs = t._view
-            t._data = data = op(self.read(t._base), **attrs)
-            self._seen[id(t)] = (t, writes)
-        return data
+        return self._current(t)
 
-    def _count(self, root: Tensor) -> int:
-        found = self._writes.get(id(root))
-        return 0 if found is None else found[1]
+    def _is_own(self, t: Tensor) -> bool:
+        return type(t._data) is Value
 
     def write(self, t: Tensor, v: Value) -> None:
         if self.stopped is not None:
             raise self.stopped
-        chain: list[tuple[Tensor, Value]] = []
-        target, value = t, v
-        while type(target._data) is Value and target._base is not None and target._view is not None:
-            chain.append((target, value))
-            op, attrs = target._view
-            value = put_into_base(self.read(target._base), value, op, attrs)
-            target = target._base
-        self._set(target, value)
-        writes = self._count(target) + 1
-        self._writes[id(target)] = (target, writes)
-        for view, current in chain:
-            view._data = current
-            self._seen[id(view)] = (view, writes)
+        super().write(t, v)
 
-    def _set(self, root: Tensor, value: Value) -> None:
+    def _set(self, root: Tensor, v: Value) -> None:
         slot = self.slots.get(id(root))
-        if slot is None and type(root._data) is Value:
-            root._data = value
+        if slot is None and self._is_own(root):
+            root._data = v  # type: ignore[assignment]
             return
         slot = slot or self.lift(root)
         source = slot.source
@@ -270,12 +247,10 @@ class Tracer:
             self.stop("it writes into a tensor that is reached in a way capture does not know")
         if root._base is not None:
             self.stop("it writes into a view that was made outside")
-        slot.current = value
+        slot.current = v
 
     def make_view(self, base: Tensor, op: OpDef, attrs: Attrs, value: Value) -> Tensor:
-        t = new_tensor(value, self.wrapper)
-        self._seen[id(t)] = (t, self._count(root_of(base)))
-        return t
+        return self._view_made(new_tensor(value, self.wrapper), base)
 
     def wrap(self, v: Value) -> Tensor:
         return new_tensor(v, self.wrapper)
@@ -344,17 +319,3 @@ _ASKS = {
     "numpy": "conversion to a NumPy array",
     "array": "conversion to a NumPy array",
 }
-
-
-def put_into_base(base: Value, v: Value, op: OpDef, attrs: Attrs) -> Value:
-    """The value of `base` after its view op(base) was overwritten with `v`."""
-    if op.name == "slice":
-        return ops.slice_scatter(base, v, **attrs)
-    if op.name == "reshape":
-        return ops.reshape(v, shape=base.shape)
-    if op.name == "permute":
-        perm = attrs["perm"]
-        return ops.permute(v, perm=tuple(sorted(range(len(perm)), key=perm.__getitem__)))
-    if op.name == "flip":
-        return ops.flip(v, **attrs)
-    raise RuntimeError(f"a tensor made by {op.name} cannot be written in place: its elements share memory")
