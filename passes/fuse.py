@@ -116,7 +116,7 @@ class Fuser:
                 room = group.cost + node_cost(node) <= GROUP_COST
                 if room and self._acyclic(node, group) and self.fuel.spend("fuse"):
                     joined = group
-            elif self._mergeable(joined, group) and self.fuel.spend("fuse"):
+            elif self._acyclic(node, group, joined) and self._mergeable(joined, group) and self.fuel.spend("fuse"):
                 joined = self._merge(joined, group)
         if joined is None:
             joined = self._start(node, shape)
@@ -166,8 +166,10 @@ class Fuser:
                     out.add(self.home[s.value.node])
         return out
 
-    def _acyclic(self, node: Node, group: Group) -> bool:
-        return not any(g is not group and self._reaches(g, group) for g in self._source_groups(node))
+    def _acyclic(self, node: Node, group: Group, joined: Group | None = None) -> bool:
+        """Whether `node` can be in `group` (and in `joined`, to be merged with it): nothing else that it reads waits for
+        `group`."""
+        return not any(g is not group and g is not joined and self._reaches(g, group) for g in self._source_groups(node))
 
     def _reaches(self, start: Group, goal: Group) -> bool:
         """Whether `start` depends on `goal`."""
@@ -477,6 +479,7 @@ class Fuser:
                 if n not in self.inlined:
                     g.deps |= self._source_groups(n) - {g}
         out: list[Group] = []
+        begun: set[Group] = set()
         done: set[Group] = set()
         for root in sorted(self.groups, key=lambda g: g.last):
             stack = [root]
@@ -484,6 +487,9 @@ class Fuser:
                 g = stack[-1]
                 waiting = [d for d in sorted(g.deps, key=lambda d: d.last) if d not in done]
                 if waiting:
+                    if g in begun:
+                        raise AssertionError(f"groups that wait for each other: {[n.op.name for n in g.nodes]}")
+                    begun.add(g)
                     stack.extend(waiting)
                     continue
                 stack.pop()

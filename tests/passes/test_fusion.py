@@ -216,3 +216,13 @@ def test_a_clamp_that_is_too_wide_is_no_proof():
         graph = b.finish((ops.gather(v, ops.minimum(i, ops.full(value=4, shape=(), dtype=int64))),))
     with pytest.raises(CheckFailed):
         build(graph).run((f(4, 5), np.array([0, 9, 1])))
+
+
+def test_groups_are_not_merged_around_what_waits_for_one_of_them_and_feeds_the_node_that_joins_them():
+    def make(x, y):
+        chosen = ops.gt(x, y)
+        after = ops.cumsum(ops.where(chosen, x, y), axis=0)  # waits for `chosen`
+        other = ops.div(ops.exp(x), ops.exp(y))  # a group of its own, until `where` would merge it with that of `chosen`
+        return ops.where(chosen, ops.flip(after, axes=(0,)), other)
+
+    run(make, f(40), f(40))
