@@ -14,6 +14,8 @@ import numpy as np
 from ..ir.graph import Value
 from ..ir.op import NO_GRADIENT, REQUIRED, Attrs, OpDef, bind, get_op, register_interpreter
 from ..ir.types import TypeRuleError
+from .large import LARGE
+from .large import evaluate as evaluate_large
 from .state import state
 from .tape import OpNode, needs_grad, root_of
 from .tensor import Tensor, new_tensor
@@ -40,6 +42,8 @@ def run(op: OpDef, tensors: tuple[Tensor, ...], attrs: Attrs) -> Any:
         assert op.decompose is not None
         return op.decompose(*tensors, **attrs)
     tracer = state.tracer
+    large = False
+    payloads: tuple[Any, ...]
     if tracer is None:
         payloads = tuple([t._data for t in tensors])
         for p in payloads:
@@ -47,10 +51,13 @@ def run(op: OpDef, tensors: tuple[Tensor, ...], attrs: Attrs) -> Any:
                 raise RuntimeError(
                     f"{op.name}: this tensor was made while tracing and has no value outside of the trace"
                 )
+            large = large or p.size >= LARGE
     else:
         payloads = tuple([tracer.read(t) for t in tensors])
     try:
-        out = bind(op, payloads, attrs)
+        out = evaluate_large(op, payloads, attrs) if large else None
+        if out is None:
+            out = bind(op, payloads, attrs)
     except (TypeError, ValueError, IndexError):
         _explain(op, tensors, attrs)
         raise

@@ -1,7 +1,8 @@
 """Element-wise functions of the array API, made from a table of ops.
 
 Each goes one of two ways: for plain Tensors outside of traces that need no gradient it calls the op's NumPy reference
-at once, which costs about a microsecond over NumPy; for everything else it promotes operands and runs `dispatch`.
+at once, which costs about a microsecond over NumPy; for everything else, large ones too, it promotes operands and runs
+`dispatch`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from ..ir.dtypes import DType, bool_, dtype_of, float32, float64, int64
 from ..ir.op import OpDef, get_op
 from .convert import as_tensor, cast_to, check_cast, is_scalar, promote_operands
 from .dispatch import run
+from .large import LARGE
 from .state import state
 from .tensor import Tensor
 
@@ -51,7 +53,7 @@ def _unary(
     def function(x, /):
         if type(x) is Tensor and state.tracer is None and _untracked(x):
             a = x._data
-            if type(a) is np.ndarray and ((dt := a.dtype) is _FLOAT32 or dt is _FLOAT64):
+            if type(a) is np.ndarray and ((dt := a.dtype) is _FLOAT32 or dt is _FLOAT64) and a.size < LARGE:
                 try:
                     return _fresh(reference(a))
                 except (TypeError, ValueError):
@@ -204,7 +206,7 @@ def _binary(op_name: str, doc: str, name: str = "", floats: bool = False) -> Cal
     def function(x, y, /):
         if type(x) is Tensor and state.tracer is None and _untracked(x):
             a = x._data
-            if type(a) is np.ndarray:
+            if type(a) is np.ndarray and a.size < LARGE:
                 dt = a.dtype
                 try:
                     if type(y) is Tensor:

@@ -22,14 +22,19 @@ def run(graph: Graph, inputs: Sequence[np.ndarray], dims: Mapping[str, int] | No
     return [env[v] for v in graph.outputs]
 
 
-def bind_dims(graph: Graph, inputs: Sequence[np.ndarray]) -> dict[str, int]:
-    """The sizes of the graph's symbols, read off the inputs where a whole axis is that symbol."""
-    out: dict[str, int] = {}
-    for v, array in zip(graph.inputs, inputs, strict=True):
-        for d, size in zip(v.type.shape, array.shape, strict=True):
+def dim_sources(graph: Graph) -> dict[str, tuple[int, int]]:
+    """Where the sizes of the graph's symbols stand: (input, axis), the first where a whole axis is that symbol."""
+    out: dict[str, tuple[int, int]] = {}
+    for k, v in enumerate(graph.inputs):
+        for axis, d in enumerate(v.type.shape):
             if not isinstance(d, int) and str(d).isidentifier():
-                out.setdefault(str(d), size)
+                out.setdefault(str(d), (k, axis))
     return out
+
+
+def bind_dims(graph: Graph, inputs: Sequence[np.ndarray]) -> dict[str, int]:
+    """The sizes of the graph's symbols, read off the inputs."""
+    return {name: inputs[k].shape[axis] for name, (k, axis) in dim_sources(graph).items()}
 
 
 def concrete_attrs(node: Node, sizes: Mapping[str, int]) -> Attrs:

@@ -169,7 +169,9 @@ class Fuser:
     def _acyclic(self, node: Node, group: Group, joined: Group | None = None) -> bool:
         """Whether `node` can be in `group` (and in `joined`, to be merged with it): nothing else that it reads waits for
         `group`."""
-        return not any(g is not group and g is not joined and self._reaches(g, group) for g in self._source_groups(node))
+        return not any(
+            g is not group and g is not joined and self._reaches(g, group) for g in self._source_groups(node)
+        )
 
     def _reaches(self, start: Group, goal: Group) -> bool:
         """Whether `start` depends on `goal`."""

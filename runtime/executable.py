@@ -19,6 +19,7 @@ from ..backends.llvm.elements import ElementEmitter
 from ..backends.llvm.lowered import LoweredKernel, Phase
 from ..ir import dim
 from ..ir.graph import Graph
+from ..ir.interpreter import dim_sources
 from ..ir.kernel import Kernel, Schedule
 from ..ir.kernel_text import format_kernel, format_schedule
 from ..ir.plan import HostStep, Plan, Step
@@ -94,6 +95,8 @@ class Executable:
         native = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
         self.address = addresses[-1]  # of the whole plan, where it has no host steps
         self._call = native(self.address)
+        self._dims = dim_sources(graph)
+        self._shapes = [v.type.shape for v in graph.inputs]
         self._host: HostProgram | None = None
         if plan.host_steps:
             parts = [p if isinstance(p, HostStep) else native(a) for p, a in zip(code.parts, addresses)]
@@ -190,18 +193,19 @@ class Executable:
         return np.ascontiguousarray(a)
 
     def _sizes(self, inputs: Sequence[np.ndarray]) -> dict[str, int]:
-        if not self.plan.dims:
-            for v, a in zip(self.graph.inputs, inputs, strict=True):
-                if v.type.shape != a.shape:
-                    raise ValueError(f"{self.graph.name} was compiled for {v.type}, not for shape {list(a.shape)}")
-            return {}
-        from ..ir.interpreter import bind_dims
-
-        sizes = bind_dims(self.graph, inputs)
-        for v, a in zip(self.graph.inputs, inputs, strict=True):
-            if tuple(dim.evaluate(d, sizes) for d in v.type.shape) != a.shape:
-                raise ValueError(f"{self.graph.name} was compiled for {v.type}, not for shape {list(a.shape)}")
-        return sizes
+        """The symbolic sizes. ValueError if the shapes of the inputs do not go together."""
+        try:
+            sizes = {name: inputs[k].shape[axis] for name, (k, axis) in self._dims.items()}
+            for want, a in zip(self._shapes, inputs, strict=True):
+                if want != a.shape and (not sizes or tuple([dim.evaluate(d, sizes) for d in want]) != a.shape):
+                    break
+            else:
+                return sizes
+        except IndexError:  # an input of lower rank
+            pass
+        want = ", ".join(str(v.type) for v in self.graph.inputs)
+        given = ", ".join(f"{a.dtype}{list(a.shape)}" for a in inputs)
+        raise ValueError(f"{self.graph.name} was compiled for {want}, not for {given}")
 
 
 def _pack(lowered: LoweredKernel, data: bytes) -> bytes:

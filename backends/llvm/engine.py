@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterable
 from functools import cache, wraps
@@ -297,8 +298,9 @@ class Code:
         if engine is not None:
             engine.close()
 
-    def __del__(self):
-        self.close()
+    def __del__(self, finalizing=sys.is_finalizing):
+        if not finalizing():  # then llvmlite may be gone, and the process takes its code along
+            self.close()
 
 
 def _process_symbol(name: str) -> int:

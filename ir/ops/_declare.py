@@ -122,7 +122,7 @@ def exact(fn: Callable[..., Any], gives: DType | None = None) -> Callable[..., A
             return tuple(o.astype(result) for o in out)
         return out if out.dtype == result else out.astype(result)
 
-    return np.errstate(all="ignore")(wraps(fn)(reference))
+    return quietly(wraps(fn)(reference))
 
 
 def _widened(x: Any) -> Any:
@@ -139,7 +139,38 @@ def _exact_ufunc(fn: np.ufunc) -> Callable[..., Any]:
         dtype = x.dtype if hasattr(x, "dtype") else y.dtype
         return fn(x, y) if dtype not in NARROW else fn(_widened(x), _widened(y)).astype(dtype)
 
-    return np.errstate(all="ignore")(unary if fn.nin == 1 else binary)
+    return quietly(unary if fn.nin == 1 else binary)
+
+
+def quietly(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """`fn` without NumPy's floating-point warnings: `np.errstate(all="ignore")`, at a quarter of its cost where NumPy's
+    own context variable is at hand."""
+    if _NUMPY_ERRORS is None:
+        return np.errstate(all="ignore")(fn)
+    variable, ignore = _NUMPY_ERRORS
+
+    @wraps(fn)
+    def call(*args, **attrs):
+        before = variable.set(ignore)
+        try:
+            return fn(*args, **attrs)
+        finally:
+            variable.reset(before)
+
+    return call
+
+
+def _numpy_errors() -> tuple[Any, Any] | None:
+    """The context variable behind `np.errstate`, and its value for all="ignore"."""
+    try:
+        from numpy._core.umath import _extobj_contextvar, _make_extobj  # type: ignore[attr-defined]
+
+        return _extobj_contextvar, _make_extobj(all="ignore")
+    except (ImportError, AttributeError, TypeError):
+        return None
+
+
+_NUMPY_ERRORS = _numpy_errors()
 
 
 # ------------------------------------------------------------------ scalar lowerings

@@ -222,7 +222,9 @@ def test_groups_are_not_merged_around_what_waits_for_one_of_them_and_feeds_the_n
     def make(x, y):
         chosen = ops.gt(x, y)
         after = ops.cumsum(ops.where(chosen, x, y), axis=0)  # waits for `chosen`
-        other = ops.div(ops.exp(x), ops.exp(y))  # a group of its own, until `where` would merge it with that of `chosen`
+        other = ops.div(
+            ops.exp(x), ops.exp(y)
+        )  # a group of its own, until `where` would merge it with that of `chosen`
         return ops.where(chosen, ops.flip(after, axes=(0,)), other)
 
     run(make, f(40), f(40))

@@ -267,6 +267,10 @@ KNOWN: dict[str, tuple[tuple[str, ...], tuple[int, ...] | None, str]] = {
     "nextafter": (BOTH, None, "nextafter passes no gradient"),
     "logcumsumexp": (("float32",), (0, 1), "PyTorch's float32 gradient is off by up to 0.003 for values near 10^4"),
     "tensordot": (BOTH, (2,), "axes of size 1 do not broadcast"),
+    "cumprod": (("float64",), (6, 7, 8, 9), "second derivatives at elements that are 0 leave out products around them"),
+    "nn.functional.layer_norm": (("float32",), (2,), "a gradient that is the rounding error of a sum that cancels"),
+    "nn.functional.batch_norm": (BOTH, (3, 4), "an input of shape (0,) has no channels"),
+    "nn.functional.batch_norm.without_cudnn": (BOTH, (3, 4), "an input of shape (0,) has no channels"),
 }
 
 
