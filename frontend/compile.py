@@ -20,13 +20,16 @@ import numpy as np
 
 from ..ir.graph import Graph
 from . import events
-from .capture.capture import CaptureStop, Segment, Specialize, TraceTree, capture, flatten_call
+from .capture.capture import CaptureStop, Specialize, capture, flatten_call
+from .capture.guards import Guard
 from .capture.replay import Captured, Invocation
+from .capture.tree import Declined, Found, Route, TreeNode, leaves_of, walk
 from .epoch import epoch
 from .state import publish_modes, publish_modes_to, state
 from .tensor import Tensor
 
 MAX_TRACES = 16  # of one function, before it stays in plain Python for new signatures
+MAX_BRANCHES = 256  # of one function: traces that differ in the answers they got
 MODES = ("default", "lazy", "max")
 
 
@@ -129,7 +132,7 @@ class CompiledFunction:
 
         with self._lock:
             entry.clear(self._target[0])
-            self._traces: dict[tuple, list[TraceTree]] = {}
+            self._traces: dict[tuple, list[TreeNode]] = {}
             self._eager: set[tuple] = set()
             self._static: dict[tuple, frozenset[int]] = {}
             self._loaded = object()  # another one after each unload
@@ -141,7 +144,7 @@ class CompiledFunction:
     @property
     def traces(self) -> list[Captured]:
         """Every trace that has been made, oldest first for each layout of arguments."""
-        out = [t.root.captured for trees in list(self._traces.values()) for t in list(trees)]
+        out = [t for tree in list(self._traces.values()) for t in leaves_of(tree)]
         for captured in out:
             if captured.native:
                 with self._lock:
@@ -192,28 +195,37 @@ class CompiledFunction:
         except (TypeError, RecursionError) as e:
             return self._fall_back(None, f"the arguments can't be flattened: {e}", args, kwargs)
         invocation = Invocation(call.leaves, args, kwargs, at_epoch, self._target[1])
-        found = self._find(key, call.leaves)
-        if found is not None:
+        try:
+            found = self._find(key, call.leaves)
+        except Declined:
+            self._python += 1
+            return function(*args, **kwargs)
+        if found.captured is not None:
             self._hits += 1
-            self._offer(found, invocation, loaded)
+            self._offer(found.captured, invocation, loaded)
             return self._run(found, call.leaves, args, kwargs)
         if key in self._eager:
             self._python += 1
             return function(*args, **kwargs)
-        if len(self.traces) >= MAX_TRACES:
+        if self._full(key):
             return self._fall_back(key, self._too_many(), args, kwargs)
         return self._trace(key, invocation)
 
-    def _find(self, key: tuple, leaves: list[Any]) -> Captured | None:
-        for tree in self._traces.get(key, ()):
-            captured = tree.root.captured
-            failed = captured.matches(leaves)
-            if failed is None:
-                return captured
-            text = getattr(failed, "failed", "") or failed.text
-            if text in self._failing or len(self._failing) < 100:
-                self._failing[text] = self._failing.get(text, 0) + 1
-        return None
+    def _full(self, key: tuple) -> bool:
+        """Whether there are as many traces as may be."""
+        trees = sum(map(len, list(self._traces.values())))
+        if self._traces.get(key):  # the call may be one more branch of a trace that is there
+            trees -= 1
+        return trees >= MAX_TRACES or len(self.traces) >= MAX_BRANCHES
+
+    def _find(self, key: tuple, leaves: list[Any]) -> Found:
+        """Where the traces lead a call. Declined if a part of them fails for it."""
+        return walk(self._traces.get(key, ()), leaves, self._failed, [])
+
+    def _failed(self, guard: Guard) -> None:
+        text = getattr(guard, "failed", "") or guard.text
+        if text in self._failing or len(self._failing) < 100:
+            self._failing[text] = self._failing.get(text, 0) + 1
 
     def _offer(self, captured: Captured, call: Invocation, loaded: object) -> None:
         """Has native code serve calls like this one, which is about to run, from the next one on."""
@@ -235,54 +247,67 @@ class CompiledFunction:
         """Captures this call and runs it."""
         args, kwargs = call.args, call.kwargs
         with self._lock:
-            captured = self._find(key, call.leaves) if key in self._traces else None
-            if captured is None:  # else another thread was faster
+            found = self._find(key, call.leaves) if key in self._traces else Found(None, [])
+            if found.captured is None:  # else another thread was faster
                 start, error = time.perf_counter(), None
+                captured: Captured | None = None
+                again = events.why_again(self.__tracefuse_wrapped__, self._traces, key, call.leaves)
                 try:
-                    captured = self._capture(key, args, kwargs)
+                    captured, values = self._capture(key, call.leaves, args, kwargs)
                 except CaptureStop as e:
                     reason = str(e)
                 except Exception as e:  # an error of the user's, or of capture: plain Python tells which
                     reason, error = f"{type(e).__name__} while tracing: {e}", e
                 if captured is None:
                     return self._fall_back(key, reason, args, kwargs, error)
-                again = events.why_again(self.__tracefuse_wrapped__, self._traces, key, call.leaves)
                 events.captured(captured.graph.name, captured, time.perf_counter() - start, again)
                 try:
                     self._compile(captured)
                 except Exception as e:
                     reason = f"the {self.backend} backend failed: {type(e).__name__}: {e}"
                     return self._fall_back(key, reason, args, kwargs)
-                self._traces.setdefault(key, []).append(TraceTree(Segment(captured)))
+                self._add(key, captured)
                 self._misses += 1
+                found = Found(captured, values)
                 self._offer(captured, call, self._loaded)  # inside the lock: nobody has unloaded it
             else:
                 self._hits += 1
-        return self._run(captured, call.leaves, args, kwargs)
+        return self._run(found, call.leaves, args, kwargs)
 
-    def _capture(self, key: tuple, args: tuple, kwargs: dict[str, Any]) -> Captured:
+    def _capture(self, key: tuple, leaves: list[Any], args: tuple, kwargs: dict[str, Any]) -> tuple[Captured, Any]:
+        """A trace of the call, and what the segments on its way have computed."""
         while True:
             static = self._static.get(key, frozenset())
+            route = Route(self._traces.setdefault(key, []), leaves, self._build)
             try:
-                return capture(self.__tracefuse_wrapped__, args, kwargs, static)
+                return capture(self.__tracefuse_wrapped__, args, kwargs, static, route=route), route.values
             except Specialize as e:
                 if e.leaf in static:
                     raise CaptureStop("a float argument can't be made a constant of the trace", None) from None
                 self._static[key] = static | {e.leaf}
 
+    def _add(self, key: tuple, captured: Captured) -> None:
+        """Hangs a trace that has been compiled into the tree."""
+        nodes = self._traces.setdefault(key, [])
+        for segment, answer in captured.above:
+            nodes = segment.branches.setdefault(answer, [])
+        nodes.append(captured)
+
     def _compile(self, captured: Captured) -> None:
-        captured.executable = self._build(captured.graph)
+        captured.executable = self._build(captured.graph if captured.rest is None else captured.rest)
         if captured.backward is not None:
             captured.backward.executable = self._build(captured.backward.graph)
 
-    def _run(self, captured: Captured, leaves: list[Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+    def _run(self, found: Found, leaves: list[Any], args: tuple, kwargs: dict[str, Any]) -> Any:
+        captured = found.captured
+        assert captured is not None
         if captured.calls < self.check:
             from .capture.check import checked
 
-            return checked(self.__tracefuse_wrapped__, captured, leaves, args, kwargs, CheckError)
+            return checked(self.__tracefuse_wrapped__, captured, found.values, leaves, args, kwargs, CheckError)
         arrays = [s.fetch(leaves) for s in captured.sources]
         try:
-            outputs = captured.executable.run(arrays)
+            outputs = captured.run(arrays, found.values)
         except Exception:  # before anything was written: plain Python gives the error, or the result
             outputs = None
         if outputs is None:
@@ -301,7 +326,8 @@ class CompiledFunction:
         name = getattr(self.__tracefuse_wrapped__, "__qualname__", type(self.__tracefuse_wrapped__).__name__)
         events.fell_back(name, reason)
         self._python += 1
-        out = None if self.fullgraph else self.__tracefuse_wrapped__(*args, **kwargs)
+        # an error of the user's comes out of plain Python as it is, whatever was asked for
+        out = self.__tracefuse_wrapped__(*args, **kwargs) if error is not None or not self.fullgraph else None
         text = f"{name} runs as plain Python: {reason}"
         if self.fullgraph:
             raise CaptureError(text) from error

@@ -10,6 +10,7 @@ from ..runtime import debug
 from .capture import guards as g
 from .capture.capture import Call, argument_paths
 from .capture.replay import Captured
+from .capture.tree import Declined, Segment, walk
 from .tensor import Tensor
 
 _LAYOUT = ("class", "dtype", "shape", "contiguous", "requires_grad", "has a history")
@@ -36,12 +37,31 @@ def why_again(function: Any, traces: dict[tuple, list], key: tuple, leaves: list
     """Why none of the traces serves a call: guards that fail and what they find, or how its arguments differ."""
     if not debug.level() or not traces:
         return ""
-    failed = [t.root.captured.matches(leaves) for t in traces.get(key, ())]
+    nodes = traces.get(key, [])
+    failed: list[g.Guard] = []
+    try:
+        way = walk(nodes, leaves, failed.append, [])
+    except Declined:
+        return "a part of it failed"
+    if nodes and way.captured is None and not failed:
+        return _unseen(nodes, leaves)
     if failed:
-        texts = [(getattr(f, "failed", "") or f.text) + " no longer holds" + _found(f, leaves) for f in failed if f]
+        texts = [(getattr(f, "failed", "") or f.text) + " no longer holds" + _found(f, leaves) for f in failed]
         return "; ".join(texts)
     nearest = min(traces, key=lambda other: _differences(other, key))
     return _difference(function, nearest, key, leaves)
+
+
+def _unseen(nodes: list, leaves: list[Any]) -> str:
+    """Which answer of a question has not been there yet."""
+    values: list = []
+    while nodes and isinstance(segment := nodes[0], Segment):
+        answer, out = segment.run(leaves, values)
+        values.append(out)
+        if answer not in segment.branches:
+            return f"what {segment.location} asks for is {answer}, which is new"
+        nodes = segment.branches[answer]
+    return "it goes on in a way that is new"
 
 
 def _found(guard: Any, leaves: list[Any]) -> str:

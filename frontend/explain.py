@@ -142,7 +142,7 @@ def explain(fn: Any, /, *args: Any, **kwargs: Any) -> Explanation:
             traces, reason = [], str(e)
     reports: list[TraceReport] = []
     for t in traces:
-        reports.append(_report(t, t.graph, t.executable, tuple(g.text for g in t.guards)))
+        reports.append(_report(t, t.graph, t.executable, tuple(g.text for g in t.all_guards)))
         if t.backward is not None:
             reports.append(_report(t, t.backward.graph, t.backward.executable, ()))
     return Explanation(name_of(fn), tuple(reports), compiled.cache_info(), tuple(compiled.fallbacks), reason)

@@ -6,8 +6,9 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from .capture.capture import CaptureStop, Segment, TraceTree, flatten_call
+from .capture.capture import CaptureStop, flatten_call
 from .capture.replay import Captured
+from .capture.tree import Declined
 from .compile import CompiledFunction, compile, compiled_function, is_compiled
 
 
@@ -53,16 +54,19 @@ def trace_of(compiled: CompiledFunction, args: tuple, kwargs: dict[str, Any]) ->
         hash(key)
     except (TypeError, RecursionError) as e:
         raise NotCaptured(f"the arguments can't be flattened: {e}") from None
-    found = compiled._find(key, call.leaves)
+    try:
+        found = compiled._find(key, call.leaves).captured
+    except Declined:
+        raise NotCaptured("the call fails before it is known which way it takes") from None
     if found is not None:
         return found
     with compiled._lock:
         try:
-            captured = compiled._capture(key, args, kwargs)
+            captured, _ = compiled._capture(key, call.leaves, args, kwargs)
         except CaptureStop as e:
             raise NotCaptured(str(e)) from None
         compiled._compile(captured)
-        compiled._traces.setdefault(key, []).append(TraceTree(Segment(captured)))
+        compiled._add(key, captured)
     return captured
 
 

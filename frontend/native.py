@@ -52,6 +52,7 @@ from .capture.replay import (
     Static,
     TensorSource,
     View,
+    as_kind,
     make_view,
 )
 from .costs import kernel_cost
@@ -83,7 +84,7 @@ def trace_spec(captured: Captured, call: Invocation) -> TraceSpec | None:
     `call` is served by the trace, and belongs to this thread with its modes as they are.
     """
     executable = executable_of(captured)
-    if executable is None or captured.backward is not None or executable.plan.dims or call.kwargs:
+    if executable is None or captured.backward is not None or executable.plan.dims or call.kwargs or captured.above:
         return None
     if executable.plan.host_steps:
         return None
@@ -402,8 +403,8 @@ class _Finish:
                 found = make_view(self._make(r.base, results, made), r)
             else:
                 found = results[self.places[id(r)]]
-                if isinstance(r, Fresh) and r.kind == "number":
-                    found = found[()]
+                if isinstance(r, Fresh) and r.kind != "tensor":
+                    found = as_kind(found, r.kind)
             made[id(r)] = found
         return found
 
@@ -414,7 +415,7 @@ def _listed(n: int, results: tuple[Any, ...]) -> list[Any]:
 
 def _is_plain(r: Recipe) -> bool:
     """Whether native code makes it by itself."""
-    return not isinstance(r, View) and not (isinstance(r, Fresh) and r.kind == "number")
+    return not isinstance(r, View) and not (isinstance(r, Fresh) and r.kind in ("number", "python"))
 
 
 def _is_fixed(expected: Any) -> bool:

@@ -68,7 +68,7 @@ class TensorOperators:
         return complex(one_element(self, "float"))
 
     def __index__(self) -> int:
-        value = one_element(self, "int")
+        value = one_element(self, "index")
         if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
             raise TypeError("only integer tensors with one element can be used as an index")
         return int(value)
@@ -157,12 +157,15 @@ def _in_place(function: Callable, name: str) -> Callable:
 
 def one_element(t: Any, what: str) -> Any:
     """The only element, as a Python number. ValueError if there are more."""
+    array = t._data
     if state.tracer is not None:
-        return state.tracer.concretize(t, what)
-    if t._data.size != 1:
+        array = state.tracer.concretize(t, what)
+        if not isinstance(array, np.ndarray):
+            return array
+    if array.size != 1:
         wanted = "truth value; use any() or all()" if what == "bool" else "value"
         raise ValueError(f"a tensor of shape {t.shape} has no single {wanted}")
-    return t._data.item() if t._data.dtype.kind != "V" else float(t._data.reshape(()))
+    return array.item() if array.dtype.kind != "V" else float(array.reshape(()))
 
 
 # At the end: functions need the Tensor class, which needs this one.

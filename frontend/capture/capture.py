@@ -37,24 +37,11 @@ from .replay import (
     TensorSource,
     View,
 )
-from .scalars import ScalarArgument
-from .tracer import CaptureStop, Specialize, Tracer
+from .scalars import ScalarArgument, TracedScalar
+from .tracer import CaptureStop, GradSlot, Slot, Specialize, Tracer, user_location
+from .tree import Route
 
-__all__ = ["CaptureStop", "Specialize", "Segment", "TraceTree", "capture", "flatten_call"]
-
-
-@dataclass(slots=True)
-class Segment:
-    """A stretch of a trace between two points where Python asks for a value. Today every trace is one segment."""
-
-    captured: Captured
-
-
-@dataclass(slots=True)
-class TraceTree:
-    """The traces of one signature; branches by the values that Python asked for would hang below `root`."""
-
-    root: Segment
+__all__ = ["CaptureStop", "Specialize", "capture", "flatten_call"]
 
 
 @dataclass(slots=True)
@@ -98,15 +85,21 @@ def capture(
     kwargs: dict[str, Any],
     static: frozenset[int] = frozenset(),
     tracer: Tracer | None = None,
+    route: Route | None = None,
 ) -> Captured:
     """One trace of `function(*args, **kwargs)`. Nothing real is changed.
 
-    static: leaves whose floats are constants of the trace. tracer: a fresh one, for a trace with symbolic sizes. Raises CaptureStop with the user's line where the call can't
+    static: leaves whose floats are constants of the trace. tracer: a fresh one, for a trace with symbolic sizes. route:
+    answers what Python asks for; without one that ends the capture. Raises CaptureStop with the user's line where the call can't
     be part of a graph, Specialize if a float argument must be static, and whatever the function itself raises.
     """
     call = flatten_call(args, kwargs)
     tracer = tracer or Tracer(getattr(function, "__name__", type(function).__name__))
     hooks = Hooks(tracer)
+    log = GuardLog(tracer, hooks, call, static)
+    if route is not None:
+        asked: Route = route
+        tracer.asker = lambda v, kind: asked.ask(tracer, v, kind, log.take(), user_location())
     before = (state.grad_enabled, state.default_dtype, state.autocast, 0, epoch.value)
     try:
         with tracer:
@@ -117,7 +110,7 @@ def capture(
                 raise tracer.stopped
             if (state.grad_enabled, state.default_dtype, state.autocast, state.unfinished, epoch.value) != before:
                 tracer.stop("it changes a module, an optimizer, the grad mode or the default dtype for good")
-            return _Finish(tracer, hooks, call, static).captured(result)
+            return _Finish(tracer, hooks, call, log, route).captured(result)
     except g.TooLarge:
         raise CaptureStop("it reads a container too large to be compared on every call", None) from None
     finally:
@@ -160,8 +153,8 @@ def _arguments(tracer: Tracer, hooks: Hooks, function: Callable, call: Call, sta
 class _Finish:
     """Turns a finished run into a `Captured`."""
 
-    def __init__(self, tracer: Tracer, hooks: Hooks, call: Call, static: frozenset[int]):
-        self.tracer, self.hooks, self.call, self.static = tracer, hooks, call, static
+    def __init__(self, tracer: Tracer, hooks: Hooks, call: Call, log: GuardLog, route: Route | None):
+        self.tracer, self.hooks, self.call, self.log, self.route = tracer, hooks, call, log, route
         self.outputs: list[Value] = []
         self.specs: list[OutputSpec] = []
         self.made: dict[int, tuple[Any, Recipe]] = {}
@@ -195,7 +188,10 @@ class _Finish:
             for r in recipes:
                 if isinstance(r, Fresh):
                     object.__setattr__(r, "requires_grad", False)
-        return Captured(graph, list(tracer.sources), spec, recipes, effects, writes, guards, backward, keep)
+        out = Captured(graph, list(tracer.sources), spec, recipes, effects, writes, guards, backward, keep)
+        if self.route is not None:
+            out.rest, out.given, out.above = self.route.rest(graph), self.route.given, self.route.segments
+        return out
 
     def _backward(self, written: set[int]) -> Any:
         n = len(self.outputs)
@@ -228,10 +224,10 @@ class _Finish:
             if not self.hooks.made_here(x):
                 return Alias(ArraySource(x, "array"))
             return Fresh(self._output(tracer.builder.constant(x.copy()), OutputSpec()), kind="array")
-        if isinstance(x, ScalarArgument):
-            if x.original:
+        if isinstance(x, TracedScalar):
+            if isinstance(x, ScalarArgument) and x.original:
                 return Leaf(x.leaf)
-            raise Specialize(x.leaf)
+            return Fresh(self._output(x.value, OutputSpec()), kind="python")
         if g.is_value(x):
             return Static(x)
         for i, leaf in enumerate(self.call.leaves):
@@ -282,30 +278,7 @@ class _Finish:
 
     def _guards(self, written: Sequence[Any], backward: Backward | None) -> list[g.Guard]:
         tracer = self.tracer
-        out = list(self.hooks.finish())
-        for i in sorted(self.static):
-            expected = g.Equal(self.call.leaves[i])
-            out.append(g.ScalarGuard(i, expected, f"float argument {i} {expected}"))
-        for slot in tracer.slots.values():
-            source = slot.source
-            if isinstance(source, TensorSource):
-                t = slot.tensor
-                out.append(
-                    g.TensorGuard(t, slot.array, t._requires_grad, f"{source.path} is {t.dtype.name}{list(t.shape)}")
-                )
-            elif isinstance(source, ArraySource):
-                out.append(
-                    g.ArrayGuard(slot.array, slot.array.dtype, slot.array.shape, f"{source.path} keeps its shape")
-                )
-        for grad in tracer.grads.values():
-            first = grad.first
-            expected_grad = (
-                None if first is None else (first._data.dtype, first._data.shape, first._data.flags.c_contiguous)
-            )
-            hooks = g.leaf_hooks(grad.tensor)
-            out.append(g.HookGuard(grad.source, hooks, f"{grad.source.path} has {len(hooks)} gradient hooks"))
-            text = f"{grad.source.path}.grad is {'None' if first is None else 'a tensor'}"
-            out.append(g.GradGuard(grad.source, expected_grad, text))
+        out = self.log.take()
         for source in () if backward is None else backward.targets:
             hooks = g.leaf_hooks(source.tensor(self.call.leaves))
             out.append(g.HookGuard(source, hooks, f"{source.path} has {len(hooks)} gradient hooks"))
@@ -315,6 +288,58 @@ class _Finish:
                 tracer.stop("it writes into a tensor that shares memory with another one")
             out.append(guard)
         return out
+
+
+class GuardLog:
+    """Hands out the guards of a trace, a stretch at a time: what it has come to rely on since the last time."""
+
+    def __init__(self, tracer: Tracer, hooks: Hooks, call: Call, static: frozenset[int]):
+        self.tracer, self.hooks, self.call, self.static = tracer, hooks, call, sorted(static)
+        self._members = self._reads = 0  # how many of each have been handed out
+        self._slots: set[int] = set()
+        self._grads: set[int] = set()
+
+    def take(self) -> list[g.Guard]:
+        tracer, hooks = self.tracer, self.hooks
+        out: list[g.Guard] = []
+        entries = hooks.epoch_guard.entries
+        if len(entries) > self._members:
+            out.append(g.EpochGuard(entries[self._members :], epoch.value))
+            self._members = len(entries)
+        out += hooks.guards[self._reads :]
+        self._reads = len(hooks.guards)
+        for i in self.static:
+            expected = g.Equal(self.call.leaves[i])
+            out.append(g.ScalarGuard(i, expected, f"float argument {i} {expected}"))
+        self.static = []
+        for key, slot in tracer.slots.items():
+            if key not in self._slots:
+                self._slots.add(key)
+                out += self._slot(slot)
+        for key, grad in tracer.grads.items():
+            if key not in self._grads:
+                self._grads.add(key)
+                out += self._grad(grad)
+        return out
+
+    def _slot(self, slot: Slot) -> list[g.Guard]:
+        source, t = slot.source, slot.tensor
+        if isinstance(source, TensorSource):
+            text = f"{source.path} is {t.dtype.name}{list(t.shape)}"
+            return [g.TensorGuard(t, slot.array, self.tracer.requires_grad_before(t), text)]
+        if isinstance(source, ArraySource):
+            return [g.ArrayGuard(slot.array, slot.array.dtype, slot.array.shape, f"{source.path} keeps its shape")]
+        return []
+
+    def _grad(self, grad: GradSlot) -> list[g.Guard]:
+        first = grad.first
+        expected = None if first is None else (first._data.dtype, first._data.shape, first._data.flags.c_contiguous)
+        hooks = g.leaf_hooks(grad.tensor)
+        text = f"{grad.source.path}.grad is {'None' if first is None else 'a tensor'}"
+        return [
+            g.HookGuard(grad.source, hooks, f"{grad.source.path} has {len(hooks)} gradient hooks"),
+            g.GradGuard(grad.source, expected, text),
+        ]
 
 
 def _is_made(x: Any) -> bool:

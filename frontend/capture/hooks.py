@@ -16,14 +16,15 @@ from typing import Any, Callable
 import numpy as np
 
 from .. import autograd, scipy_special
+from ..operators import one_element
 from ..state import SymbolicScalar
 from ..tensor import Tensor
 from . import array_mode, policy
 from . import guards as g
 from .instrument import NoSource, instrument, is_instrumented
 from .objects import ObjectHooks
-from .scalars import ScalarArgument
-from .tracer import Specialize, Tracer
+from .scalars import ScalarArgument, TracedFloat, TracedInt, TracedScalar, call_math
+from .tracer import Tracer
 from .watch import optimizers
 
 _FRAME = frozenset("locals globals vars dir eval exec compile __import__ breakpoint input print open delattr".split())
@@ -138,8 +139,8 @@ class Hooks(ObjectHooks):
         """An argument of library code: functions get their hooks, arrays from outside become inputs."""
         if type(v) is np.ndarray:
             return self.adopt(self.array(v))
-        if isinstance(v, ScalarArgument):
-            raise Specialize(v.leaf)
+        if isinstance(v, (ScalarArgument, TracedInt)):
+            return v.concrete()
         if isinstance(v, Tensor):
             if type(v._data) is np.ndarray:
                 self.tracer.remember(v)
@@ -235,6 +236,10 @@ class Hooks(ObjectHooks):
         module = getattr(f, "__module__", None) or ""
         if module == "builtins":
             return self._of_builtins(f, name, args, kwargs)
+        if module == "math" and len(args) == 1 and isinstance(args[0], TracedScalar):
+            found = call_math(f, args[0])
+            if found is not NotImplemented:
+                return found
         if module in policy.PURE_MODULES or _module_of_builtin(f) in policy.PURE_MODULES:
             self._iterators(name, args)
             return f(*[self._passed(a) for a in args], **{k: self._passed(v) for k, v in kwargs.items()})
@@ -328,8 +333,8 @@ class Hooks(ObjectHooks):
             self._iterators(cls.__name__, args)
             for a in args:
                 self.options(a)
-            if cls in (int, float, bool, complex) and args and isinstance(args[0], ScalarArgument):
-                raise Specialize(args[0].leaf)
+            if cls in (int, float, bool) and len(args) == 1 and isinstance(args[0], (Tensor, TracedScalar)):
+                return self._number(cls, args[0])
             if args and policy.user_dunder(args[0], f"__{cls.__name__}__"):
                 self.tracer.stop(f"it converts a {type(args[0]).__name__} to {cls.__name__}")
             return self.own(cls(*[self._passed(a) for a in args], **kwargs))
@@ -343,6 +348,14 @@ class Hooks(ObjectHooks):
             self._iterators(cls.__name__, args)
             return self.own(cls(*[self._passed(a) for a in args], **{k: self._passed(v) for k, v in kwargs.items()}))
         self.tracer.stop(f"it makes a {module}.{cls.__name__}, which is not known to be pure")
+
+    def _number(self, cls: type, x: Any) -> Any:
+        """int(x), float(x) or bool(x) of a tensor or a traced number; floats stay in the graph."""
+        if cls is not float:
+            return cls(x)
+        if isinstance(x, TracedInt):
+            return TracedFloat(x.as_float())
+        return x if isinstance(x, TracedFloat) else one_element(x, "float")
 
     def _construct(self, cls: type, args: tuple, kwargs: dict) -> Any:
         """A new object of a user's class; its `__init__` is instrumented."""

@@ -116,8 +116,8 @@ TensorLike = ArgSource | TensorSource | GradSource
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fresh:
-    """Graph output `output` as a new Tensor, an ndarray or (kind "number") a NumPy scalar. `requires_grad`: it has a
-    history."""
+    """Graph output `output` as a new Tensor, an ndarray, a NumPy scalar (kind "number") or a Python number ("python").
+    `requires_grad`: it has a history."""
 
     output: int
     kind: str = "tensor"
@@ -194,7 +194,10 @@ class Captured:
     guards: list[Guard]
     backward: Backward | None = None
     keep: list[Any] = field(default_factory=list)  # arguments that are known by identity: it must not be used again
-    executable: Any = None
+    given: list[tuple[int, int]] = field(default_factory=list)  # what `rest` takes from the segments above: tree.Place
+    rest: Graph | None = None  # what is left of the graph behind the last segment; None: all of it
+    above: list[Any] = field(default_factory=list)  # (segment, answer) on the way to it, from the root
+    executable: Any = None  # of `rest`
     native: Any = None  # its NativeTrace; False when the native entry can't serve it
     calls: int = 0
 
@@ -204,6 +207,15 @@ class Captured:
             if not g.check(leaves):
                 return g
         return None
+
+    def run(self, arrays: list[np.ndarray], values: Sequence[Sequence[np.ndarray]]) -> list[Any]:
+        """The outputs, from the inputs and what the segments above have computed."""
+        return self.executable.run([*arrays, *(values[d][k] for d, k in self.given)] if self.given else arrays)
+
+    @property
+    def all_guards(self) -> list[Guard]:
+        """Those of the segments above, too."""
+        return [g for segment, _ in self.above for g in segment.guards] + self.guards
 
     def commit(self, leaves: Sequence[Any], arrays: list[np.ndarray], outputs: list[Any]) -> Any:
         """Builds the results and replays the effects."""
@@ -230,7 +242,7 @@ class Captured:
             return found
         if isinstance(r, Fresh):
             array = outputs[r.output]
-            out = new_tensor(array) if r.kind == "tensor" else array if r.kind == "array" else array[()]
+            out = new_tensor(array) if r.kind == "tensor" else as_kind(array, r.kind)
         elif isinstance(r, Static):
             return r.value
         elif isinstance(r, Leaf):
@@ -259,6 +271,11 @@ class Captured:
         tensors = [t if isinstance(t, Tensor) else None for t in inputs]
         written = frozenset(target for _, target in self.writes)
         connect(self.backward, roots, leaves, arrays, outputs, tensors, self.graph, written)
+
+
+def as_kind(array: np.ndarray, kind: str) -> Any:
+    """An array as what a `Fresh` wants that is no tensor."""
+    return array if kind == "array" else array.item() if kind == "python" else array[()]
 
 
 def make_view(base: Any, r: View) -> Any:

@@ -112,6 +112,9 @@ class Tracer(TraceViews):
         self.stopped: CaptureStop | None = None
         self.array_class: type[Tensor] = Tensor  # class of what stands for an ndarray
         self.wrapper: type[Tensor] = Tensor  # class of tensors made while tracing
+        self.asker: Callable[[Value, str], bool | int] | None = (
+            None  # answers what Python asks; None: it ends the capture
+        )
         self.on_callable: Callable[[Any], Any] = lambda f: f  # gives user functions that the library calls their hooks
         self._before: dict[int, tuple[Tensor, tuple]] = {}  # slots of real tensors, to be put back
         self._outer: Any = None
@@ -150,6 +153,11 @@ class Tracer(TraceViews):
         self._before[id(t)] = (t, (t._node, t._requires_grad, t._version, t._base, t._view, lifted))
         if lifted:
             t._node, t._requires_grad = None, True
+
+    def requires_grad_before(self, t: Tensor) -> bool | None:
+        """Whether a real tensor required grad when the call began."""
+        found = self._before.get(id(t))
+        return t._requires_grad if found is None else found[1][1]
 
     def stop(self, reason: str) -> NoReturn:
         """Ends the capture, for good: code that catches everything does not bring it back."""
@@ -289,7 +297,19 @@ class Tracer(TraceViews):
         if slot is not None and slot.source is None and not slot.written or slot is None and id(t) in self.created:
             if type(data) is np.ndarray:
                 return data.copy()  # made in this trace from Python numbers: the same on every call
+        if what in _NUMBERS and self.asker is not None:
+            from .scalars import number_of
+
+            return number_of(self, t, what)
         self.stop(f"{_ASKS.get(what, f'{what}()')} needs the value of a tensor")
+
+    def ask(self, value: Value, kind: str) -> bool | int:
+        """The value of a 0-d bool ("bool") or int64 ("int") for this call. The trace goes on for calls with that
+        value."""
+        if self.stopped is not None:
+            raise self.stopped
+        assert self.asker is not None
+        return self.asker(value, kind)
 
     def callable(self, f: Any) -> Any:
         return self.on_callable(f)
@@ -313,6 +333,7 @@ class Tracer(TraceViews):
         return x
 
 
+_NUMBERS = frozenset(("bool", "int", "index", "item", "float"))
 _ASKS = {
     "bool": "a truth test (if, while, and, or, not, assert)",
     "item": ".item()",

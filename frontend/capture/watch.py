@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ..epoch import epoch
 from ..tensor import Tensor
 from . import guards as g
 from . import policy
@@ -144,13 +143,6 @@ class Watch:
     def guard_content(self, v: Any, text: str) -> None:
         expected = self.expect(v, text)
         self.guards.append(g.ContentGuard(v, expected, f"{text} is {expected}"))
-
-    def finish(self) -> list[g.Guard]:
-        """All guards of the trace."""
-        if self.epoch_guard.entries:
-            self.epoch_guard.seen = epoch.value
-            return [self.epoch_guard, *self.guards]
-        return self.guards
 
 
 class _Members:

@@ -1,0 +1,239 @@
+"""Trace trees: what a compiled function knows of the calls of one signature.
+
+Where Python asks for the value of a tensor (a truth test, `int(t)`), the trace ends a *segment*: a graph that computes
+the value asked for, and what the rest of the trace is likely to need. Below it hang the continuations, by the values
+that were seen. The leaves are `Captured`s, which know what becomes of the results. Nothing is generalised: a value that
+was not seen before leads to another trace of the function, of which only what comes behind that point is new.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Union
+
+import numpy as np
+
+from ...ir.extract import extract, slice_of
+from ...ir.graph import Graph, InputSpec, Location, Node, Signature, Value
+from .guards import Guard
+from .replay import Captured, Source
+
+MOST_VALUES = 16  # of one question
+MOST_QUESTIONS = 128  # in one call
+
+Answer = Union[bool, int]
+Build = Callable[[Graph], Any]
+TreeNode = Union["Segment", Captured]
+Place = tuple[int, int]  # a value that a segment has computed: the segment's depth, number of the output
+
+
+@dataclass(slots=True, eq=False)
+class Segment:
+    """A stretch of a trace up to a question. `graph`: its inputs are `sources`, then the values at `given`; its first
+    output answers the question, the others are at `kept` (node and result numbers of the trace). `question`: the text
+    of its graph without those.
+
+    kind: "bool" or "int". location: the user's line. guards: what it takes for granted besides what the segments above
+    do. branches: the continuations, by answer: usually one, more where their guards differ.
+    """
+
+    question: str
+    graph: Graph
+    executable: Any
+    sources: list[Source]
+    given: list[Place]
+    kept: list[tuple[int, int]]
+    kind: str
+    location: Location | None
+    guards: list[Guard]
+    branches: dict[Answer, list[TreeNode]] = field(default_factory=dict)
+    hits: Counter = field(default_factory=Counter)
+
+    def matches(self, leaves: Sequence[Any]) -> Guard | None:
+        """None if every guard holds, else the first that does not."""
+        for g in self.guards:
+            if not g.check(leaves):
+                return g
+        return None
+
+    def run(self, leaves: Sequence[Any], before: "Values") -> tuple[Answer, list[np.ndarray]]:
+        """The answer for this call, and all outputs. Whatever the executable raises; nothing is written."""
+        arrays = [s.fetch(leaves) for s in self.sources]
+        out = self.executable.run([*arrays, *(before[d][k] for d, k in self.given)])
+        self.hits[answer := self.answer(out[0])] += 1
+        return answer, out
+
+    def answer(self, array: np.ndarray) -> Answer:
+        return bool(array) if self.kind == "bool" else int(array)
+
+
+Values = list[list[np.ndarray]]  # what the segments on the way have computed
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a call ends up. captured: its leaf; None where it took a branch that has not been seen, or no guard held."""
+
+    captured: Captured | None
+    values: Values
+
+
+class Declined(Exception):
+    """A segment has failed for this call (an index out of range): plain Python tells the error."""
+
+
+def walk(nodes: Sequence[TreeNode], leaves: Sequence[Any], failed: Callable[[Guard], None], above: Values) -> Found:
+    """The way of a call through the tree. `failed` is told of guards that do not hold."""
+    for node in list(nodes):
+        guard = node.matches(leaves)
+        if guard is not None:
+            failed(guard)
+            continue
+        if isinstance(node, Captured):
+            return Found(node, above)
+        try:
+            answer, out = node.run(leaves, above)
+        except Exception as e:
+            raise Declined from e
+        found = walk(node.branches.get(answer, ()), leaves, failed, [*above, out])
+        if found.captured is not None:
+            return found
+    return Found(None, above)
+
+
+def leaves_of(nodes: Sequence[TreeNode]) -> list[Captured]:
+    """Every trace, in the order of the tree."""
+    out: list[Captured] = []
+    for node in list(nodes):
+        if isinstance(node, Captured):
+            out.append(node)
+        else:
+            for below in list(node.branches.values()):
+                out += leaves_of(below)
+    return out
+
+
+class Route:
+    """The way that a trace takes through the tree while it is recorded: it answers Python's questions by running the
+    segments on the arguments of the present call."""
+
+    def __init__(self, nodes: list[TreeNode], leaves: Sequence[Any], build: Build):
+        self.nodes, self.leaves, self.build = nodes, leaves, build  # nodes: the continuations where it is now
+        self.segments: list[tuple[Segment, Answer]] = []
+        self.values: Values = []
+        self.places: dict[Value, Place] = {}  # what the segments have computed, of this trace
+        self.done: set[Node] = set()
+        self.answers: dict[tuple[Value, str], Answer] = {}
+        self.given: list[Place] = []
+
+    def ask(self, tracer: Any, value: Value, kind: str, guards: list[Guard], location: Location | None) -> Answer:
+        """The answer for the present call. `guards`: what the trace has come to rely on since the last question."""
+        if len(self.segments) >= MOST_QUESTIONS:
+            tracer.stop(f"it asks for the values of tensors more than {MOST_QUESTIONS} times")
+        known = self.answers.get((value, kind))
+        if known is not None:
+            return known
+        b = tracer.builder
+        nodes = slice_of(b.nodes, [value], self.places)
+        given = [v for v in self.places if v is value or any(v in n.inputs for n in nodes)]
+        places = [self.places[v] for v in given]
+        question = str(extract(b.name, nodes, b.inputs, given, [value], b.constants))
+        segment = self._known(question, places)
+        if segment is None:
+            kept = [v for v in _kept(b.nodes, nodes) if v is not value]
+            name = f"{b.name}_asks{len(self.segments)}"
+            graph = extract(name, nodes, b.inputs, given, [value, *kept], b.constants)
+            position = {n: k for k, n in enumerate(b.nodes)}
+            at = [(position[v.node], v.index) for v in kept]  # type: ignore[index]
+            executable = self.build(graph)
+            segment = Segment(question, graph, executable, list(tracer.sources), places, at, kind, location, guards)
+            self.nodes.append(segment)
+        else:
+            kept = [b.nodes[n].outputs[k] for n, k in segment.kept]
+        try:
+            answer, out = segment.run(self.leaves, self.values)
+        except Exception as e:
+            tracer.stop(f"what it asks for can't be computed: {type(e).__name__}: {e}")
+        if answer not in segment.branches and len(segment.branches) >= MOST_VALUES:
+            tracer.stop(f"it asks for a number that has had {MOST_VALUES} values already")
+        self.places.update({v: (len(self.segments), k) for k, v in enumerate((value, *kept))})
+        self.done.update(nodes)
+        self.segments.append((segment, answer))
+        self.values.append(out)
+        self.nodes = segment.branches.setdefault(answer, [])
+        self.answers[value, kind] = answer
+        return answer
+
+    def _known(self, question: str, places: list[Place]) -> Segment | None:
+        """The segment that is there already, from an earlier trace of the function."""
+        for node in self.nodes:
+            if isinstance(node, Segment) and node.given == places and node.question == question:
+                if node.matches(self.leaves) is None:
+                    return node
+        return None
+
+    def rest(self, graph: Graph) -> Graph:
+        """What is left to compute of the trace's `graph`: its inputs are the graph's, then the values at `given`."""
+        if not self.segments:
+            return graph
+        effects = [n for n in graph.nodes if not n.op.pure and n not in self.done]
+        wanted = [*graph.outputs, *(v for n in effects for v in n.outputs)]
+        nodes = slice_of(graph.nodes, wanted, self.places)
+        read = {v for n in nodes for v in n.inputs} | set(graph.outputs)
+        values = [v for v in self.places if v in read]
+        self.given = [self.places[v] for v in values]
+        inputs = (*graph.signature.inputs, *(InputSpec(f"given{k}", "state") for k in range(len(values))))
+        signature = Signature(inputs, graph.signature.outputs)
+        return extract(graph.name, nodes, graph.inputs, values, graph.outputs, graph.constants, signature)
+
+
+# ------------------------------------------------------------------ what to keep
+
+_FREE = frozenset("broadcast_to reshape permute slice flip full iota".split())  # computed where they are read
+
+
+def _kept(recorded: Sequence[Node], nodes: Sequence[Node]) -> list[Value]:
+    """Values of `nodes` that somebody still holds, or that other nodes read: the rest of the trace is likely to need
+    them. (What it needs and was not kept, it computes again.)"""
+    inside = set(nodes)
+    uses = Counter(v for n in recorded for v in n.inputs)
+    held: dict[Value, None] = {}
+    for n in recorded:
+        if n not in inside:
+            held.update(dict.fromkeys(v for v in n.inputs if v.node in inside))
+    for n in nodes:
+        for v in n.outputs:
+            if _references(v) > uses[v]:
+                held[v] = None
+    out: dict[Value, None] = {}
+    for n in reversed(nodes):  # of what costs nothing, the operands are kept
+        for v in n.outputs:
+            if v not in held:
+                continue
+            if n.op.name in _FREE:
+                held.update(dict.fromkeys(x for x in n.inputs if x.node in inside))
+            else:
+                out[v] = None
+    order = {n: k for k, n in enumerate(nodes)}
+    return sorted(out, key=lambda v: (order[v.node], v.index))  # type: ignore[index]
+
+
+def _references(v: Value) -> int:
+    """How many hold `v`, besides its own node."""
+    return sys.getrefcount(v) - _UNHELD
+
+
+def _unheld() -> int:
+    """What `sys.getrefcount` says in `_references` of an object that one tuple holds, and the loop that asks."""
+    holder: Any = ((object(),),)
+    for part in holder:
+        for v in part:
+            return _references(v)
+    return 0
+
+
+_UNHELD = 0
+_UNHELD = _unheld()
