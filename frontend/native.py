@@ -1,442 +1,25 @@
-"""From captured traces to the native entry: `trace_spec` says in its terms what a trace takes for granted and does.
+"""Native code takes over: which calls of a function its traces serve without Python, and how they follow what changes.
 
-What it can't say (histories of results, nested arguments, keywords) stays with the Python path, which also gets every
-call that a native guard refuses. Native guards are stricter where that is cheaper: an equal value is the same object.
+`native_spec` says what a trace takes for granted and does in the native entry's terms.
 """
 
 from __future__ import annotations
 
 import ctypes
-import gc
-import types
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-import numpy as np
-
 from ..runtime import entry
-from ..runtime.entry_layout import UnknownLayout, cell_word, slot_word, word_position
-from ..runtime.executable import Executable
-from ..runtime.trace_spec import (
-    ABSENT,
-    Arg,
-    ArrayArg,
-    Constant,
-    DictGuard,
-    Effect,
-    EqualArg,
-    Load,
-    Output,
-    Result,
-    ScalarArg,
-    State,
-    StaticArg,
-    TraceSpec,
-    Word,
-)
+from ..runtime.entry_layout import word_position
+from ..runtime.trace_spec import ABSENT, TraceSpec, Word
 from . import autograd
 from .capture import guards as g
-from .capture import pytree
-from .capture.overlap import OverlapGuard
-from .capture.replay import (
-    ArgSource,
-    ArraySource,
-    Captured,
-    Fresh,
-    GradSource,
-    Invocation,
-    Leaf,
-    Recipe,
-    ScalarSource,
-    Static,
-    TensorSource,
-    View,
-    as_kind,
-    make_view,
-)
-from .costs import kernel_cost
+from .capture.replay import Captured, Invocation, TensorSource
+from .capture.tree import leaves_of
 from .epoch import epoch
-from .state import modes, state
-from .tensor import Tensor
+from .native_spec import trace_spec, tree_spec
 
-LONG = 20e-6  # seconds: longer plans let other threads run
-BYTES_PER_SECOND, OPERATIONS_PER_SECOND = 10e9, 20e9  # of one core, roughly
-MOST_VALUES, MOST_ARGS = 1 << 14, 1 << 10
 PATIENCE = 1024  # calls at most between two attempts to renew a trace
-
-
-class Inexpressible(Exception):
-    """The native entry has no words for something in this trace."""
-
-
-def executable_of(captured: Captured) -> Executable | None:
-    """The machine code of a trace; None for other backends."""
-    x = captured.executable
-    while x is not None and not isinstance(x, Executable):
-        x = getattr(x, "executable", None)
-    return x
-
-
-def trace_spec(captured: Captured, call: Invocation) -> TraceSpec | None:
-    """The trace in the native entry's terms, or None if calls have to stay on the Python path.
-
-    `call` is served by the trace, and belongs to this thread with its modes as they are.
-    """
-    executable = executable_of(captured)
-    if executable is None or captured.backward is not None or executable.plan.dims or call.kwargs or captured.above:
-        return None
-    if executable.plan.host_steps:
-        return None
-    if len(call.args) != len(call.leaves) or any(a is not b for a, b in zip(call.args, call.leaves)):
-        return None
-    try:
-        return _Writer(captured, executable, call).spec()
-    except (Inexpressible, UnknownLayout):
-        return None
-
-
-class _Writer:
-    """Writes one spec."""
-
-    def __init__(self, captured: Captured, executable: Executable, call: Invocation):
-        self.captured, self.executable = captured, executable
-        self.leaves, self.prefix, self.epoch = call.leaves, call.prefix, call.epoch
-        self.values = {id(s): k for k, s in enumerate(captured.sources)}
-        self.written = {target for _, target in captured.writes}
-        self.words: list[Word] = []
-        self.dicts: list[DictGuard] = []
-        self.checks: list[Any] = []
-        self.loads: list[Load] = []
-        self.disjoint: list[tuple[int, int]] = []
-        self.without_grad: set[int] = set()  # leaves
-        self.with_epoch = False
-
-    def spec(self) -> TraceSpec:
-        for guard in self.captured.guards:
-            self._guard(guard)
-        if self.with_epoch:  # the first word: it is renewed in place
-            self.words.insert(0, Word(epoch.address, self.epoch, epoch))
-        plan = self.executable.plan
-        if len(plan.buffers) > MOST_VALUES or len(self.leaves) > MOST_ARGS:
-            raise Inexpressible("too many values")
-        first_output = len(self.captured.sources) + len(plan.constants)
-        constants = [Constant(k, c.ctypes.data, c) for k, c in enumerate(plan.constants, len(self.captured.sources))]
-        outputs: list[Output] = []
-        self.places: dict[int, int] = {}  # graph output -> its place among the fresh ones
-        for j, b in enumerate(plan.outputs):
-            buffer = plan.buffers[b]
-            if buffer.kind == "output":
-                self.places[j] = len(outputs)
-                shape = tuple(int(d) for d in buffer.type.shape)  # type: ignore[arg-type]
-                outputs.append(Output(first_output + j, buffer.type.dtype.np, shape))
-            else:
-                constants.append(Constant(first_output + j, 0))  # written into an input, or a check: nobody looks here
-        results = _Results(self)
-        states = self._states()
-        args = (*map(StaticArg, self.prefix), *(self._arg(i, x) for i, x in enumerate(self.leaves)))
-        return TraceSpec(
-            plan=self.executable.address,
-            args=args,
-            values=first_output + len(plan.outputs),
-            outputs=tuple(outputs),
-            results=tuple(results.items),
-            structure=results.structure,
-            returned=results.returned,
-            effects=tuple(results.effects),
-            states=states,
-            constants=tuple(constants),
-            words=tuple(self.words),
-            dicts=tuple(self.dicts),
-            mode=modes(),
-            same=self._same(),
-            checks=tuple(self.checks),
-            loads=tuple(self.loads),
-            written=self._versions(),
-            disjoint=tuple(self.disjoint),
-            arena=max(64, int(self.executable.arena_size)),  # type: ignore[arg-type]
-            release_gil=_seconds(self.executable) > LONG,
-            keep=(self.executable,),
-        )
-
-    # ---- inputs
-
-    def _source_of(self, leaf: int) -> Any:
-        for s in self.captured.sources:
-            if isinstance(s, (ArgSource, ScalarSource)) and s.leaf == leaf:
-                return s
-        return None
-
-    def _arg(self, leaf: int, x: Any) -> Arg:
-        source = self._source_of(leaf)
-        value = -1 if source is None else self.values[id(source)]
-        if isinstance(x, Tensor):
-            if type(x) is not Tensor or x._node is not None:
-                raise Inexpressible("an argument with a history, or of a class of its own")
-            written = value in self.written
-            slots: list[tuple[str, tuple[Any, ...]]] = [
-                ("_requires_grad", (True,) if x._requires_grad else (None, False)),
-                ("_node", (None,)),
-            ]
-            if written:
-                slots.append(("_base", (None,)))
-            if leaf in self.without_grad:
-                slots.append(("_grad", (None,)))
-            fresh = state.grad_enabled and not written
-            array = self._array(x._data, value)
-            return ArrayArg(value, array.dtype, array.shape, writeable=written, slots=tuple(slots), fresh=fresh)
-        if isinstance(x, np.ndarray):
-            array = self._array(x, value)
-            if not array.flags.writeable:
-                raise Inexpressible("an array that can't be written")
-            return ArrayArg(value, array.dtype, array.shape, tensor=False, writeable=True)
-        if type(x) is float:
-            return ScalarArg(value) if source is not None else EqualArg(x)
-        return EqualArg(x) if type(x) in (int, str, bytes) else StaticArg(x)
-
-    def _array(self, array: Any, value: int) -> np.ndarray:
-        """An array that native code can take, as input `value` (-1: none) of the graph."""
-        if type(array) is not np.ndarray or not array.dtype.isnative:
-            raise Inexpressible("an array of a class of its own")
-        if not array.flags.c_contiguous or not array.flags.aligned:
-            raise Inexpressible("an array that is not contiguous")
-        if value >= 0:
-            wanted = self.captured.graph.inputs[value].type
-            _require(array.dtype == wanted.dtype.np and array.shape == wanted.shape)
-        return array
-
-    def _states(self) -> tuple[State, ...]:
-        out = []
-        for k, s in enumerate(self.captured.sources):
-            if isinstance(s, TensorSource):
-                out.append(State(s.held, self._array(s.held._data, k), k))
-            elif isinstance(s, ArraySource):
-                out.append(State(None, self._array(s.held, k), k))
-            elif isinstance(s, GradSource) and not any(x.arg.value == k for x in self.loads):
-                raise Inexpressible("a gradient that no guard looks at")
-        return tuple(out)
-
-    def _same(self) -> tuple[tuple[int, int, bool], ...]:
-        """Arguments that are one object are so again, and no others."""
-        arrays = [i for i, x in enumerate(self.leaves) if isinstance(x, (Tensor, np.ndarray))]
-        n = len(self.prefix)
-        return tuple(
-            (n + i, n + j, self.leaves[i] is self.leaves[j]) for a, i in enumerate(arrays) for j in arrays[a + 1 :]
-        )
-
-    def _versions(self) -> tuple[int, ...]:
-        out = []
-        for k in sorted(self.written):
-            source = self.captured.sources[k]
-            if isinstance(source, GradSource):
-                raise Inexpressible("it writes into a gradient that was there before")
-            if not isinstance(source, ArraySource) and isinstance(source.tensor(self.leaves), Tensor):  # type: ignore[union-attr]
-                out.append(k)
-        return tuple(out)
-
-    # ---- guards
-
-    def _guard(self, guard: g.Guard) -> None:
-        if isinstance(guard, g.EpochGuard):
-            self.with_epoch = True
-        elif isinstance(guard, g.ItemGuard):
-            self._item(guard)
-        elif isinstance(guard, g.CellGuard):
-            self._cell(guard)
-        elif isinstance(guard, (g.ContentGuard, g.SlotGuard)):
-            self._check(guard)
-        elif isinstance(guard, g.TensorGuard):
-            self._slot(guard.tensor, "_requires_grad", bool(guard.requires_grad))
-        elif isinstance(guard, g.HookGuard):
-            self._hooks(guard)
-        elif isinstance(guard, g.GradGuard):
-            self._grad(guard)
-        elif isinstance(guard, OverlapGuard):
-            self._overlap(guard)
-        elif not isinstance(guard, (g.ScalarGuard, g.ArrayGuard)):  # those are in the arguments and the states
-            raise Inexpressible(f"a {type(guard).__name__}")
-
-    def _slot(self, t: Tensor, name: str, holds: bool) -> None:
-        """A slot that has True or a tensor in it, or else None or False."""
-        word = slot_word(t, Tensor, name)
-        found = word.holder[1]
-        _require((found is not None and found is not False) is holds)
-        self.words.append(word)
-
-    def _check(self, guard: Any) -> None:
-        self.checks.append(partial(guard.check, ()))
-
-    def _item(self, guard: g.ItemGuard) -> None:
-        namespace = guard.namespace
-        if type(namespace) is types.MappingProxyType:
-            namespace = next(iter(gc.get_referents(namespace)), None)  # the dict of a class
-        now = guard.namespace.get(guard.name, g.ABSENT)
-        _require(guard.expected.match(now))
-        if type(namespace) is not dict or not _is_fixed(guard.expected):
-            self._check(guard)
-        else:
-            self.dicts.append(DictGuard(namespace, guard.name, ABSENT if now is g.ABSENT else now))
-
-    def _cell(self, guard: g.CellGuard) -> None:
-        if not _is_fixed(guard.expected) or getattr(guard.expected, "value", None) is g.ABSENT:
-            self._check(guard)
-        else:
-            word = cell_word(guard.cell)
-            _require(guard.expected.match(word.holder[1]))
-            self.words.append(word)
-
-    def _hooks(self, guard: g.HookGuard) -> None:
-        """Hooks of leaves come and go with the epoch; those of arguments are not known before the call."""
-        self.with_epoch = True
-        if not isinstance(guard.source, TensorSource) and autograd._LEAF_HOOKS:
-            raise Inexpressible("gradient hooks of an argument")
-
-    def _grad(self, guard: g.GradGuard) -> None:
-        owner = guard.source
-        if isinstance(owner, ArgSource) and guard.expected is None:
-            self.without_grad.add(owner.leaf)
-        elif not isinstance(owner, TensorSource):
-            raise Inexpressible("the gradient of an argument")
-        elif guard.expected is None:
-            self._slot(owner.held, "_grad", False)
-        else:
-            dtype, shape, contiguous = guard.expected
-            if not contiguous:
-                raise Inexpressible("a gradient that is not contiguous")
-            sources = enumerate(self.captured.sources)
-            value = next((k for k, s in sources if isinstance(s, GradSource) and s.of is owner), -1)
-            self.loads.append(Load(owner.held, "_grad", ArrayArg(value, dtype, shape)))
-
-    def _overlap(self, guard: OverlapGuard) -> None:
-        """Pairs of which one is written and one moves. What stays where it is was compared when the trace was made."""
-        sources = self.captured.sources
-        moving = [k for k in guard.moving if not isinstance(sources[k], ScalarSource)]
-        sized = [k for k, s in enumerate(sources) if not isinstance(s, ScalarSource) and s.fetch(self.leaves).size]
-        for i in moving:
-            for j in sized:
-                if i in sized and i != j and (guard.written[i] or guard.written[j]) and (j not in moving or i < j):
-                    self.disjoint.append((i, j))
-
-
-class _Results:
-    """What a call returns and changes, as the native entry makes it."""
-
-    def __init__(self, writer: _Writer):
-        self.writer, self.captured = writer, writer.captured
-        self.items: list[Result] = []
-        self.effects: list[Effect] = []
-        self._known: dict[int, int] = {}  # by recipe
-        recipes, spec = self.captured.recipes, self.captured.spec
-        flat = spec.kind is None or spec.kind in (tuple, list) and all(c.kind is None for c in spec.children)
-        self.structure: Any = "single" if spec.kind is None else "tuple"
-        if flat and all(map(_is_plain, recipes)):
-            for r in recipes:
-                known = self._known.get(id(r))
-                if known is None:
-                    self._add(r)
-                else:
-                    self.items.append(Result("again", known))
-        else:
-            for r in recipes:
-                self._base(r)
-        self.returned = len(self.items)
-        for effect in self.captured.effects:
-            if not isinstance(effect.target, TensorSource):
-                raise Inexpressible("it sets the gradient of an argument")
-            if effect.recipe is not None and not _is_plain(effect.recipe):
-                raise Inexpressible("a gradient that is a view")
-            number = None if effect.recipe is None else self._base(effect.recipe)
-            self.effects.append(Effect(effect.target.held, "_grad", number))
-        if not flat or not all(map(_is_plain, recipes)):
-            self.structure = _Finish(self.captured, self._known)
-        elif spec.kind is list:
-            self.structure = partial(_listed, self.returned) if self.effects else list
-
-    def _base(self, r: Recipe) -> int:
-        """The place of what `r` is made from."""
-        while isinstance(r, View):
-            r = r.base
-        known = self._known.get(id(r))
-        return self._add(r) if known is None else known
-
-    def _add(self, r: Any) -> int:
-        self._known[id(r)] = len(self.items)
-        self.items.append(self._result(r))
-        return len(self.items) - 1
-
-    def _result(self, r: Any) -> Result:
-        n = len(self.writer.prefix)
-        if isinstance(r, Fresh):
-            place = self.writer.places.get(r.output)
-            if place is None:
-                raise Inexpressible("a result without memory of its own")
-            return Result("tensor" if r.kind == "tensor" else "array", place)
-        if isinstance(r, Static):
-            return Result("object", object=r.value)
-        if isinstance(r, Leaf):
-            return Result("argument", n + r.leaf)
-        source = r.source
-        if isinstance(source, (ArgSource, ScalarSource)):
-            return Result("argument", n + source.leaf)
-        if isinstance(source, GradSource):
-            raise Inexpressible("it returns a gradient that was there before")
-        return Result("object", object=source.held)
-
-
-class _Finish:
-    """Makes views and nested containers of the plain results."""
-
-    __slots__ = ("captured", "places")
-
-    def __init__(self, captured: Captured, places: dict[int, int]):
-        self.captured, self.places = captured, places
-
-    def __call__(self, results: tuple[Any, ...]) -> Any:
-        made: dict[int, Any] = {}
-        leaves = [self._make(r, results, made) for r in self.captured.recipes]
-        return pytree.unflatten(self.captured.spec, leaves)
-
-    def _make(self, r: Recipe, results: tuple[Any, ...], made: dict[int, Any]) -> Any:
-        found = made.get(id(r))
-        if found is None:
-            if isinstance(r, View):
-                found = make_view(self._make(r.base, results, made), r)
-            else:
-                found = results[self.places[id(r)]]
-                if isinstance(r, Fresh) and r.kind != "tensor":
-                    found = as_kind(found, r.kind)
-            made[id(r)] = found
-        return found
-
-
-def _listed(n: int, results: tuple[Any, ...]) -> list[Any]:
-    return list(results[:n])
-
-
-def _is_plain(r: Recipe) -> bool:
-    """Whether native code makes it by itself."""
-    return not isinstance(r, View) and not (isinstance(r, Fresh) and r.kind in ("number", "python"))
-
-
-def _is_fixed(expected: Any) -> bool:
-    """Whether an object that matches once always does: it, and what it is compared by, does not change."""
-    if isinstance(expected, g.Contents):
-        return issubclass(expected.kind, tuple) and all(map(_is_fixed, expected.items))
-    if isinstance(expected, g.Members):
-        return expected.kind is frozenset
-    return isinstance(expected, (g.Same, g.Equal))
-
-
-def _require(holds: bool) -> None:
-    if not holds:
-        raise Inexpressible("a guard that has failed meanwhile: another thread has changed something")
-
-
-def _seconds(executable: Executable) -> float:
-    """How long a plan takes on one core, roughly."""
-    costs = [kernel_cost(s.kernel) for s in executable.plan.kernel_steps]
-    moved, done = sum(c.read + c.written for c in costs), sum(c.flops for c in costs)
-    return moved / BYTES_PER_SECOND + done / OPERATIONS_PER_SECOND  # type: ignore[operator]
 
 
 class NativeTrace:
@@ -500,11 +83,78 @@ class NativeTrace:
         self._at_hits = 0
 
 
+class NativeTree:
+    """A trace tree in the chain of a native function: one entry trace with an ending for each way that it knows."""
+
+    def __init__(self, function: Any):
+        self.function = function
+        self.trace: entry.Trace | None = None
+        self._wait = self._patience = self._at_hits = 0
+
+    def serve(self, captured: Captured, call: Invocation) -> bool:
+        """Takes in the way of a call, which all Python guards have let pass, and what has changed since. False if the
+        native entry can't express it."""
+        new = self.trace is None or captured.native is None
+        hits = 0 if self.trace is None else self.trace.hits
+        if hits - self._at_hits > 16:
+            self._wait = self._patience = 0
+        if self._wait > 0:
+            self._wait -= 1
+            return True
+        if not new:  # a new way is worth the code at once; else: as in NativeTrace.renew
+            self._patience = min(2 * self._patience + 1, PATIENCE)
+            self._wait = self._patience
+        found = tree_spec(captured, call)
+        if found is None:
+            return False
+        spec, traces = found
+        before = self.trace
+        for t in leaves_of([captured.above[0][0]]):
+            if isinstance(t.native, NativeEnding):
+                t.native.detach()
+        self.trace = entry.add_trace(self.function, spec)
+        self._at_hits = 0
+        if before is not None:
+            entry.remove_trace(self.function, before)
+        for t, ending in zip(traces, self.trace.endings):
+            t.native = NativeEnding(self, t, ending, t.native)
+        return True
+
+
+class NativeEnding:
+    """One way of a tree, in the place of a `NativeTrace`."""
+
+    __slots__ = ("_pending", "captured", "counted", "trace", "tree")
+
+    def __init__(self, tree: NativeTree, captured: Captured, trace: entry.Trace, before: Any):
+        self.tree, self.captured, self.trace = tree, captured, trace
+        self.counted = 0
+        self._pending = before._pending if isinstance(before, NativeEnding) else 0
+
+    def new_hits(self) -> int:
+        """Calls served since this was asked the last time."""
+        new, self._pending, self.counted = self._pending + self.trace.hits - self.counted, 0, self.trace.hits
+        return new
+
+    def detach(self) -> None:
+        """Another entry trace takes the place of this one; what it has counted is kept."""
+        self._pending += self.trace.hits - self.counted
+        self.counted = self.trace.hits
+
+    def renew(self, call: Invocation) -> None:
+        """As `NativeTrace.renew`."""
+        self.tree.serve(self.captured, call)
+
+
 def _changed(word: Word) -> bool:
     return ctypes.c_int64.from_address(word.address).value != word.expected
 
 
-def attach(function: Any, captured: Captured, call: Invocation) -> NativeTrace | None:
+def attach(function: Any, captured: Captured, call: Invocation) -> NativeTrace | NativeEnding | None:
     """Lets native code serve the trace from now on, if it can: it is added to the chain of `function`."""
+    if captured.above:
+        root = captured.above[0][0]
+        root.native = root.native or NativeTree(function)
+        return captured.native if root.native.serve(captured, call) else None
     spec = trace_spec(captured, call)
     return None if spec is None else NativeTrace(function, captured, spec)

@@ -43,13 +43,14 @@ NUMPY_ARRAY_TYPE, NUMPY_NEW = 2, 93  # in NumPy's table of C functions
 class Trace:
     """A TraceSpec in memory. `hits`: how many calls it served."""
 
-    __slots__ = ("spec", "memory", "frame_words", "keep", "python_hits", "__weakref__")  # noqa: RUF023
+    __slots__ = ("spec", "memory", "frame_words", "keep", "endings", "python_hits", "__weakref__")  # noqa: RUF023
 
     def __init__(self, spec: TraceSpec, tensor_type: type | None):
         spec.check()
         self.spec = spec
         self.keep: list[Any] = []
-        self.memory, self.frame_words = write_trace(spec, tensor_type, self.keep)
+        self.endings = [Trace(e, tensor_type) for e in spec.endings]
+        self.memory, self.frame_words = write_trace(spec, tensor_type, self.keep, [e.memory for e in self.endings])
         self.python_hits = 0
 
     @property

@@ -271,32 +271,9 @@ def _arena(m: Module) -> None:
     f.ret(NULL)
 
 
-def _run(m: Module) -> None:
-    """ptr tf_run(trace, args, frame): outputs, plan, results. Null with an exception; MISSED when the plan declines."""
-    c = Code(m, "tf_run", "ptr", [("ptr", "trace"), ("ptr", "args"), ("ptr", "frame")])
-    f, (trace, args, frame) = c.f, c.args
-    dims, held, outputs = (c.place(frame, c.word(trace, k)) for k in (at.AT_DIMS, at.AT_HELD, at.AT_OUTPUTS))
-    answer = f.alloca("ptr", align=8)
-    lease = f.alloca("ptr", align=8)
-    f.store(NULL, answer)
-    f.store(NULL, lease)
-    holds, made = c.word(trace, at.HOLDS), c.word(trace, at.OUTPUTS)
-    # owned from here on: someone else may rebind a tensor's data while other threads run
-    with f.loop(i64(0), holds) as each:
-        f.call("Py_IncRef", "void", f.load("ptr", c.place(held, each.index)))
-    with f.loop(i64(0), made) as each:
-        f.store(NULL, c.place(outputs, each.index))
-    with c.rows(trace, at.CONSTANTS, 2) as (_, constant):
-        f.store(c.word(constant, 1), c.place(frame, c.word(constant, 0)))
-    with c.rows(trace, at.OUTPUTS, at.OUTPUT_WORDS) as (k, record):
-        array = f.call_pointer(Val("@tf_make_output", "ptr"), "ptr", record, dims)
-        c.require(f.cmp("ne", array, NULL))
-        f.store(array, c.place(outputs, k))
-        f.store(c.at(array, at.ARRAY_DATA), c.place(frame, c.word(record, at.O_VALUE)))
-    slot = c.word(trace, at.ARENA_DIM)
-    size = f.select(f.cmp("slt", slot, i64(0)), c.place(trace, i64(at.ARENA)), c.place(dims, slot))
-    arena = f.call_pointer(Val("@tf_arena", "ptr"), "ptr", f.load("i64", size), lease)
-    c.require(f.cmp("ne", arena, NULL))
+def _call_plan(c: Code, trace: Val, frame: Val, dims: Val, arena: Val) -> Val:
+    """The status of the trace's plan; long ones run without Python's lock."""
+    f = c.f
     plan = c.word(trace, at.PLAN, "ptr")
     locked, free, after = f.block("locked"), f.block("free"), f.block("after")
     f.cbr(f.cmp("ne", c.word(trace, at.RELEASE_GIL), i64(0)), free, locked)
@@ -309,9 +286,32 @@ def _run(m: Module) -> None:
     f.call("PyEval_RestoreThread", "void", state)
     f.br(after)
     f.current = after
-    status = f.phi("i32", (one, locked), (two, free))
-    with f.when(c.equal(arena, c.word(SETTINGS, at.G_ARENA_ADDRESS, "ptr"))):
-        f.store(i64(0), c.place(SETTINGS, i64(at.G_ARENA_BUSY)))
+    return f.phi("i32", (one, locked), (two, free))
+
+
+def _fill_constants(c: Code, trace: Val, frame: Val) -> None:
+    with c.rows(trace, at.CONSTANTS, 2) as (_, constant):
+        c.f.store(c.word(constant, 1), c.place(frame, c.word(constant, 0)))
+
+
+def _end(m: Module) -> None:
+    """ptr tf_end(trace, args, frame, arena): outputs, plan, results. Null with an exception; MISSED when the plan
+    declines."""
+    c = Code(m, "tf_end", "ptr", [("ptr", "trace"), ("ptr", "args"), ("ptr", "frame"), ("ptr", "arena")])
+    f, (trace, args, frame, arena) = c.f, c.args
+    dims, outputs = (c.place(frame, c.word(trace, k)) for k in (at.AT_DIMS, at.AT_OUTPUTS))
+    answer = f.alloca("ptr", align=8)
+    f.store(NULL, answer)
+    made = c.word(trace, at.OUTPUTS)
+    with f.loop(i64(0), made) as each:
+        f.store(NULL, c.place(outputs, each.index))
+    _fill_constants(c, trace, frame)
+    with c.rows(trace, at.OUTPUTS, at.OUTPUT_WORDS) as (k, record):
+        array = f.call_pointer(Val("@tf_make_output", "ptr"), "ptr", record, dims)
+        c.require(f.cmp("ne", array, NULL))
+        f.store(array, c.place(outputs, k))
+        f.store(c.at(array, at.ARRAY_DATA), c.place(frame, c.word(record, at.O_VALUE)))
+    status = _call_plan(c, trace, frame, dims, arena)
     done, declined = f.block("done"), f.block("declined")
     f.cbr(c.equal(status, i32(0)), done, declined)
     f.current = declined
@@ -322,9 +322,53 @@ def _run(m: Module) -> None:
     f.store(f.call_pointer(Val("@tf_results", "ptr"), "ptr", trace, args, outputs), answer)
     f.br(c.no)
     f.current = c.no  # the way out for all: lets everything go (Py_DecRef takes null)
-    f.call("Py_DecRef", "void", f.load("ptr", lease))
     with f.loop(i64(0), made) as each:
         f.call("Py_DecRef", "void", f.load("ptr", c.place(outputs, each.index)))
+    f.ret(f.load("ptr", answer))
+
+
+def _run(m: Module) -> None:
+    """ptr tf_run(trace, args, frame): finds the ending, if the trace has several, and runs it with an arena and what was
+    looked at held. Null with an exception; MISSED where the call is declined."""
+    c = Code(m, "tf_run", "ptr", [("ptr", "trace"), ("ptr", "args"), ("ptr", "frame")])
+    f, (trace, args, frame) = c.f, c.args
+    dims, held = (c.place(frame, c.word(trace, k)) for k in (at.AT_DIMS, at.AT_HELD))
+    answer = f.alloca("ptr", align=8)
+    lease = f.alloca("ptr", align=8)
+    f.store(NULL, answer)
+    f.store(NULL, lease)
+    holds = c.word(trace, at.HOLDS)
+    # owned from here on: someone else may rebind a tensor's data while other threads run
+    with f.loop(i64(0), holds) as each:
+        f.call("Py_IncRef", "void", f.load("ptr", c.place(held, each.index)))
+    slot = c.word(trace, at.ARENA_DIM)
+    size = f.select(f.cmp("slt", slot, i64(0)), c.place(trace, i64(at.ARENA)), c.place(dims, slot))
+    arena = f.call_pointer(Val("@tf_arena", "ptr"), "ptr", f.load("i64", size), lease)
+    c.require(f.cmp("ne", arena, NULL))
+    one, several, ending, declined, done = (f.block(n) for n in ("one", "several", "ending", "declined", "done"))
+    end = Val("@tf_end", "ptr")
+    f.cbr(c.equal(c.word(trace, at.ENDINGS), i64(0)), one, several)
+    f.current = one
+    f.store(f.call_pointer(end, "ptr", trace, args, frame, arena), answer)
+    f.br(done)
+    f.current = several
+    _fill_constants(c, trace, frame)
+    status = _call_plan(c, trace, frame, dims, arena)
+    f.cbr(f.cmp("slt", status, i32(0)), declined, ending)
+    f.current = declined
+    f.store(f.convert("inttoptr", i64(MISSED), "ptr"), answer)
+    f.br(done)
+    f.current = ending
+    chosen = f.load("ptr", c.place(c.word(trace, at.ENDING_TABLE, "ptr"), f.convert("sext", status, "i64")))
+    f.store(f.add(c.word(chosen, at.HITS), i64(1)), c.place(chosen, i64(at.HITS)))
+    f.store(f.call_pointer(end, "ptr", chosen, args, frame, arena), answer)
+    f.br(done)
+    f.current = done
+    with f.when(c.equal(arena, c.word(SETTINGS, at.G_ARENA_ADDRESS, "ptr"))):
+        f.store(i64(0), c.place(SETTINGS, i64(at.G_ARENA_BUSY)))
+    f.br(c.no)
+    f.current = c.no  # the way out for all: lets everything go (Py_DecRef takes null)
+    f.call("Py_DecRef", "void", f.load("ptr", lease))
     with f.loop(i64(0), holds) as each:
         f.call("Py_DecRef", "void", f.load("ptr", c.place(held, each.index)))
     f.ret(f.load("ptr", answer))
@@ -443,7 +487,7 @@ def entry_text(layout: Layout) -> str:
     m.add_global(f'@tf_gone_message = private constant [{len(message) + 1} x i8] c"{message}\\00"')
     for name in ("tf_array_type", "PyFloat_Type", "PyLong_Type", "PyExc_RuntimeError"):
         m.add_global(f"@{name} = external global i8")
-    for part in (_is_fresh, _check_array, _check_arg, _look, _ask, _guard, *RESULT_PARTS, _arena, _run):
+    for part in (_is_fresh, _check_array, _check_arg, _look, _ask, _guard, *RESULT_PARTS, _arena, _end, _run):
         part(m)
     _entry(m, layout)
     _type_functions(m)

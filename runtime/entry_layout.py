@@ -26,8 +26,8 @@ from .trace_spec import ABSENT, Arg, ArrayArg, EqualArg, ScalarArg, Size, Slot, 
     DERIVE, DISJOINT, DISJOINT_TABLE, OUTPUTS, OUTPUT_TABLE, RESULTS, RESULT_TABLE, PLAN, ARENA, ARENA_DIM,
     RELEASE_GIL, STRUCTURE, FINISH, AT_DIMS, AT_SIZES, AT_SCALARS, AT_HELD, AT_OUTPUTS, MODE, SAME, SAME_TABLE,
     CHECKS, CHECK_TABLE, LOADS, LOAD_TABLE, EFFECTS, EFFECT_TABLE, RETURNED, VERSIONS, VERSION_TABLE, HOLDS,
-    HEADER_WORDS,
-) = range(43)  # fmt: skip
+    ENDINGS, ENDING_TABLE, HEADER_WORDS,
+) = range(45)  # fmt: skip
 ANY_MODE = -1
 # ---- records of the tables
 (A_KIND, A_VALUE, A_TYPE_NUMBER, A_NDIM, A_DIMS, A_STRIDES, A_FLAGS, A_OBJECT, A_TYPE, A_SLOTS, A_SLOT_TABLE, A_ITEM,
@@ -185,8 +185,11 @@ def strided_bytes(arg: ArrayArg) -> int:
     return arg.dtype.itemsize + sum((n - 1) * s for n, s in zip(shape, arg.strides))
 
 
-def write_trace(spec: TraceSpec, tensor_type: type | None, keep: list[Any]) -> tuple[np.ndarray, int]:
-    """(the trace's memory, words of frame it needs). Objects that the memory points to are appended to `keep`."""
+def write_trace(
+    spec: TraceSpec, tensor_type: type | None, keep: list[Any], endings: Sequence[np.ndarray] = ()
+) -> tuple[np.ndarray, int]:
+    """(the trace's memory, words of frame it needs). Objects that the memory points to are appended to `keep`.
+    `endings`: the memory of the spec's."""
 
     def address(x: Any) -> int:
         keep.append(x)
@@ -253,6 +256,7 @@ def write_trace(spec: TraceSpec, tensor_type: type | None, keep: list[Any]) -> t
     results = [[RESULT_KINDS[r.kind], address(r.object) if r.kind == "object" else r.index] for r in spec.results]
     table(RESULTS, results)
     table(SAME, [[i, j, int(equal)] for i, j, equal in spec.same])
+    table(ENDINGS, [[m.ctypes.data] for m in endings])
     table(CHECKS, [[address(check)] for check in spec.checks])
     if tensor_type is not None:
         table(LOADS, [[address(x.owner), _slot_offset(tensor_type, x.slot)] for x in spec.loads])
@@ -262,7 +266,7 @@ def write_trace(spec: TraceSpec, tensor_type: type | None, keep: list[Any]) -> t
         ]
         table(EFFECTS, effects)
         table(VERSIONS, _version_rows(spec, address))
-    return w.finish(), outputs_at + len(spec.outputs)
+    return w.finish(), outputs_at + max([len(spec.outputs), *(len(e.outputs) for e in spec.endings)])
 
 
 def word_position(memory: np.ndarray, k: int) -> int:

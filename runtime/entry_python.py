@@ -128,7 +128,26 @@ class _Call:
         self.values[want.value] = ctypes.addressof(cell)
         return True
 
-    def run(self, box: Callable[[np.ndarray], Any]) -> Any:
+    def run(self, box: Callable[[np.ndarray], Any], trace: Any) -> Any:
+        """The answer of the call; `trace`: the `entry.Trace` of the spec, which counts."""
+        spec, dims = self.spec, self.native_dims
+        nbytes = dims[spec.arena.index] if isinstance(spec.arena, Slot) else spec.arena
+        with memory.lease(max(1, nbytes)) as arena:
+            if spec.endings:
+                for constant in spec.constants:
+                    self.values[constant.value] = constant.address
+                status = _PLAN(spec.plan)(ctypes.addressof(self.values), ctypes.addressof(dims), arena.address)
+                if status < 0:
+                    return DECLINED
+                trace.python_hits += 1
+                trace = trace.endings[status]
+                self.spec = trace.spec
+            answer = self._end(box, arena.address)
+        if answer is not DECLINED:
+            trace.python_hits += 1
+        return answer
+
+    def _end(self, box: Callable[[np.ndarray], Any], arena: int) -> Any:
         spec, dims = self.spec, self.native_dims
         for constant in spec.constants:
             self.values[constant.value] = constant.address
@@ -137,10 +156,7 @@ class _Call:
             shape = [dims[n.index] if isinstance(n, Slot) else n for n in output.shape]
             outputs.append(memory.empty(shape, output.dtype))
             self.values[output.value] = outputs[-1].ctypes.data
-        nbytes = dims[spec.arena.index] if isinstance(spec.arena, Slot) else spec.arena
-        with memory.lease(max(1, nbytes)) as arena:
-            status = _PLAN(spec.plan)(ctypes.addressof(self.values), ctypes.addressof(dims), arena.address)
-        if status:
+        if _PLAN(spec.plan)(ctypes.addressof(self.values), ctypes.addressof(dims), arena):
             return DECLINED
         self._count_writes()
         results: list[Any] = []
@@ -195,10 +211,9 @@ class PythonFunction:
                 call = _Call(trace.spec, args, self._settings.tensor_type)
                 if not call.served(self._settings.mode):
                     continue
-                answer = call.run(self._settings.box)
+                answer = call.run(self._settings.box, trace)
                 if answer is DECLINED:
                     break
-                trace.python_hits += 1
                 return answer
         return self._miss(*args, **kwargs)
 

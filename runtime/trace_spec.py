@@ -178,6 +178,9 @@ class TraceSpec:
     mode: what `entry.set_mode` must have set in the calling thread; None: anything. same: (i, j, whether arguments i and
     j are one object). checks: guards in Python, which return True; asked last.
     written: positions in `values` of the Tensors (arguments or states) whose `_version` counts this call.
+    endings: traces with the same args, states, values, dims and arena but no guards, each an end that a call may come to.
+    `plan` then says which one it is, by its number, or a negative one where it declines; outputs, results, effects,
+    written, constants and plan are those of the ending, which gets the same values, dims and arena.
     keep: whatever must live as long as the trace: its Code first of all. It is let go when no call is inside any more.
     """
 
@@ -203,6 +206,7 @@ class TraceSpec:
     disjoint: tuple[tuple[int, int], ...] = ()
     arena: int | Slot = 0
     release_gil: bool = False
+    endings: tuple[TraceSpec, ...] = ()
     keep: tuple[Any, ...] = field(default=(), compare=False)
 
     def check(self) -> None:
@@ -252,7 +256,19 @@ class TraceSpec:
             raise ValueError("only array arguments are compared with each other")
         if any(not x.arg.tensor or x.arg.slots for x in self.loads):
             raise ValueError("what is loaded is a Tensor, without conditions on its slots")
-        self._check_results()
+        if self.endings:
+            self._check_endings()
+        else:
+            self._check_results()
+
+    def _check_endings(self) -> None:
+        if self.outputs or self.results or self.effects or self.written:
+            raise ValueError("what a trace with endings gives is theirs")
+        for e in self.endings:
+            e.check()
+            shared = e.args == self.args and e.states == self.states and e.loads == self.loads
+            if not shared or (e.values, e.dims, e.arena) != (self.values, self.dims, self.arena) or e.endings:
+                raise ValueError("an ending has the arguments, states, values and arena of its trace")
 
     def _check_array(self, arg: ArrayArg) -> None:
         if not arg.dtype.isnative:

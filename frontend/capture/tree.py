@@ -51,6 +51,7 @@ class Segment:
     guards: list[Guard]
     branches: dict[Answer, list[TreeNode]] = field(default_factory=dict)
     hits: Counter = field(default_factory=Counter)
+    native: Any = None  # of a root: its NativeTree
 
     def matches(self, leaves: Sequence[Any]) -> Guard | None:
         """None if every guard holds, else the first that does not."""

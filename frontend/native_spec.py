@@ -1,0 +1,585 @@
+"""From captured traces to what the native entry reads: `TraceSpec`s.
+
+What it can't say (histories of results, nested arguments, keywords) stays with the Python path, which also gets every
+call that a native guard refuses. Native guards are stricter where that is cheaper: an equal value is the same object.
+A trace tree becomes one spec with several endings: the guards are those of all of them, and its code asks the questions.
+"""
+
+from __future__ import annotations
+
+import gc
+import types
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from ..ir.types import TensorType
+from ..runtime.entry_layout import UnknownLayout, cell_word, slot_word
+from ..runtime.executable import Executable
+from ..runtime.trace_spec import (
+    ABSENT,
+    Arg,
+    ArrayArg,
+    Constant,
+    DictGuard,
+    Effect,
+    EqualArg,
+    Load,
+    Output,
+    Result,
+    ScalarArg,
+    State,
+    StaticArg,
+    TraceSpec,
+    Word,
+)
+from ..runtime.tree_code import Stage, TreeCode, tree_code
+from . import autograd
+from .capture import guards as g
+from .capture import pytree
+from .capture.overlap import OverlapGuard
+from .capture.replay import (
+    ArgSource,
+    ArraySource,
+    Captured,
+    Fresh,
+    GradSource,
+    Invocation,
+    Leaf,
+    Recipe,
+    ScalarSource,
+    Source,
+    Static,
+    TensorSource,
+    View,
+    as_kind,
+    make_view,
+)
+from .capture.tree import Segment, leaves_of
+from .costs import kernel_cost
+from .epoch import epoch
+from .state import modes, state
+from .tensor import Tensor
+
+LONG = 20e-6  # seconds: longer plans let other threads run
+BYTES_PER_SECOND, OPERATIONS_PER_SECOND = 10e9, 20e9  # of one core, roughly
+MOST_VALUES, MOST_ARGS = 1 << 14, 1 << 10
+
+
+class Inexpressible(Exception):
+    """The native entry has no words for something in this trace."""
+
+
+def executable_of(captured: Captured | Segment) -> Executable | None:
+    """The machine code of a trace, or of a segment; None for other backends."""
+    x = captured.executable
+    while x is not None and not isinstance(x, Executable):
+        x = getattr(x, "executable", None)
+    return x
+
+
+def trace_spec(captured: Captured, call: Invocation) -> TraceSpec | None:
+    """A trace in the native entry's terms, or None if calls have to stay on the Python path.
+
+    `call` is served by the trace, and belongs to this thread with its modes as they are.
+    """
+    if not _flat(call):
+        return None
+    try:
+        executable = _expressible(captured)
+        return _Writer([captured], call).spec(captured, executable)
+    except (Inexpressible, UnknownLayout):
+        return None
+
+
+def tree_spec(captured: Captured, call: Invocation) -> tuple[TraceSpec, list[Captured]] | None:
+    """The same for the tree that a trace hangs in, with the traces that are endings of the spec. That of `call` is one
+    of them."""
+    if not _flat(call):
+        return None
+    try:
+        writer = _TreeWriter(captured, call)
+        return writer.tree_spec(), writer.traces
+    except (Inexpressible, UnknownLayout):
+        return None
+
+
+def _flat(call: Invocation) -> bool:
+    """Whether the leaves of the arguments are the arguments, and there are none by name."""
+    same = len(call.args) == len(call.leaves) and all(a is b for a, b in zip(call.args, call.leaves))
+    return same and not call.kwargs and len(call.leaves) <= MOST_ARGS
+
+
+def _expressible(node: Captured | Segment) -> Executable:
+    executable = executable_of(node)
+    if executable is None or executable.plan.dims or executable.plan.host_steps:
+        raise Inexpressible("code of another kind, with symbolic sizes, or with steps on the host")
+    if isinstance(node, Captured) and node.backward is not None:
+        raise Inexpressible("results with a history")
+    if len(executable.plan.buffers) > MOST_VALUES:
+        raise Inexpressible("too many values")
+    return executable
+
+
+def _source_key(s: Source) -> tuple:
+    """Equal for sources of several traces that are the same input."""
+    if isinstance(s, (ArgSource, ScalarSource)):
+        return (type(s), s.leaf)
+    return (GradSource, _source_key(s.of)) if isinstance(s, GradSource) else (type(s), id(s.held))
+
+
+class _Writer:
+    """Writes one spec, for the traces of one tree that are to be in it."""
+
+    def __init__(self, traces: Sequence[Captured], call: Invocation):
+        self.leaves, self.prefix, self.epoch = call.leaves, call.prefix, call.epoch
+        self.sources: list[Source] = []  # of all traces; their places among the values are their numbers
+        self.types: list[TensorType] = []
+        self._place: dict[tuple, int] = {}
+        self.written: set[int] = set()
+        for t in traces:
+            for s, v in zip(t.sources, t.graph.inputs, strict=True):
+                if (key := _source_key(s)) not in self._place:
+                    self._place[key] = len(self.sources)
+                    self.sources.append(s)
+                    self.types.append(v.type)
+            self.written |= {self.place(t.sources[k]) for _, k in t.writes}
+        self.words: list[Word] = []
+        self.dicts: list[DictGuard] = []
+        self.checks: list[Any] = []
+        self.loads: list[Load] = []
+        self.disjoint: list[tuple[int, int]] = []
+        self.without_grad: set[int] = set()  # leaves
+        self.with_epoch = False
+        seen: set[int] = set()
+        for t in traces:
+            for guard in t.all_guards:
+                if id(guard) not in seen:
+                    seen.add(id(guard))
+                    self._guard(guard, t)
+        if self.with_epoch:  # the first word: it is renewed in place
+            self.words.insert(0, Word(epoch.address, self.epoch, epoch))
+
+    def place(self, s: Source) -> int:
+        """Where an input stands among the values."""
+        return self._place[_source_key(s)]
+
+    def spec(self, captured: Captured, executable: Executable) -> TraceSpec:
+        """That of a single trace."""
+        first = len(self.sources)
+        ending = self.ending(captured, executable, first, (), first + executable_values(executable))
+        return TraceSpec(
+            **ending,
+            **self._shared(),
+            **self._asked(),
+            plan=executable.address,
+            arena=max(64, int(executable.arena_size)),  # type: ignore[arg-type]
+            release_gil=_seconds(executable) > LONG,
+            keep=(executable,),
+        )
+
+    def _shared(self) -> dict[str, Any]:
+        """What all endings of a spec have."""
+        args = (*map(StaticArg, self.prefix), *(self._arg(i, x) for i, x in enumerate(self.leaves)))
+        return dict(args=args, states=self._states(), loads=tuple(self.loads))
+
+    def _asked(self) -> dict[str, Any]:
+        """The guards."""
+        return dict(
+            words=tuple(self.words),
+            dicts=tuple(self.dicts),
+            mode=modes(),
+            same=self._same(),
+            checks=tuple(self.checks),
+            disjoint=tuple(self.disjoint),
+        )
+
+    def ending(
+        self, captured: Captured, executable: Executable, first: int, before: Sequence[Constant], values: int
+    ) -> dict[str, Any]:
+        """What becomes of a call. first: where the plan's constants, then its outputs, stand among the `values`. before:
+        constants that stand there already."""
+        plan = executable.plan
+        constants = [*before, *(Constant(k, c.ctypes.data, c) for k, c in enumerate(plan.constants, first))]
+        first += len(plan.constants)
+        outputs: list[Output] = []
+        places: dict[int, int] = {}  # graph output -> its place among the fresh ones
+        for j, b in enumerate(plan.outputs):
+            buffer = plan.buffers[b]
+            if buffer.kind == "output":
+                places[j] = len(outputs)
+                shape = tuple(int(d) for d in buffer.type.shape)  # type: ignore[arg-type]
+                outputs.append(Output(first + j, buffer.type.dtype.np, shape))
+            else:
+                constants.append(Constant(first + j, 0))  # written into an input, or a check: nobody looks here
+        constants += [Constant(k, 0) for k in range(first + len(plan.outputs), values)]
+        results = _Results(captured, places, len(self.prefix))
+        return dict(
+            values=values,
+            outputs=tuple(outputs),
+            results=tuple(results.items),
+            structure=results.structure,
+            returned=results.returned,
+            effects=tuple(results.effects),
+            constants=tuple(constants),
+            written=self._versions(captured),
+        )
+
+    # ---- inputs
+
+    def _source_of(self, leaf: int) -> Any:
+        for s in self.sources:
+            if isinstance(s, (ArgSource, ScalarSource)) and s.leaf == leaf:
+                return s
+        return None
+
+    def _arg(self, leaf: int, x: Any) -> Arg:
+        source = self._source_of(leaf)
+        value = -1 if source is None else self.place(source)
+        if isinstance(x, Tensor):
+            if type(x) is not Tensor or x._node is not None:
+                raise Inexpressible("an argument with a history, or of a class of its own")
+            written = value in self.written
+            slots: list[tuple[str, tuple[Any, ...]]] = [
+                ("_requires_grad", (True,) if x._requires_grad else (None, False)),
+                ("_node", (None,)),
+            ]
+            if written:
+                slots.append(("_base", (None,)))
+            if leaf in self.without_grad:
+                slots.append(("_grad", (None,)))
+            fresh = state.grad_enabled and not written
+            array = self._array(x._data, value)
+            return ArrayArg(value, array.dtype, array.shape, writeable=written, slots=tuple(slots), fresh=fresh)
+        if isinstance(x, np.ndarray):
+            array = self._array(x, value)
+            if not array.flags.writeable:
+                raise Inexpressible("an array that can't be written")
+            return ArrayArg(value, array.dtype, array.shape, tensor=False, writeable=True)
+        if type(x) is float:
+            return ScalarArg(value) if source is not None else EqualArg(x)
+        return EqualArg(x) if type(x) in (int, str, bytes) else StaticArg(x)
+
+    def _array(self, array: Any, value: int) -> np.ndarray:
+        """An array that native code can take, as input `value` (-1: none) of the graph."""
+        if type(array) is not np.ndarray or not array.dtype.isnative:
+            raise Inexpressible("an array of a class of its own")
+        if not array.flags.c_contiguous or not array.flags.aligned:
+            raise Inexpressible("an array that is not contiguous")
+        if value >= 0:
+            wanted = self.types[value]
+            _require(array.dtype == wanted.dtype.np and array.shape == wanted.shape)
+        return array
+
+    def _states(self) -> tuple[State, ...]:
+        out = []
+        for k, s in enumerate(self.sources):
+            if isinstance(s, TensorSource):
+                out.append(State(s.held, self._array(s.held._data, k), k))
+            elif isinstance(s, ArraySource):
+                out.append(State(None, self._array(s.held, k), k))
+            elif isinstance(s, GradSource) and not any(x.arg.value == k for x in self.loads):
+                raise Inexpressible("a gradient that no guard looks at")
+        return tuple(out)
+
+    def _same(self) -> tuple[tuple[int, int, bool], ...]:
+        """Arguments that are one object are so again, and no others."""
+        arrays = [i for i, x in enumerate(self.leaves) if isinstance(x, (Tensor, np.ndarray))]
+        n = len(self.prefix)
+        return tuple(
+            (n + i, n + j, self.leaves[i] is self.leaves[j]) for a, i in enumerate(arrays) for j in arrays[a + 1 :]
+        )
+
+    def _versions(self, captured: Captured) -> tuple[int, ...]:
+        out = []
+        for _, k in sorted(captured.writes, key=lambda write: write[1]):
+            source = captured.sources[k]
+            if isinstance(source, GradSource):
+                raise Inexpressible("it writes into a gradient that was there before")
+            if not isinstance(source, ArraySource) and isinstance(source.tensor(self.leaves), Tensor):  # type: ignore[union-attr]
+                out.append(self.place(source))
+        return tuple(sorted(out))
+
+    # ---- guards
+
+    def _guard(self, guard: g.Guard, captured: Captured) -> None:
+        if isinstance(guard, g.EpochGuard):
+            self.with_epoch = True
+        elif isinstance(guard, g.ItemGuard):
+            self._item(guard)
+        elif isinstance(guard, g.CellGuard):
+            self._cell(guard)
+        elif isinstance(guard, (g.ContentGuard, g.SlotGuard)):
+            self._check(guard)
+        elif isinstance(guard, g.TensorGuard):
+            self._slot(guard.tensor, "_requires_grad", bool(guard.requires_grad))
+        elif isinstance(guard, g.HookGuard):
+            self._hooks(guard)
+        elif isinstance(guard, g.GradGuard):
+            self._grad(guard)
+        elif isinstance(guard, OverlapGuard):
+            self._overlap(guard, captured)
+        elif not isinstance(guard, (g.ScalarGuard, g.ArrayGuard)):  # those are in the arguments and the states
+            raise Inexpressible(f"a {type(guard).__name__}")
+
+    def _slot(self, t: Tensor, name: str, holds: bool) -> None:
+        """A slot that has True or a tensor in it, or else None or False."""
+        word = slot_word(t, Tensor, name)
+        found = word.holder[1]
+        _require((found is not None and found is not False) is holds)
+        self.words.append(word)
+
+    def _check(self, guard: Any) -> None:
+        self.checks.append(partial(guard.check, ()))
+
+    def _item(self, guard: g.ItemGuard) -> None:
+        namespace = guard.namespace
+        if type(namespace) is types.MappingProxyType:
+            namespace = next(iter(gc.get_referents(namespace)), None)  # the dict of a class
+        now = guard.namespace.get(guard.name, g.ABSENT)
+        _require(guard.expected.match(now))
+        if type(namespace) is not dict or not _is_fixed(guard.expected):
+            self._check(guard)
+        else:
+            self.dicts.append(DictGuard(namespace, guard.name, ABSENT if now is g.ABSENT else now))
+
+    def _cell(self, guard: g.CellGuard) -> None:
+        if not _is_fixed(guard.expected) or getattr(guard.expected, "value", None) is g.ABSENT:
+            self._check(guard)
+        else:
+            word = cell_word(guard.cell)
+            _require(guard.expected.match(word.holder[1]))
+            self.words.append(word)
+
+    def _hooks(self, guard: g.HookGuard) -> None:
+        """Hooks of leaves come and go with the epoch; those of arguments are not known before the call."""
+        self.with_epoch = True
+        if not isinstance(guard.source, TensorSource) and autograd._LEAF_HOOKS:
+            raise Inexpressible("gradient hooks of an argument")
+
+    def _grad(self, guard: g.GradGuard) -> None:
+        owner = guard.source
+        if isinstance(owner, ArgSource) and guard.expected is None:
+            self.without_grad.add(owner.leaf)
+        elif not isinstance(owner, TensorSource):
+            raise Inexpressible("the gradient of an argument")
+        elif guard.expected is None:
+            self._slot(owner.held, "_grad", False)
+        else:
+            dtype, shape, contiguous = guard.expected
+            if not contiguous:
+                raise Inexpressible("a gradient that is not contiguous")
+            value = self._place.get((GradSource, _source_key(owner)), -1)
+            if not any(x.owner is owner.held for x in self.loads):
+                self.loads.append(Load(owner.held, "_grad", ArrayArg(value, dtype, shape)))
+
+    def _overlap(self, guard: OverlapGuard, captured: Captured) -> None:
+        """Pairs of which one is written and one moves. What stays where it is was compared when the trace was made."""
+        sources = captured.sources
+        moving = [k for k in guard.moving if not isinstance(sources[k], ScalarSource)]
+        sized = [k for k, s in enumerate(sources) if not isinstance(s, ScalarSource) and s.fetch(self.leaves).size]
+        for i in moving:
+            for j in sized:
+                if i in sized and i != j and (guard.written[i] or guard.written[j]) and (j not in moving or i < j):
+                    self.disjoint.append((self.place(sources[i]), self.place(sources[j])))
+
+
+class _TreeWriter(_Writer):
+    """Writes the spec of a tree: of those of its endings whose guards hold for this call, and that the native entry can
+    express. The others are ways that its code does not know."""
+
+    def __init__(self, captured: Captured, call: Invocation):
+        self.root: Segment = captured.above[0][0]
+        traces = [t for t in leaves_of([self.root]) if t is captured or self._fits(t, call)]
+        super().__init__(traces, call)
+        self.traces = traces
+
+    def _fits(self, t: Captured, call: Invocation) -> bool:
+        if any(not guard.check(call.leaves) for guard in t.all_guards):
+            return False
+        try:
+            _Writer([t], call)._shared()
+            _Writer([t], call).ending(t, _expressible(t), 0, (), 0)
+        except (Inexpressible, UnknownLayout):
+            return False
+        return True
+
+    def tree_spec(self) -> TraceSpec:
+        self.numbers = {id(t): k for k, t in enumerate(self.traces)}
+        self.constants: list[Constant] = []
+        self.executables = [_expressible(t) for t in self.traces]
+        self.depths: list[tuple[Segment, Any]] = []
+        root = self._stage(self.root)
+        first = len(self.sources) + len(self.constants)
+        values = first + max(executable_values(e) for e in self.executables)
+        for stage, e in self.endings:
+            stage.constants, stage.outputs = first, first + len(e.plan.constants)
+        code: TreeCode = tree_code(root, len(self.traces))
+        shared = self._shared() | dict(arena=max(64, code.arena))
+        slow = any(_seconds(e) > LONG for e in (*self.executables, *self.segments))
+        endings = tuple(
+            TraceSpec(**self.ending(t, e, first, self.constants, values), **shared, plan=address, release_gil=slow)
+            for t, e, address in zip(self.traces, self.executables, code.endings)
+        )
+        pads = tuple(Constant(k, 0) for k in range(first, values))
+        return TraceSpec(
+            **shared,
+            **self._asked(),
+            plan=code.select,
+            values=values,
+            constants=(*self.constants, *pads),
+            structure="tuple",
+            release_gil=slow,
+            endings=endings,
+            keep=(code.code, *self.executables, *self.segments),
+        )
+
+    endings: list[tuple[Stage, Executable]]
+    segments: list[Executable]
+
+    def _stage(self, node: Segment | Captured) -> Stage:
+        if node is self.root:
+            self.endings, self.segments = [], []
+        executable = _expressible(node)
+        inputs = [self.place(s) for s in node.sources]
+        if isinstance(node, Captured):
+            stage = Stage(executable, inputs, node.given, 0, 0, ending=self.numbers[id(node)])
+            self.endings.append((stage, executable))
+            return stage
+        self.segments.append(executable)
+        first = len(self.sources) + len(self.constants)
+        self.constants += [Constant(k, c.ctypes.data, c) for k, c in enumerate(executable.plan.constants, first)]
+        stage = Stage(executable, inputs, node.given, first, is_bool=node.kind == "bool")
+        for answer, below in node.branches.items():
+            known = [n for n in below if any(id(t) in self.numbers for t in leaves_of([n]))]
+            if len(known) == 1:  # else guards decide, which only the Python path asks there
+                stage.branches[int(answer)] = self._stage(known[0])
+        return stage
+
+
+def executable_values(executable: Executable) -> int:
+    """How many constants and outputs a plan has."""
+    return len(executable.plan.constants) + len(executable.plan.outputs)
+
+
+class _Results:
+    """What a call returns and changes, as the native entry makes it."""
+
+    def __init__(self, captured: Captured, places: dict[int, int], prefix: int):
+        self.captured, self.places, self.prefix = captured, places, prefix
+        self.items: list[Result] = []
+        self.effects: list[Effect] = []
+        self._known: dict[int, int] = {}  # by recipe
+        recipes, spec = self.captured.recipes, self.captured.spec
+        flat = spec.kind is None or spec.kind in (tuple, list) and all(c.kind is None for c in spec.children)
+        self.structure: Any = "single" if spec.kind is None else "tuple"
+        if flat and all(map(_is_plain, recipes)):
+            for r in recipes:
+                known = self._known.get(id(r))
+                if known is None:
+                    self._add(r)
+                else:
+                    self.items.append(Result("again", known))
+        else:
+            for r in recipes:
+                self._base(r)
+        self.returned = len(self.items)
+        for effect in self.captured.effects:
+            if not isinstance(effect.target, TensorSource):
+                raise Inexpressible("it sets the gradient of an argument")
+            if effect.recipe is not None and not _is_plain(effect.recipe):
+                raise Inexpressible("a gradient that is a view")
+            number = None if effect.recipe is None else self._base(effect.recipe)
+            self.effects.append(Effect(effect.target.held, "_grad", number))
+        if not flat or not all(map(_is_plain, recipes)):
+            self.structure = _Finish(self.captured, self._known)
+        elif spec.kind is list:
+            self.structure = partial(_listed, self.returned) if self.effects else list
+
+    def _base(self, r: Recipe) -> int:
+        """The place of what `r` is made from."""
+        while isinstance(r, View):
+            r = r.base
+        known = self._known.get(id(r))
+        return self._add(r) if known is None else known
+
+    def _add(self, r: Any) -> int:
+        self._known[id(r)] = len(self.items)
+        self.items.append(self._result(r))
+        return len(self.items) - 1
+
+    def _result(self, r: Any) -> Result:
+        n = self.prefix
+        if isinstance(r, Fresh):
+            place = self.places.get(r.output)
+            if place is None:
+                raise Inexpressible("a result without memory of its own")
+            return Result("tensor" if r.kind == "tensor" else "array", place)
+        if isinstance(r, Static):
+            return Result("object", object=r.value)
+        if isinstance(r, Leaf):
+            return Result("argument", n + r.leaf)
+        source = r.source
+        if isinstance(source, (ArgSource, ScalarSource)):
+            return Result("argument", n + source.leaf)
+        if isinstance(source, GradSource):
+            raise Inexpressible("it returns a gradient that was there before")
+        return Result("object", object=source.held)
+
+
+class _Finish:
+    """Makes views and nested containers of the plain results."""
+
+    __slots__ = ("captured", "places")
+
+    def __init__(self, captured: Captured, places: dict[int, int]):
+        self.captured, self.places = captured, places
+
+    def __call__(self, results: tuple[Any, ...]) -> Any:
+        made: dict[int, Any] = {}
+        leaves = [self._make(r, results, made) for r in self.captured.recipes]
+        return pytree.unflatten(self.captured.spec, leaves)
+
+    def _make(self, r: Recipe, results: tuple[Any, ...], made: dict[int, Any]) -> Any:
+        found = made.get(id(r))
+        if found is None:
+            if isinstance(r, View):
+                found = make_view(self._make(r.base, results, made), r)
+            else:
+                found = results[self.places[id(r)]]
+                if isinstance(r, Fresh) and r.kind != "tensor":
+                    found = as_kind(found, r.kind)
+            made[id(r)] = found
+        return found
+
+
+def _listed(n: int, results: tuple[Any, ...]) -> list[Any]:
+    return list(results[:n])
+
+
+def _is_plain(r: Recipe) -> bool:
+    """Whether native code makes it by itself."""
+    return not isinstance(r, View) and not (isinstance(r, Fresh) and r.kind in ("number", "python"))
+
+
+def _is_fixed(expected: Any) -> bool:
+    """Whether an object that matches once always does: it, and what it is compared by, does not change."""
+    if isinstance(expected, g.Contents):
+        return issubclass(expected.kind, tuple) and all(map(_is_fixed, expected.items))
+    if isinstance(expected, g.Members):
+        return expected.kind is frozenset
+    return isinstance(expected, (g.Same, g.Equal))
+
+
+def _require(holds: bool) -> None:
+    if not holds:
+        raise Inexpressible("a guard that has failed meanwhile: another thread has changed something")
+
+
+def _seconds(executable: Executable) -> float:
+    """How long a plan takes on one core, roughly."""
+    costs = [kernel_cost(s.kernel) for s in executable.plan.kernel_steps]
+    moved, done = sum(c.read + c.written for c in costs), sum(c.flops for c in costs)
+    return moved / BYTES_PER_SECOND + done / OPERATIONS_PER_SECOND  # type: ignore[operator]
