@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-import tracefuse as tr
 from tracefuse.frontend.compile import CaptureWarning
+
+import tracefuse as tr
 
 TOLERANCE = {2: 2e-2, 4: 2e-5, 8: 1e-9}
 
