@@ -8,7 +8,7 @@ vmap goes on batching, or a trace is recorded. The level has a tape of its own, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from ..ir.batching import BatchContext, batch
 from ..ir.dim import DimLike
@@ -36,24 +36,22 @@ class Lane:
         self.tensor, self.batched = tensor, batched
 
 
-class Level(TraceViews, GraphBuilder):
-    """One running vmap, a tracer (`state.Tracer`) and the builder of its values. Used as `with level:`."""
+class Inside(TraceViews, GraphBuilder):
+    """A tracer within the one around it (`outer`, None for eager code), and the builder of its values: what `vmap` and the
+    bodies of loops share. Used as `with tracer:`."""
 
-    def __init__(self, size: DimLike, randomness: str = "error"):
+    def __init__(self, name: str):
         TraceViews.__init__(self)
-        GraphBuilder.__init__(self, "vmap")
-        self.size, self.randomness = size, randomness
+        GraphBuilder.__init__(self, name)
         self.outer = state.tracer
-        self.depth = 1 + (self.outer.depth if isinstance(self.outer, Level) else 0)
+        self.depth = 1 + (self.outer.depth if isinstance(self.outer, Inside) else 0)
         self._saved: list[tuple] = []
 
     # ---- lifetime
 
-    def __enter__(self) -> Level:
+    def __enter__(self) -> Self:
         now = state.tracer, state.grad_enabled, state.mode_before_walk, state.on_node, state.draws
         self._saved.append((*now, scope.default))
-        if self.randomness == "different":
-            state.draws = state.draws * self.size
         state.mode_before_walk, state.on_node = None, None
         scope.default = self.interpret
         state.tracer = cast(Any, self)
@@ -64,7 +62,7 @@ class Level(TraceViews, GraphBuilder):
         state.tracer, state.grad_enabled, state.mode_before_walk, state.on_node, state.draws, scope.default = before
 
     def outside(self, call: Callable, *args: Any, **kwargs: Any) -> Any:
-        """Runs library code as vmap's caller would. What a backward pass of this level does is recorded there even
+        """Runs library code as the caller would. What a backward pass in here does is recorded there even
         though the pass itself needs no history; what the user's no_grad covers is not."""
         tracer, recording, walk, on_node, draws, default = self._saved[-1]
         mode = state.grad_enabled if state.mode_before_walk is None else state.mode_before_walk
@@ -75,6 +73,41 @@ class Level(TraceViews, GraphBuilder):
             return call(*args, **kwargs)
         finally:
             state.tracer, state.grad_enabled, state.mode_before_walk, state.on_node, state.draws, scope.default = before
+
+    # ---- the protocol of state.Tracer that does not depend on what values stand for
+
+    def _is_own(self, t: Tensor) -> bool:
+        return type(t._data) is Value and t._data.builder is self
+
+    def make_view(self, base: Tensor, op: OpDef, attrs: Attrs, value: Value) -> Tensor:
+        return self._view_made(self.wrap(value), base)
+
+    def wrap(self, v: Value) -> Tensor:
+        return new_tensor(v, getattr(self.outer, "wrapper", Tensor))
+
+    def made(self, t: Tensor) -> None:
+        if self.outer is not None:
+            self.outer.made(t)
+
+    def get_grad(self, t: Tensor) -> Tensor | None:
+        return t._grad if self._is_own(t) else self.outside(lambda: t.grad)
+
+    def callable(self, f: Any) -> Any:
+        return getattr(f, "__tracefuse_wrapped__", f) if self.outer is None else self.outer.callable(f)
+
+
+class Level(Inside):
+    """One running vmap, a tracer (`state.Tracer`) and the builder of its values. Used as `with level:`."""
+
+    def __init__(self, size: DimLike, randomness: str = "error"):
+        super().__init__("vmap")
+        self.size, self.randomness = size, randomness
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if self.randomness == "different":
+            state.draws = state.draws * self.size
+        return self
 
     # ---- values
 
@@ -137,9 +170,6 @@ class Level(TraceViews, GraphBuilder):
             return self.value(Lane(t, False))
         return self._current(t)
 
-    def _is_own(self, t: Tensor) -> bool:
-        return type(t._data) is Value and t._data.builder is self
-
     def _set(self, root: Tensor, v: Value) -> None:
         if self._is_own(root):
             root._data = v
@@ -155,19 +185,6 @@ class Level(TraceViews, GraphBuilder):
         if state.grad_enabled and (needs_grad(t) or needs_grad(lane.tensor)):
             raise RuntimeError("vmap: a tensor from outside of the function is written in place with a gradient")
         self.outside(assign, t, lane.tensor)
-
-    def make_view(self, base: Tensor, op: OpDef, attrs: Attrs, value: Value) -> Tensor:
-        return self._view_made(self.wrap(value), base)
-
-    def wrap(self, v: Value) -> Tensor:
-        return new_tensor(v, getattr(self.outer, "wrapper", Tensor))
-
-    def made(self, t: Tensor) -> None:
-        if self.outer is not None:
-            self.outer.made(t)
-
-    def get_grad(self, t: Tensor) -> Tensor | None:
-        return t._grad if self._is_own(t) else self.outside(lambda: t.grad)
 
     def set_grad(self, t: Tensor, g: Tensor | None) -> None:
         if not self._is_own(t):
@@ -185,9 +202,6 @@ class Level(TraceViews, GraphBuilder):
                 "lanes; use tr.where instead of if, and shapes that do not depend on values"
             )
         return lane.tensor._data if self.outer is None else self.outside(self.outer.concretize, lane.tensor, what)
-
-    def callable(self, f: Any) -> Any:
-        return getattr(f, "__tracefuse_wrapped__", f) if self.outer is None else self.outer.callable(f)
 
     # ---- what only levels have
 
@@ -218,4 +232,4 @@ _ASKS = {
     "nonzero": "a mask as an index",
 }
 
-__all__ = ["RANDOMNESS", "Lane", "Level"]
+__all__ = ["RANDOMNESS", "Inside", "Lane", "Level"]

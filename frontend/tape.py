@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
+from ..ir.derive import sum_to
 from ..ir.dtypes import DType, from_numpy
 from ..ir.op import Attrs, OpDef, VjpContext, get_op
 from ..ir.types import TensorType
@@ -223,15 +224,3 @@ def _tracked(payload: Any, edge: Edge) -> Tensor | None:
     t = lift(payload)
     t._node = edge
     return t
-
-
-def sum_to(g: Any, shape: tuple) -> Any:
-    """The cotangent `g` of a value that was broadcast from `shape`: summed over what broadcasting repeated."""
-    have = tuple(g.shape)
-    if have == tuple(shape):
-        return g
-    lead = len(have) - len(shape)
-    axes = (*range(lead), *(lead + i for i, d in enumerate(shape) if d != have[lead + i]))
-    if axes:
-        g = get_op("reduce_sum")(g, axes=axes)
-    return g if len(axes) == lead else get_op("reshape")(g, shape=tuple(shape))

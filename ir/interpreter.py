@@ -6,6 +6,7 @@ from typing import Mapping, Sequence
 
 import numpy as np
 
+from . import subgraph
 from .graph import Graph, Node, Value
 from .op import Attrs
 
@@ -39,14 +40,4 @@ def bind_dims(graph: Graph, inputs: Sequence[np.ndarray]) -> dict[str, int]:
 
 def concrete_attrs(node: Node, sizes: Mapping[str, int]) -> Attrs:
     """The node's attributes with symbolic sizes replaced by numbers."""
-    return {k: _concrete(v, sizes) for k, v in node.attrs.items()}
-
-
-def _concrete(v, sizes: Mapping[str, int]):
-    from .dim import Dim, evaluate
-
-    if isinstance(v, Dim):
-        return evaluate(v, sizes)
-    if isinstance(v, tuple):
-        return tuple(_concrete(x, sizes) for x in v)
-    return v
+    return subgraph.concrete_attrs(node.attrs, sizes)

@@ -10,6 +10,7 @@
       out %1 result
     }
 
+Graphs that a node holds (`cond`, `while`, `scan`) are written before it, and named in its attributes: `body=@step`.
 Constants stay out of line unless asked for; `text_reader.py` reads the form back.
 """
 
@@ -25,6 +26,7 @@ from . import dim
 from .dim import Dim, DimLike
 from .dtypes import DType
 from .graph import Graph, Node, Value
+from .subgraph import subgraphs
 from .text_reader import LITERAL, InvalidGraph, parse_graph
 from .verify import node_sizes
 
@@ -48,7 +50,7 @@ def graph_key(graph: Graph) -> str:
 
 
 def equal_graphs(a: Graph, b: Graph) -> bool:
-    """Whether two graphs are the same but for the names of values and source lines: structure, types, attributes
+    """Whether two graphs are the same but for the names of values and inner graphs, and source lines: structure, types, attributes
     (1, 1.0 and True differ, 0.0 and -0.0 too), constants bit by bit, signature, name."""
     if a.name != b.name or a.signature != b.signature or graph_key(a) != graph_key(b):
         return False
@@ -60,10 +62,14 @@ def _bits(x: np.ndarray) -> bytes:
 
 
 class Printer:
-    """Writes one graph. `canonical`: values by number, and nothing else that has no influence on the program."""
+    """Writes one graph. `canonical`: values by number, and nothing else that has no influence on the program. `name`: of a
+    graph inside of a node."""
 
-    def __init__(self, graph: Graph, canonical: bool = False):
+    def __init__(self, graph: Graph, canonical: bool = False, name: str = ""):
         self.graph, self.canonical = graph, canonical
+        self.inside = bool(name)
+        self.own_name = name or ("" if canonical else graph.name)
+        self.inner: dict[int, str] = {}  # names of graphs that nodes hold, by id
         self.names: dict[Value, str] = {}
         taken: set[str] = set()
         for v in graph.values():
@@ -76,6 +82,19 @@ class Printer:
                     k += 1
             taken.add(name)
             self.names[v] = name
+        for g in (g for n in graph.nodes for g in subgraphs(n)):
+            if id(g) not in self.inner:
+                self.inner[id(g)] = self._inner_name(g)
+
+    def _inner_name(self, g: Graph) -> str:
+        used = set(self.inner.values())
+        if not self.canonical and _WORD.fullmatch(g.name) and g.name not in used:
+            return g.name
+        base = "g" if self.canonical or not _WORD.fullmatch(g.name) else f"{g.name}_"
+        k = len(used)
+        while (name := f"{base}{k}") in used:
+            k += 1
+        return name
 
     def lines(self, data: bool = False) -> Iterable[str]:
         yield self.header() + " {"
@@ -85,16 +104,23 @@ class Printer:
         for v, array in self.graph.constants.items():
             values = inline(array) if data and not self.canonical else ""
             yield f"  const {self.name(v)}: {v.type}{values and f' = {values}'}"
+        written: set[int] = set()
         for n in self.graph.nodes:
+            for g in subgraphs(n):
+                if id(g) not in written:
+                    written.add(id(g))
+                    inner = Printer(g, self.canonical, self.inner[id(g)])
+                    yield from (f"  {line}" for line in inner.lines(data))
             yield self.node(n)
-        yield from self.signature()
+        if not self.inside:  # graphs inside of nodes have a plain one
+            yield from self.signature()
         yield "}"
 
     def name(self, v: Value) -> str:
         return f"%{self.names.get(v, 'undefined')}"
 
     def header(self) -> str:
-        name = "" if self.canonical else self.graph.name
+        name = self.own_name
         name = name if _NAME.fullmatch(name) else json.dumps(name)
         inputs = ", ".join(f"{self.name(v)}: {v.type}" for v in self.graph.inputs)
         return f"graph @{name}({inputs}) -> ({', '.join(map(self.name, self.graph.outputs))})"
@@ -104,7 +130,7 @@ class Printer:
         args = [self.name(v) for v in n.inputs]
         for k, v in n.attrs.items() if not self.canonical else sorted(n.attrs.items()):
             try:
-                args.append(f"{k}={format_value(v)}")
+                args.append(f"{k}=@{self.inner.get(id(v), v.name)}" if isinstance(v, Graph) else f"{k}={format_value(v)}")
             except TypeError as e:
                 raise TypeError(f"{n.op.name}: attribute {k}: {e}") from None
         line = f"  {results} = {n.op.name}({', '.join(args)})"

@@ -14,7 +14,7 @@ from .dtypes import EVERY, DType, from_numpy
 from .graph import Graph, InputSpec, Location, Node, OutputSpec, Signature, Value
 from .op import REGISTRY, Attrs
 from .types import TensorType
-from .verify import check_application, check_signature, check_sizes, check_type
+from .verify import check_application, check_closed, check_signature, check_sizes, check_type
 
 _CODES = {d.code: d for d in EVERY}
 _NAMED: dict[str, Any] = {"True": True, "False": False, "None": None}
@@ -32,6 +32,7 @@ _IN = re.compile(rf"in (%\w+) ({_STRING}) (\w+)(?: alias ({_STRING}))?", re.ASCI
 _OUT = re.compile(rf"out (%\w+) (\w+)(?: (-?[0-9]{{1,9}}))?(?: ({_STRING}))?", re.ASCII)
 _LOC = re.compile(r"(.+):([0-9]{1,9})")
 NESTING = 8  # of tuples
+DEPTH = 16  # of graphs that nodes hold, one within the other
 SIZE_LENGTH = 1000  # characters of one size expression
 
 
@@ -46,7 +47,8 @@ def parse_graph(text: str, constants: Mapping[str, np.ndarray] | None = None) ->
     """
     if not isinstance(text, str):
         raise InvalidGraph(f"line 1: a graph is text, not {type(text).__name__}")
-    reader = _Reader(text.split("\n"), constants or {})
+    rows = [(k, line.strip()) for k, line in enumerate(text.split("\n"))]
+    reader = _Reader([(k, line) for k, line in rows if line and not line.startswith("#")], constants or {})
     try:
         return reader.read()
     except InvalidGraph:
@@ -56,9 +58,12 @@ def parse_graph(text: str, constants: Mapping[str, np.ndarray] | None = None) ->
 
 
 class _Reader:
-    def __init__(self, lines: list[str], constants: Mapping[str, np.ndarray]):
-        self.source, self.data = lines, constants
+    """Reads one graph from its lines, given with their numbers. `depth`: how many graphs it is inside of."""
+
+    def __init__(self, rows: list[tuple[int, str]], constants: Mapping[str, np.ndarray], depth: int = 0):
+        self.rows, self.data, self.depth = rows, constants, depth
         self.at = 0  # the line being read
+        self.graphs: dict[str, Graph] = {}  # that nodes may hold
         self.symbols: dict[str, DimLike] = {}
         self.values: dict[str, Value] = {}
         self.arrays: dict[Value, np.ndarray] = {}
@@ -70,8 +75,7 @@ class _Reader:
         return InvalidGraph(f"line {self.at + 1}: {problem}")
 
     def read(self) -> Graph:
-        body = [(k, line.strip()) for k, line in enumerate(self.source)]
-        body = [(k, line) for k, line in body if line and not line.startswith("#")]
+        body = self.rows
         if not body:
             raise self.fail("a graph begins with `graph @name(...) -> (...) {`")
         (start, first), rest = body[0], body[1:]
@@ -88,17 +92,49 @@ class _Reader:
         if not rest or rest[-1][1] != "}":
             self.at = body[-1][0]
             raise self.fail("expected `}` after the last line")
-        for self.at, line in rest[:-1]:
-            self.line(line)
+        end = 0
+        for k, (number, line) in enumerate(rest[:-1]):
+            if k < end:
+                continue
+            self.at = number
+            if line.startswith("graph @"):
+                end = self.inner(rest, k)
+            else:
+                self.line(line)
         self.at = start
         outputs = tuple(self.value(n) for n in split(header[3]))
+        if self.depth and not self.specs and not self.outs:  # a plain one
+            plain = Signature.plain(len(inputs), len(outputs))
+            self.specs, self.outs = list(zip(inputs, plain.inputs)), list(zip(outputs, plain.outputs))
         if [v for v, _ in self.specs] != list(inputs) or [v for v, _ in self.outs] != list(outputs):
             raise self.fail("the `in` and `out` lines must list all inputs and outputs, in order")
         signature = Signature(tuple(s for _, s in self.specs), tuple(s for _, s in self.outs))
         graph = Graph(name, inputs, tuple(self.nodes), outputs, signature, self.arrays)
         check_signature(graph)
-        check_sizes(graph)
+        check_sizes(graph, self.depth > 0)
+        if self.depth:
+            check_closed(graph)
         return graph
+
+    def inner(self, rows: list[tuple[int, str]], start: int) -> int:
+        """Reads the graph for a node that begins at row `start`; returns the row after it."""
+        if self.depth >= DEPTH:
+            raise self.fail("graphs are nested too deeply")
+        open_graphs, end = 0, start
+        for end in range(start, len(rows)):
+            line = rows[end][1]
+            open_graphs += line.startswith("graph @") - (line == "}")
+            if open_graphs == 0:
+                break
+        reader = _Reader(rows[start : end + 1], {}, self.depth + 1)
+        try:
+            graph = reader.read()
+        finally:
+            self.at = reader.at
+        if graph.name in self.graphs:
+            raise self.fail(f"the graph @{graph.name} is defined twice")
+        self.graphs[graph.name] = graph
+        return end + 1
 
     # ---- lines
     def line(self, line: str) -> None:
@@ -230,6 +266,10 @@ class _Reader:
             return _WORDS[text]
         if text.startswith('"'):
             return string(text)
+        if text.startswith("@"):
+            if text[1:] not in self.graphs:
+                raise self.fail(f"the graph {text[:40]} is not defined before the node")
+            return self.graphs[text[1:]]
         if LITERAL.fullmatch(text):
             return int(text) if text.removeprefix("-").isdigit() else float(text)
         if text.startswith("(") and closing(text[1:]) == len(text) - 2:

@@ -9,8 +9,9 @@ from typing import Any, Callable, Iterable
 from . import dim
 from .dim import Dim, DimLike
 from .dtypes import DType, from_numpy
-from .graph import Graph, Node, Value
+from .graph import Graph, Node, Signature, Value
 from .op import REGISTRY, Attrs, OpDef
+from .subgraph import sizes_in, subgraphs
 from .types import TensorType
 
 INPUT_KINDS = frozenset(("arg", "scalar", "state", "rng"))
@@ -50,10 +51,11 @@ def _many(one: Callable[[Any], bool]) -> Callable[[Any], bool]:
 ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "dtype": ("an element type", lambda v: type(v) is DType),
     **dict.fromkeys(("mode", "approximate"), ("a string", _text)),
-    **dict.fromkeys(("descending", "right", "inverse", "full_matrices"), ("True or False", lambda v: type(v) is bool)),
-    "n": ("a size", _size),
+    **dict.fromkeys(("true", "false", "cond", "body"), ("a graph", lambda v: isinstance(v, Graph))),
+    **dict.fromkeys(("descending", "right", "inverse", "full_matrices", "reverse"), ("True or False", lambda v: type(v) is bool)),
+    **dict.fromkeys(("n", "length"), ("a size", _size)),
     "rtol": ("a number or None", lambda v: v is None or _number(v)),
-    **dict.fromkeys(("axis", "groups", "correction", "ndim_normalized"), ("an integer", _integer)),
+    **dict.fromkeys(("axis", "groups", "correction", "ndim_normalized", "carried", "scanned"), ("an integer", _integer)),
     **dict.fromkeys(("value", "fill", "alpha", "slope", "beta", "threshold", "eps"), ("a number", _number)),
     **dict.fromkeys(
         ("perm", "axes", "step", "stride", "dilation", "lhs_dilation", "rhs_dilation"),
@@ -130,12 +132,15 @@ def symbol_clash(types: Iterable[DimLike]) -> str:
     return ""
 
 
-def check_sizes(graph: Graph) -> None:
-    """ValueError if a symbol has two ranges, or if one that the nodes use is no whole axis of an input."""
+def check_sizes(graph: Graph, inside: bool = False) -> None:
+    """ValueError if a symbol has two ranges, or if one that the nodes use is no whole axis of an input. Graphs `inside` of
+    nodes know the sizes of the graph around them."""
     sizes = [d for v in graph.inputs for d in v.type.shape]
     clash = symbol_clash(sizes)
     if clash:
         raise ValueError(f"two sizes with different ranges are named {clash}")
+    if inside:
+        return
     known = {d for d in sizes if isinstance(d, Dim) and d.symbols() == {d} and _SIZE_NAME.fullmatch(str(d))}
     used: dict[Dim, None] = {}
     for d in sizes:
@@ -151,17 +156,9 @@ def check_sizes(graph: Graph) -> None:
 def node_sizes(node: Node) -> Iterable[DimLike]:
     """The sizes in a node's attributes and result types."""
     for value in node.attrs.values():
-        yield from _sizes_in(value)
+        yield from sizes_in(value)
     for v in node.outputs:
         yield from v.type.shape
-
-
-def _sizes_in(value: Any) -> Iterable[DimLike]:
-    if isinstance(value, Dim):
-        yield value
-    elif isinstance(value, tuple):
-        for v in value:
-            yield from _sizes_in(v)
 
 
 def check_signature(graph: Graph) -> None:
@@ -191,8 +188,17 @@ def check_signature(graph: Graph) -> None:
             written.add(out.target)
 
 
-def verify(graph: Graph, after: str = "") -> None:
-    """Raises VerifyError, naming the pass `after` which the graph was made, at the first broken rule."""
+def check_closed(graph: Graph) -> None:
+    """ValueError unless a graph that a node holds needs nothing but its inputs, and only gives results."""
+    if graph.constants:
+        raise ValueError(f"the graph {graph.name} inside of a node holds constants; they must be operands")
+    if graph.signature != Signature.plain(len(graph.inputs), len(graph.outputs)):
+        raise ValueError(f"the graph {graph.name} inside of a node has a signature of its own; it takes and gives values")
+
+
+def verify(graph: Graph, after: str = "", inside: bool = False) -> None:
+    """Raises VerifyError, naming the pass `after` which the graph was made, at the first broken rule. `inside`: it is held
+    by a node of another graph."""
     known: dict[Value, None] = {}
     for k, v in enumerate(graph.inputs):
         if v in known or v.node is not None:
@@ -209,6 +215,8 @@ def verify(graph: Graph, after: str = "") -> None:
         for j, v in enumerate(node.inputs):
             if v not in known:
                 raise _error(graph, after, f"operand {j} of {node.op.name} is not computed before it", k)
+        for g in subgraphs(node):
+            verify(g, after, True)
         types = _run(graph, after, k, check_application, node.op, tuple(v.type for v in node.inputs), node.attrs)
         if types != tuple(v.type for v in node.outputs):
             raise _error(graph, after, f"{node.op.name} gives {', '.join(map(str, types))} here", k)
@@ -220,7 +228,9 @@ def verify(graph: Graph, after: str = "") -> None:
         if v not in known:
             raise _error(graph, after, f"output {k} is not computed", len(graph.nodes))
     _run(graph, after, len(graph.nodes), check_signature, graph)
-    _run(graph, after, len(graph.nodes), check_sizes, graph)
+    _run(graph, after, len(graph.nodes), check_sizes, graph, inside)
+    if inside:
+        _run(graph, after, len(graph.nodes), check_closed, graph)
 
 
 def _run(graph: Graph, after: str, at: int, check: Callable[..., Any], *args: Any) -> Any:

@@ -77,6 +77,11 @@ if TYPE_CHECKING:
     from .frontend import special as special
     from .frontend.checkpoint import checkpoint as checkpoint
     from .frontend.compile import compile as compile
+    from .frontend.control import cond as cond
+    from .frontend.control import fori_loop as fori_loop
+    from .frontend.control import map as map
+    from .frontend.control import scan as scan
+    from .frontend.control import while_loop as while_loop
     from .frontend.forward_ad import jvp as jvp
     from .frontend.forward_ad import linearize as linearize
     from .frontend.jacobians import hessian as hessian
@@ -109,6 +114,11 @@ _LAZY = {
     "Parameter": ("frontend.nn.parameter", "Parameter"),
     "func": ("frontend.func", None),
     "checkpoint": ("frontend.checkpoint", "checkpoint"),
+    "cond": ("frontend.control", "cond"),
+    "fori_loop": ("frontend.control", "fori_loop"),
+    "map": ("frontend.control", "map"),
+    "scan": ("frontend.control", "scan"),
+    "while_loop": ("frontend.control", "while_loop"),
     "jvp": ("frontend.forward_ad", "jvp"),
     "linearize": ("frontend.forward_ad", "linearize"),
     "hessian": ("frontend.jacobians", "hessian"),

@@ -10,12 +10,14 @@ from tracefuse.ir.dtypes import bfloat16, bool_, float16, float32, float64, from
 from tracefuse.ir.graph import Graph, GraphBuilder, Value
 from tracefuse.ir.interpreter import run
 from tracefuse.ir.op import NO_GRADIENT, REGISTRY, Sample, VjpContext, value_type
+from tracefuse.ir.subgraph import retyped
 from tracefuse.ir.types import TensorType
 
 OPS = list(REGISTRY.values())
 POINTWISE = [op for op in OPS if op.kind == "pointwise"]
 COMPOSITE = [op for op in OPS if op.kind == "composite"]
-DIFFERENTIABLE = [op for op in OPS if op.vjp != NO_GRADIENT]
+NO_REVERSE = {"while"}  # its rule refuses: tests/ir/test_control_flow.py
+DIFFERENTIABLE = [op for op in OPS if op.vjp != NO_GRADIENT and op.name not in NO_REVERSE]
 EPSILON = {np.dtype(np.float32): 1.2e-7, np.dtype(np.float64): 2.3e-16, float16.np: 1e-3, bfloat16.np: 8e-3}
 EPSILON |= {np.dtype(np.complex64): 1.2e-7, np.dtype(np.complex128): 2.3e-16}
 
@@ -227,9 +229,16 @@ def checked(op) -> list[Sample]:
     return [x for x in samples(op) if fits(x)]
 
 
+def double(v):
+    """An attribute for operands of float64."""
+    if isinstance(v, Graph):
+        wide = [x.type.with_dtype(float64) if x.dtype is float32 else x.type for x in v.inputs]
+        return retyped(v, wide)
+    return float64 if v is float32 else v
+
+
 def double_attrs(op, sample: Sample) -> dict:
-    attrs = attrs_of(op, sample)
-    return {k: float64 if v is float32 and k == "dtype" else v for k, v in attrs.items()}
+    return {k: double(v) if k == "dtype" or isinstance(v, Graph) else v for k, v in attrs_of(op, sample).items()}
 
 
 IN_ONE_OPERAND = {"zeta", "igamma", "igammac"}  # tested in tests/frontend/test_tensor_torch.py
