@@ -51,7 +51,9 @@ class Body(Inside):
         self.recording = state.grad_enabled
         self.own_inputs = 0
         self._taken: dict[int, Value] = {}  # values of tensors from outside
-        self._made: dict[int, tuple[Tensor, Value | None]] = {}  # tensors of library code in here, and what they hold now
+        self._made: dict[
+            int, tuple[Tensor, Value | None]
+        ] = {}  # tensors of library code in here, and what they hold now
         self._without: dict[Value, Value] = {}  # values cut off from what they were computed from
         self._apart: set[Value] = set()  # values that no gradient passes anyway
 
@@ -124,6 +126,10 @@ class Body(Inside):
             self._without[v] = found
             self._apart.add(found)
         return found
+
+    def own(self, v: Value) -> Value:
+        """`v` as a value of this body: one from outside is captured."""
+        return v if v.builder is self else self.constant(v)  # type: ignore[arg-type]
 
     # ---- the protocol of state.Tracer
 

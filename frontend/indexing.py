@@ -22,7 +22,7 @@ from .convert import as_tensor, cast_to, is_scalar, scalar_dtype, scalar_tensor
 from .dispatch import apply, assign, check_writable, run
 from .elementwise import where
 from .manipulation import broadcast_to, flip, index_tensor, permute_dims, reshape
-from .state import state
+from .state import SymbolicScalar, state
 from .tape import needs_grad, root_of
 from .tensor import Tensor, new_tensor
 
@@ -108,6 +108,8 @@ _NO_AXES = _NoAxes()
 
 
 def _normal_item(k: Any) -> Any:
+    if isinstance(k, SymbolicScalar):
+        k = k.as_index()
     if k is None or k is Ellipsis or isinstance(k, (slice, Dim)):
         return k
     if isinstance(k, (bool, np.bool_)):

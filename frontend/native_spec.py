@@ -417,7 +417,7 @@ class _TreeWriter(_Writer):
         for stage, e in self.endings:
             stage.constants, stage.outputs = first, first + len(e.plan.constants)
         code: TreeCode = tree_code(root, len(self.traces))
-        shared = self._shared() | dict(arena=max(64, code.arena))
+        shared: dict[str, Any] = {**self._shared(), "arena": max(64, code.arena)}
         slow = any(_seconds(e) > LONG for e in (*self.executables, *self.segments))
         endings = tuple(
             TraceSpec(**self.ending(t, e, first, self.constants, values), **shared, plan=address, release_gil=slow)

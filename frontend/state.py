@@ -73,6 +73,10 @@ class SymbolicScalar:
         """A 0-d tensor of `dtype`."""
         raise TypeError(f"{type(self).__name__} has no value here")
 
+    def as_index(self) -> Any:
+        """As a position along an axis: an int, or a 0-d integer tensor."""
+        return self.__index__()  # type: ignore[attr-defined]
+
 
 class _State(threading.local):
     tracer: Tracer | None = None

@@ -52,10 +52,14 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "dtype": ("an element type", lambda v: type(v) is DType),
     **dict.fromkeys(("mode", "approximate"), ("a string", _text)),
     **dict.fromkeys(("true", "false", "cond", "body"), ("a graph", lambda v: isinstance(v, Graph))),
-    **dict.fromkeys(("descending", "right", "inverse", "full_matrices", "reverse"), ("True or False", lambda v: type(v) is bool)),
+    **dict.fromkeys(
+        ("descending", "right", "inverse", "full_matrices", "reverse"), ("True or False", lambda v: type(v) is bool)
+    ),
     **dict.fromkeys(("n", "length"), ("a size", _size)),
     "rtol": ("a number or None", lambda v: v is None or _number(v)),
-    **dict.fromkeys(("axis", "groups", "correction", "ndim_normalized", "carried", "scanned"), ("an integer", _integer)),
+    **dict.fromkeys(
+        ("axis", "groups", "correction", "ndim_normalized", "carried", "scanned"), ("an integer", _integer)
+    ),
     **dict.fromkeys(("value", "fill", "alpha", "slope", "beta", "threshold", "eps"), ("a number", _number)),
     **dict.fromkeys(
         ("perm", "axes", "step", "stride", "dilation", "lhs_dilation", "rhs_dilation"),
@@ -193,7 +197,9 @@ def check_closed(graph: Graph) -> None:
     if graph.constants:
         raise ValueError(f"the graph {graph.name} inside of a node holds constants; they must be operands")
     if graph.signature != Signature.plain(len(graph.inputs), len(graph.outputs)):
-        raise ValueError(f"the graph {graph.name} inside of a node has a signature of its own; it takes and gives values")
+        raise ValueError(
+            f"the graph {graph.name} inside of a node has a signature of its own; it takes and gives values"
+        )
 
 
 def verify(graph: Graph, after: str = "", inside: bool = False) -> None:

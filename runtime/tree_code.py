@@ -141,5 +141,7 @@ def _outputs(plan: Plan) -> list[int]:
     sizes = []
     for b in plan.outputs:
         t = plan.buffers[b].type
-        sizes.append(-(-int(t.size) * t.dtype.itemsize // 64) * 64)
+        size = t.size
+        assert isinstance(size, int)
+        sizes.append(-(-size * t.dtype.itemsize // 64) * 64)
     return sizes

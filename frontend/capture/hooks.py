@@ -7,11 +7,12 @@ everything else ends the capture with a reason.
 from __future__ import annotations
 
 import abc
+import contextlib
 import enum
 import functools
 import inspect
 import types
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from ..tensor import Tensor
 from . import array_mode, policy
 from . import guards as g
 from .instrument import NoSource, instrument, is_instrumented
+from .loops import Loop, Ranged
 from .objects import ObjectHooks
 from .scalars import ScalarArgument, TracedFloat, TracedInt, TracedScalar, call_math
 from .tracer import Tracer
@@ -38,6 +40,29 @@ class Hooks(ObjectHooks):
         self._copies: dict[int, tuple[Any, Any]] = {}
         tracer.on_callable = self.callable
         tracer.array_class = array_mode.ArrayTracer
+
+    # ---- loops: see `loop_syntax`
+
+    def loop(self, names: tuple[str, ...], free: tuple[bool, ...]) -> Loop:
+        return Loop(self, names, free)
+
+    def ranged(self, function: Any, *args: Any) -> Ranged:
+        return Ranged(self, function, args)
+
+    def counted(self, ranged: Ranged) -> Any:
+        return ranged.iterable()
+
+    @contextlib.contextmanager
+    def attempting(self) -> Iterator[None]:
+        """An attempt to close a loop: what this trace has made so far counts as from outside, and must not change."""
+        tracer, before = self.tracer, self.before
+        tracer.attempts += 1
+        self.before = set(tracer.created)
+        try:
+            yield
+        finally:
+            tracer.attempts -= 1
+            self.before = before
 
     def call(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
         if self.tracer.stopped is not None:
@@ -253,7 +278,7 @@ class Hooks(ObjectHooks):
         if kind in (str, bytes) and name in ("format", "join", "format_map"):
             for a in (*args, *kwargs.values()):
                 self.formatted(a)
-        if isinstance(owner, types.GeneratorType) and id(owner) not in self.tracer.created:
+        if isinstance(owner, types.GeneratorType) and not self.is_ours(owner):
             self.tracer.stop("it advances a generator that was made outside")
         if not isinstance(owner, types.GeneratorType):
             self.known(owner)
@@ -301,7 +326,8 @@ class Hooks(ObjectHooks):
         if name in policy.TAKES_FUNCTIONS:
             kwargs = {k: self._passed(v) for k, v in kwargs.items()}
         args = tuple(self._passed(a) for a in args)
-        return f(*args, **kwargs)
+        out = f(*args, **kwargs)
+        return self.own(out) if name == "iter" else out
 
     def _isinstance(self, x: Any, classes: Any) -> bool:
         if isinstance(x, SymbolicScalar):

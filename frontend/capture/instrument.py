@@ -26,10 +26,13 @@ import __future__
 import ast
 import copy
 import inspect
+import itertools
 import linecache
 import types
 from functools import lru_cache
 from typing import Any
+
+from . import loop_syntax
 
 HOOKS = "__tf__"
 _FUTURE = 0
@@ -71,8 +74,10 @@ def _constant(value: Any) -> ast.Constant:
 class _Instrument(ast.NodeTransformer):
     """Rewrites one function body. `outer`: names of functions around it; `owner`: its class, for private names."""
 
-    def __init__(self, outer: frozenset[str], owner: str | None):
+    def __init__(self, outer: frozenset[str], owner: str | None, function: ast.AST | None = None):
         self.outer, self.owner = outer, owner
+        self.function = function  # around the loops that are visited; None in a class body
+        self.loops = itertools.count()
 
     def mangle(self, name: str) -> str:
         if self.owner and name.startswith("__") and not name.endswith("__") and "." not in name:
@@ -177,9 +182,37 @@ class _Instrument(ast.NodeTransformer):
         node.test = _hook("test", node.test)
         return node
 
-    visit_If = visit_While = visit_Assert = _tested
+    visit_If = visit_Assert = _tested
 
-    def visit_For(self, node: ast.For) -> ast.AST:
+    def visit_While(self, node: ast.While) -> Any:
+        return self._closing(node) or self._tested(node)
+
+    def _closing(self, node: ast.While | ast.For) -> list[ast.stmt] | None:
+        """The loop with an attempt to close it, where it can be written as functions of what it assigns."""
+        if self.function is None or not loop_syntax.can_close(node):
+            return None
+        for n in ast.walk(node):
+            if isinstance(n, ast.Name):
+                n.id = self.mangle(n.id)
+        names = loop_syntax.assigned_names(
+            [ast.For(node.target, node.iter, [], [])] if isinstance(node, ast.For) else []
+        )
+        names = list(dict.fromkeys([*names, *loop_syntax.assigned_names(node.body)]))
+        if not names or any(n in self.outer or n in _declared(self.function) for n in names):
+            return None
+        read = loop_syntax.names_outside(self.function, node)
+        sure = loop_syntax.surely_assigned(node.body)
+        if isinstance(node, ast.For):
+            sure.add(names[0])
+        else:
+            read |= {n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)}
+        free = [n not in read and n in sure for n in names]
+        return loop_syntax.closing(node, next(self.loops), names, free, _hook, self.instrumented, copy.deepcopy)
+
+    def visit_For(self, node: ast.For) -> Any:
+        closing = self._closing(node)
+        if closing is not None:
+            return closing
         self.generic_visit(node)
         node.iter = _hook("iterate", node.iter)
         return node
@@ -262,14 +295,34 @@ class _Instrument(ast.NodeTransformer):
         node.name, node.returns = self.mangle(node.name), None
         node.decorator_list = [_hook("callable", self.visit(d)) for d in node.decorator_list]
         node.args = self.visit(node.args)
-        node.body = [self.visit(s) for s in node.body]
+        before, self.function = self.function, node
+        node.body = self.statements(node.body)
+        self.function = before
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         node.decorator_list = [_hook("callable", self.visit(d)) for d in node.decorator_list]
         inner = _Instrument(self.outer, node.name)
-        node.body = [inner.visit(s) for s in node.body]
+        node.body = inner.statements(node.body)
         return node
+
+    def instrumented(self, part: Any) -> Any:
+        """An expression, or a list of statements."""
+        return self.statements(part) if isinstance(part, list) else self.visit(part)
+
+    def statements(self, body: list[ast.stmt]) -> list[ast.stmt]:
+        """Instrumented statements; one may become several."""
+        out: list[ast.stmt] = []
+        for s in body:
+            new = self.visit(s)
+            out += new if isinstance(new, list) else [new]
+        return out
+
+
+def _declared(function: ast.AST) -> set[str]:
+    """Names that a function declares global or nonlocal."""
+    found = (n for n in ast.walk(function) if isinstance(n, (ast.Global, ast.Nonlocal)))
+    return {name for n in found for name in n.names}
 
 
 # ------------------------------------------------------------------ finding the source
@@ -427,10 +480,10 @@ def instrumented_code(function: types.FunctionType) -> types.CodeType:
     if not _rewritten_by_pytest(code) and not any(_same(c, code) for c in now):
         raise NoSource("its source has changed since it was loaded")
     fresh = _stripped(node)
-    rewriter = _Instrument(frozenset(code.co_freevars), owner)
+    rewriter = _Instrument(frozenset(code.co_freevars), owner, fresh)
     fresh.args = rewriter.visit(fresh.args)
     if isinstance(fresh, ast.FunctionDef):
-        fresh.body = [rewriter.visit(s) for s in fresh.body]
+        fresh.body = rewriter.statements(fresh.body)
     else:
         fresh.body = rewriter.visit(fresh.body)
     made = _build(fresh, code)

@@ -197,7 +197,7 @@ class ObjectHooks(Watch):
         own = policy.user_dunder(v, "__iter__")
         if own is not None:
             return self.call(types.MethodType(own, v))
-        if hasattr(type(v), "__next__") and id(v) not in self.tracer.created:
+        if hasattr(type(v), "__next__") and not self.is_ours(v):
             self.tracer.stop("it advances an iterator that was made outside")
         if policy.is_library(policy.module_of(type(v))) and ".data" in policy.module_of(type(v)):
             self.tracer.stop(f"it iterates over a {type(v).__name__}")
@@ -332,7 +332,7 @@ class ObjectHooks(Watch):
             if type(obj._data) is np.ndarray and id(obj) not in self.tracer.created:
                 self.tracer.remember(obj)
             return obj
-        if id(obj) not in self.tracer.created:
+        if not self.is_ours(obj):
             self.tracer.stop(f"it sets the attribute {name} of an object of class {type(obj).__name__} from outside")
         if policy.user_dunder(obj, "__setattr__"):
             self.tracer.stop(f"class {type(obj).__name__} defines __setattr__")
@@ -378,9 +378,8 @@ class ObjectHooks(Watch):
             return
         if (
             id(v) in self.tracer.external
-            or id(v) not in self.tracer.created
-            and not g.is_content(v)
-            and type(v) is not bytearray
+            or not self.is_ours(v)
+            and (self.before is not None or not g.is_content(v) and type(v) is not bytearray)
         ):
             self.tracer.stop(f"it changes a {type(v).__name__} that existed before the call")
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _EXACT = 1 << 53  # integers up to here are float64s
 _LARGE = 1 << 62  # sums of integers below it fit into 64 bits
 _ROOT = 1 << 31  # and products of integers below this
+_STEP = 1 << 20
 
 
 def _constant(value: float | int, dtype: DType) -> Value:
@@ -275,7 +276,9 @@ class TracedInt(TracedScalar):
             b = _constant(int(other), int64)
         else:
             return NotImplemented
-        a = self._within(limit)
+        # What a loop counts stays far from overflow: 2**42 steps of at most 2**20 would be needed.
+        counted = type(other) is int and abs(other) <= _STEP and limit == _LARGE and hasattr(self.tracer, "decisions")
+        a = self.value if counted else self._within(limit)
         return TracedInt(op(b, a) if swapped else op(a, b))
 
     def __add__(self, other: Any) -> Any:
@@ -316,8 +319,31 @@ class TracedInt(TracedScalar):
 
     __index__ = __trunc__ = __floor__ = __ceil__ = __int__
 
+    def as_index(self) -> Any:
+        """As a position along an axis: a tensor in the body of a loop, else the int itself."""
+        return self.to_tensor(int64) if hasattr(self.tracer, "decisions") else self.concrete()
+
     def __round__(self, digits: Any = None) -> Any:
         return self if digits is None else round(self.concrete(), digits)
+
+
+class TracedBool(TracedScalar):
+    """Stands for a Python bool that a loop carries."""
+
+    __slots__ = ()
+    python_type = bool
+    dtype = bool_
+
+    def concrete(self) -> Any:
+        return bool(self)
+
+    def _pair(self, other: Any) -> tuple[Value, Value] | None:
+        return None
+
+    def __int__(self) -> int:
+        return int(bool(self))
+
+    __index__ = __int__
 
 
 def _of_concrete(name: str) -> Callable[..., Any]:

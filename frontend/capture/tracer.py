@@ -44,6 +44,10 @@ class Specialize(BaseException):
         self.leaf = leaf
 
 
+class NotClosed(BaseException):
+    """An attempt to close a loop into one node has failed; the loop goes on step by step."""
+
+
 def user_location() -> Location | None:
     """The innermost line that is not the library's own, NumPy's or the standard library's."""
     frame = sys._getframe(1)
@@ -110,6 +114,7 @@ class Tracer(TraceViews):
         self.constants: dict[int, np.ndarray] = {}  # ndarrays made in the trace that the graph has taken in
         self.young = Young()
         self.stopped: CaptureStop | None = None
+        self.attempts = 0  # to close loops, one in another, that are under way
         self.array_class: type[Tensor] = Tensor  # class of what stands for an ndarray
         self.wrapper: type[Tensor] = Tensor  # class of tensors made while tracing
         self.asker: Callable[[Value, str], bool | int] | None = (
@@ -161,6 +166,8 @@ class Tracer(TraceViews):
 
     def stop(self, reason: str) -> NoReturn:
         """Ends the capture, for good: code that catches everything does not bring it back."""
+        if self.attempts:
+            raise NotClosed(reason)
         if self.stopped is None:
             self.stopped = CaptureStop(reason, user_location())
         raise self.stopped

@@ -22,6 +22,8 @@ class Watch:
         self.guards: list[g.Guard] = []
         self.epoch_guard = g.EpochGuard()
         self.seen_objects: dict[int, Any] = {}  # what was read from outside
+        self.before: set[int] | None = None  # while a loop is tried: what the trace had made before that
+        self.open_loops: list[str] = []  # why loops did not close
         self._guarded: set[tuple] = set()
         self._entered: dict[int, Any] = {}
         self._watched: dict[int, Any] = {}
@@ -31,6 +33,10 @@ class Watch:
             return g.expect(v)
         except g.TooLarge:
             self.tracer.stop(f"{what} is too large a container to be compared on every call")
+
+    def is_ours(self, v: Any) -> bool:
+        """Whether this trace (and a loop that is being tried) has made `v`, and may change it."""
+        return id(v) in self.tracer.created and (self.before is None or id(v) not in self.before)
 
     def once(self, *key: Any) -> bool:
         if key in self._guarded:
