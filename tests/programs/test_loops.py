@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import tracefuse as tr
 
 _spec = importlib.util.spec_from_file_location("programs_harness", Path(__file__).with_name("harness.py"))
