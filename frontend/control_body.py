@@ -51,7 +51,9 @@ class Body(Inside):
         self.recording = state.grad_enabled
         self.own_inputs = 0
         self._taken: dict[int, Value] = {}  # values of tensors from outside
-        self._made: dict[int, tuple[Tensor, Value | None]] = {}  # tensors of library code in here, and what they hold now
+        self._made: dict[
+            int, tuple[Tensor, Value | None]
+        ] = {}  # tensors of library code in here, and what they hold now
         self._without: dict[Value, Value] = {}  # values cut off from what they were computed from
         self._apart: set[Value] = set()  # values that no gradient passes anyway
 

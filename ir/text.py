@@ -130,7 +130,9 @@ class Printer:
         args = [self.name(v) for v in n.inputs]
         for k, v in n.attrs.items() if not self.canonical else sorted(n.attrs.items()):
             try:
-                args.append(f"{k}=@{self.inner.get(id(v), v.name)}" if isinstance(v, Graph) else f"{k}={format_value(v)}")
+                args.append(
+                    f"{k}=@{self.inner.get(id(v), v.name)}" if isinstance(v, Graph) else f"{k}={format_value(v)}"
+                )
             except TypeError as e:
                 raise TypeError(f"{n.op.name}: attribute {k}: {e}") from None
         line = f"  {results} = {n.op.name}({', '.join(args)})"

@@ -52,10 +52,14 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "dtype": ("an element type", lambda v: type(v) is DType),
     **dict.fromkeys(("mode", "approximate"), ("a string", _text)),
     **dict.fromkeys(("true", "false", "cond", "body"), ("a graph", lambda v: isinstance(v, Graph))),
-    **dict.fromkeys(("descending", "right", "inverse", "full_matrices", "reverse"), ("True or False", lambda v: type(v) is bool)),
+    **dict.fromkeys(
+        ("descending", "right", "inverse", "full_matrices", "reverse"), ("True or False", lambda v: type(v) is bool)
+    ),
     **dict.fromkeys(("n", "length"), ("a size", _size)),
     "rtol": ("a number or None", lambda v: v is None or _number(v)),
-    **dict.fromkeys(("axis", "groups", "correction", "ndim_normalized", "carried", "scanned"), ("an integer", _integer)),
+    **dict.fromkeys(
+        ("axis", "groups", "correction", "ndim_normalized", "carried", "scanned"), ("an integer", _integer)
+    ),
     **dict.fromkeys(("value", "fill", "alpha", "slope", "beta", "threshold", "eps"), ("a number", _number)),
     **dict.fromkeys(
         ("perm", "axes", "step", "stride", "dilation", "lhs_dilation", "rhs_dilation"),
@@ -193,7 +197,9 @@ def check_closed(graph: Graph) -> None:
     if graph.constants:
         raise ValueError(f"the graph {graph.name} inside of a node holds constants; they must be operands")
     if graph.signature != Signature.plain(len(graph.inputs), len(graph.outputs)):
-        raise ValueError(f"the graph {graph.name} inside of a node has a signature of its own; it takes and gives values")
+        raise ValueError(
+            f"the graph {graph.name} inside of a node has a signature of its own; it takes and gives values"
+        )
 
 
 def verify(graph: Graph, after: str = "", inside: bool = False) -> None:
@@ -216,6 +222,7 @@ def verify(graph: Graph, after: str = "", inside: bool = False) -> None:
             if v not in known:
                 raise _error(graph, after, f"operand {j} of {node.op.name} is not computed before it", k)
         for g in subgraphs(node):
+            _run(graph, after, k, check_closed, g)
             verify(g, after, True)
         types = _run(graph, after, k, check_application, node.op, tuple(v.type for v in node.inputs), node.attrs)
         if types != tuple(v.type for v in node.outputs):
@@ -229,8 +236,6 @@ def verify(graph: Graph, after: str = "", inside: bool = False) -> None:
             raise _error(graph, after, f"output {k} is not computed", len(graph.nodes))
     _run(graph, after, len(graph.nodes), check_signature, graph)
     _run(graph, after, len(graph.nodes), check_sizes, graph, inside)
-    if inside:
-        _run(graph, after, len(graph.nodes), check_closed, graph)
 
 
 def _run(graph: Graph, after: str, at: int, check: Callable[..., Any], *args: Any) -> Any:

@@ -378,16 +378,16 @@ def _scan_batch(c: BatchContext) -> tuple:
     for k in range(n, n + m):
         given[k] = move_axis(given[k], 0, 1) if flags[k] else given[k]
     out = scan_(*given, *more, **{**a, "body": graph})
-    carry = [
-        x if f else broadcast_to(x, shape=(c.size, *t.shape)) for x, f, t in zip(out[:n], flags, c.types)
-    ]
+    carry = [x if f else broadcast_to(x, shape=(c.size, *t.shape)) for x, f, t in zip(out[:n], flags, c.types)]
     return (*carry, *(move_axis(y, 1, 0) for y in out[n:]))
 
 
 def _scan_samples() -> Iterator[Sample]:
     rng = rng_of("scan")
     decay = graph_of(lambda s, x, w: (add(mul(s, w), x), mul(s, s)), (_F, _F, _F), "decay")
-    totals = graph_of(lambda k, s, x: (add(k, np.asarray(1)), add(s, mul(x, s)), s), (TensorType(int64, ()), _S, _S), "totals")
+    totals = graph_of(
+        lambda k, s, x: (add(k, np.asarray(1)), add(s, mul(x, s)), s), (TensorType(int64, ()), _S, _S), "totals"
+    )
     each = graph_of(lambda x, w: mul(x, w), (_F, _F), "each")
     for reverse in (False, True):
         attrs = {"body": decay, "carried": 1, "scanned": 1, "length": 4, "reverse": reverse}
