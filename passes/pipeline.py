@@ -15,6 +15,7 @@ from ..ir.subgraph import subgraphs
 from ..ir.target import Target
 from .collapse import collapse
 from .contract import contract
+from .control import trim
 from .decompose import check_indices, decompose
 from .fuel import Fuel
 from .fuse import fuse
@@ -30,6 +31,7 @@ GraphPass = Callable[[Graph, Fuel], Graph]
 
 # name, pass. What each needs and leaves is in its docstring.
 GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
+    ("trim", trim),
     ("decompose", lambda g, fuel: decompose(g)),
     ("check_indices", lambda g, fuel: check_indices(g)),
     ("fill_empty", lambda g, fuel: fill_empty(g)),

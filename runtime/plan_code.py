@@ -16,8 +16,8 @@ from ..backends.llvm.lowered import LoweredKernel
 from ..ir import dim
 from ..ir.dim import Dim, DimLike
 from ..ir.plan import ControlStep, HostStep, Plan, Step
-from . import control_code
 from ..ir.target import Target
+from . import control_code
 
 
 @dataclass(frozen=True, slots=True)
