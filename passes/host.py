@@ -31,6 +31,8 @@ def host_reason(node: Node) -> str:
     of it where it can."""
     if node.op.name in CONTROL:
         return f"the target has no native {node.op.name}"
+    if node.op.name == "while_vjp":
+        return "a loop of unknown length keeps what its steps leave behind; with max_steps= it is a scan, and native"
     if node.op.kind != "pointwise" and node.op.name not in OF_KERNELS:
         return f"no kernel computes {node.op.name}"
     for v in (*node.inputs, *node.outputs):

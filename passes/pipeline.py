@@ -10,6 +10,7 @@ from typing import Callable
 from ..ir.graph import Graph
 from ..ir.kernel import Kernel
 from ..ir.kernel_text import format_kernel
+from ..ir.ops.control import CONTROL
 from ..ir.plan import Plan, Step
 from ..ir.subgraph import subgraphs
 from ..ir.target import Target
@@ -122,7 +123,7 @@ def compile_graph(
 
 def _plan_graphs(d: HostDraft, target: Target, fuel: Fuel, verify: bool, report: Report) -> None:
     """Compiles the graphs that a node holds, if all that they do is native."""
-    if target.isa == "cuda" or "control" in fuel.disabled:
+    if d.node.op.name not in CONTROL or target.isa == "cuda" or "control" in fuel.disabled:
         return
     plans = []
     for graph in subgraphs(d.node):
