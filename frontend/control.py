@@ -98,9 +98,9 @@ def while_loop(cond_fn: Callable, body_fn: Callable, *init: Any, max_steps: int 
     """Replaces the carried values by `body_fn(*values)` as long as `cond_fn(*values)` holds, and returns them: a tuple, or
     for one `init` (which may be nested) the value itself.
 
-    cond_fn returns one truth value, body_fn values of the types that it got; TypeError else. No gradient passes backward
-    through a loop of unknown length in compiled code: with `max_steps`, the loop ends after so many steps in any case,
-    keeps memory for all of them, and is differentiable.
+    cond_fn returns one truth value, body_fn values of the types that it got; TypeError else. With `max_steps` the loop ends
+    after so many steps in any case, and is a scan to compiled code, with memory for all of them. Without, its gradient is
+    computed on the host, and has no gradients itself: NoReverseMode, a TypeError.
     """
     if not init:
         raise TypeError("while_loop needs at least one value that is carried")

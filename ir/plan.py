@@ -1,8 +1,8 @@
-"""What the passes hand to a runtime: buffers, and what runs on them in order: kernels, and steps on the host."""
+"""What the passes hand to a runtime: buffers, and what runs on them in order: kernels, control flow, steps on the host."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -56,14 +56,33 @@ class HostStep:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlStep:
+    """A cond, while or scan `node` whose graphs are plans of their own, in the order of its attributes. They are called
+    with pointers to buffers (`args` of its operands, `results`), to rows of them, and to copies of what is carried.
+    `first_check`: where the checks of those plans begin among the plan's."""
+
+    node: Node
+    args: tuple[int, ...]
+    results: tuple[int, ...]
+    plans: tuple[Plan, ...]
+    first_check: int
+
+    @property
+    def buffers(self) -> tuple[int, ...]:
+        """All the buffers that it touches."""
+        return (*self.args, *self.results)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """A graph, lowered. `outputs`: for each graph output the buffer that holds it; outputs whose buffer is an input are
     that input (written in place, or returned as it is). `checks`: (bool buffer, message): if true afterwards, the call
-    has failed and nothing may have been committed. No host step comes after `commit_from`."""
+    has failed and nothing may have been committed; buffer -1: a control step decides. No host step comes after
+    `commit_from`."""
 
     name: str
     buffers: tuple[PlanBuffer, ...]
-    steps: tuple[Step | HostStep, ...]
+    steps: tuple[Step | ControlStep | HostStep, ...]
     outputs: tuple[int, ...]
     constants: tuple[np.ndarray, ...]
     arena: DimLike  # bytes
@@ -77,5 +96,23 @@ class Plan:
         return tuple(s for s in self.steps if isinstance(s, Step))
 
     @property
+    def control_steps(self) -> tuple[ControlStep, ...]:
+        return tuple(s for s in self.steps if isinstance(s, ControlStep))
+
+    @property
+    def all_kernel_steps(self) -> tuple[Step, ...]:
+        """Those of the plans of control steps too."""
+        inner = (s for c in self.control_steps for p in c.plans for s in p.all_kernel_steps)
+        return (*self.kernel_steps, *inner)
+
+    @property
     def host_steps(self) -> tuple[HostStep, ...]:
         return tuple(s for s in self.steps if isinstance(s, HostStep))
+
+    def with_dims(self, dims: tuple[Dim, ...]) -> Plan:
+        """The plan as part of another one, whose symbolic sizes it is given."""
+        steps = (
+            replace(s, plans=tuple(p.with_dims(dims) for p in s.plans)) if isinstance(s, ControlStep) else s
+            for s in self.steps
+        )
+        return replace(self, steps=tuple(steps), dims=dims)

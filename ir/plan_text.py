@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .kernel_text import format_schedule
-from .plan import HostStep, Plan, PlanBuffer, Step
+from .plan import ControlStep, HostStep, Plan, PlanBuffer, Step
 
 
 def format_plan(plan: Plan) -> str:
@@ -14,6 +14,9 @@ def format_plan(plan: Plan) -> str:
     for k, s in enumerate(plan.steps):
         if k == plan.commit_from:
             lines.append("  from here on inputs are overwritten")
+        if isinstance(s, ControlStep):
+            lines += _control(k, s)
+            continue
         lines.append(f"  {k:>3} {_host(s) if isinstance(s, HostStep) else _kernel(s)}")
     lines += ["", f"outputs {', '.join(map(str, plan.outputs)) or 'none'}"]
     lines += [f"check {b}: {message}" for b, message in plan.checks]
@@ -28,6 +31,15 @@ def _kernel(s: Step) -> str:
     shifts = s.offsets or (0,) * len(s.args)
     args = ", ".join(f"{b}+{o}" if o else str(b) for b, o in zip(s.args, shifts, strict=True))
     return f"{s.kernel.name}({args})  {' '.join(s.kernel.ops)}  [{format_schedule(s.schedule)}]"
+
+
+def _control(k: int, s: ControlStep) -> list[str]:
+    line = f"  # {s.node.loc}" if s.node.loc else ""
+    results = ", ".join(map(str, s.results))
+    lines = [f"  {k:>3} {results} = {s.node.op.name}({', '.join(map(str, s.args))}), natively, with{line}"]
+    for p in s.plans:
+        lines += [f"      {inner}" for inner in format_plan(p).split("\n") if inner]
+    return lines
 
 
 def _host(s: HostStep) -> str:

@@ -37,7 +37,10 @@ def graph_of(function: Callable[..., Any], types: Iterable[TensorType], name: st
 def apply_graph(graph: Graph, values: Sequence[Any]) -> tuple:
     """The graph's outputs for bound values of any kind, op by op."""
     env: dict[Value, Any] = dict(zip(graph.inputs, values, strict=True)) | graph.constants
+    builder = next((v.builder for v in values if type(v) is Value), None)
     for node in graph.nodes:
+        if builder is not None:
+            builder.loc = node.loc  # new nodes come from the same lines
         out = node.op(*(env[v] for v in node.inputs), **node.attrs)
         env.update(zip(node.outputs, out if isinstance(out, tuple) else (out,), strict=True))
     return tuple(env[v] for v in graph.outputs)

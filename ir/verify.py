@@ -222,6 +222,7 @@ def verify(graph: Graph, after: str = "", inside: bool = False) -> None:
             if v not in known:
                 raise _error(graph, after, f"operand {j} of {node.op.name} is not computed before it", k)
         for g in subgraphs(node):
+            _run(graph, after, k, check_closed, g)
             verify(g, after, True)
         types = _run(graph, after, k, check_application, node.op, tuple(v.type for v in node.inputs), node.attrs)
         if types != tuple(v.type for v in node.outputs):
@@ -235,8 +236,6 @@ def verify(graph: Graph, after: str = "", inside: bool = False) -> None:
             raise _error(graph, after, f"output {k} is not computed", len(graph.nodes))
     _run(graph, after, len(graph.nodes), check_signature, graph)
     _run(graph, after, len(graph.nodes), check_sizes, graph, inside)
-    if inside:
-        _run(graph, after, len(graph.nodes), check_closed, graph)
 
 
 def _run(graph: Graph, after: str, at: int, check: Callable[..., Any], *args: Any) -> Any:

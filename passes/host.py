@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..ir.dtypes import DType
 from ..ir.graph import Node
+from ..ir.ops.control import CONTROL
 from ..ir.ops.index_maps import INDEX_MAPS
 
 CREATION = frozenset(("full", "iota"))
@@ -26,7 +27,12 @@ def has_native_types(node: Node) -> bool:
 
 def host_reason(node: Node) -> str:
     """Why no kernel computes the node, which then becomes a host step; "" if one does. Composite ops have been
-    decomposed, but for those on types that kernels lack."""
+    decomposed, but for those on types that kernels lack. Control flow is no kernel either: memory.py makes native steps
+    of it where it can."""
+    if node.op.name in CONTROL:
+        return f"the target has no native {node.op.name}"
+    if node.op.name == "while_vjp":
+        return "a loop of unknown length keeps what its steps leave behind; with max_steps= it is a scan, and native"
     if node.op.kind != "pointwise" and node.op.name not in OF_KERNELS:
         return f"no kernel computes {node.op.name}"
     for v in (*node.inputs, *node.outputs):

@@ -9,7 +9,7 @@ from ..ir.dim import DimLike
 from ..ir.dtypes import DType
 from ..ir.graph import Graph, Node, Value
 from ..ir.kernel import Axis, Buffer, Kernel, Stage, Store
-from ..ir.plan import HostStep, Plan, PlanBuffer, Step
+from ..ir.plan import ControlStep, HostStep, Plan, PlanBuffer, Step
 from ..ir.scalar import load, walk
 from ..ir.types import TensorType
 from .fuse import Group, Partition
@@ -18,6 +18,7 @@ from .host import host_reason
 from .lower import GroupLowering
 
 ALIGN = 64
+AnyStep = Step | ControlStep | HostStep
 
 
 @dataclass(eq=False)
@@ -34,11 +35,18 @@ class Draft:
 
 @dataclass(eq=False)
 class HostDraft:
-    """One host step and the graph values that it reads and writes: those that are in memory."""
+    """One host step and the graph values that it reads and writes: those that are in memory. With `plans`, for the graphs
+    that the node holds, it becomes a control step."""
 
     node: Node
     reads: dict[Value, None]
     writes: dict[Value, None]
+    reason: str
+    plans: tuple[Plan, ...] = ()
+
+    @property
+    def may_fail(self) -> bool:
+        return not self.plans or any(p.checks for p in self.plans)
 
 
 def lower_groups(partition: Partition) -> list[Draft | HostDraft]:
@@ -49,7 +57,8 @@ def lower_groups(partition: Partition) -> list[Draft | HostDraft]:
             (node,) = group.nodes
             writes = {v: None for v in node.outputs if v in partition.stored}
             if writes:
-                drafts.append(HostDraft(node, dict.fromkeys(map(memory_root, node.inputs)), writes))
+                reads = dict.fromkeys(map(memory_root, node.inputs))
+                drafts.append(HostDraft(node, reads, writes, host_reason(node)))
             continue
         low = GroupLowering(group, partition, "kernel")
         kernel = low.run()
@@ -70,7 +79,7 @@ def order_drafts(drafts: list[Draft | HostDraft], graph: Graph) -> list[Draft | 
     should come late."""
     maker = {v: d for d in drafts for v in d.writes}
     wanted = [maker[v] for v, s in zip(graph.outputs, graph.signature.outputs) if s.kind == "check" and v in maker]
-    wanted += [d for d in drafts if isinstance(d, HostDraft)]
+    wanted += [d for d in drafts if isinstance(d, HostDraft) and d.may_fail]
     out: list[Draft | HostDraft] = []
     done: set[int] = set()
     stack = [*reversed(drafts), *reversed(wanted)]
@@ -95,6 +104,7 @@ class Planner:
         self.inputs = {v: k for k, v in enumerate(graph.inputs)}
         self.constants = list(graph.constants)
         self.copies: list[tuple[int, int, TensorType]] = []
+        self.checks: list[tuple[int, str]] = []
 
     def _buffer(self, b: PlanBuffer) -> int:
         self.buffers.append(b)
@@ -107,7 +117,7 @@ class Planner:
         for k, v in enumerate(self.constants):
             self.place[v] = self._buffer(PlanBuffer(v.type, "constant", k))
         outputs: list[int] = []
-        checks: list[tuple[int, str]] = []
+        checks = self.checks
         in_place: set[int] = set()
         last_failure = self._last_failure()
         for j, (v, spec) in enumerate(zip(graph.outputs, graph.signature.outputs, strict=True)):
@@ -131,14 +141,14 @@ class Planner:
                 continue
             self.place[v] = self._buffer(PlanBuffer(v.type, "output", j))
             outputs.append(self.place[v])
-        steps: list[Step | HostStep] = [self._step(d, schedule) for d in self.drafts]
+        steps = [self._step(d, schedule) for d in self.drafts]
         commit = min(in_place, default=len(steps))
         for source, target, type in self.copies:
             parts = type.dtype.itemsize // type.dtype.real.itemsize  # complex numbers are copied as pairs
             kernel = copy_kernel(type.dtype.real, type.size * parts)
             steps.append(Step(kernel, schedule(kernel), (source, target)))
         steps = self._unstreamed(steps)
-        arena = self._lay_out(steps, {b for b, _ in checks} | {s for s, _, _ in self.copies})
+        arena = self._lay_out(steps, {b for b, _ in checks if b >= 0} | {s for s, _, _ in self.copies})
         return Plan(
             name, tuple(self.buffers), tuple(steps), tuple(outputs), tuple(graph.constants.values()), arena,
             graph.dims(), tuple(checks), commit,
@@ -155,7 +165,9 @@ class Planner:
     def _last_failure(self) -> int:
         """The last step that decides whether the call succeeds: a check, or anything on the host. -1: there is none."""
         checked = {v for v, s in zip(self.graph.outputs, self.graph.signature.outputs) if s.kind == "check"}
-        failing = (k for k, d in enumerate(self.drafts) if isinstance(d, HostDraft) or checked & d.writes.keys())
+        failing = (
+            k for k, d in enumerate(self.drafts) if isinstance(d, HostDraft) and d.may_fail or checked & d.writes.keys()
+        )
         return max(failing, default=-1)
 
     def _writable_in_place(self, v: Value, target: int, step: int, last_failure: int) -> bool:
@@ -191,22 +203,27 @@ class Planner:
             return False
         return all(e.attr.index == store.index for e in walk(*roots) if e.op == "load" and e.attr.buffer in names)
 
-    def _step(self, d: Draft | HostDraft, schedule) -> Step | HostStep:
+    def _step(self, d: Draft | HostDraft, schedule) -> AnyStep:
         if isinstance(d, HostDraft):
             args = tuple(self._temporary(memory_root(v)) for v in d.node.inputs)
+            if d.plans:
+                first = len(self.checks)
+                self.checks += [(-1, message) for p in d.plans for _, message in p.checks]
+                results = tuple(self._temporary(v) for v in d.node.outputs)
+                return ControlStep(d.node, args, results, d.plans, first)
             results = tuple(self._temporary(v) if v in d.writes else -1 for v in d.node.outputs)
-            return HostStep(d.node, args, results, host_reason(d.node))
+            return HostStep(d.node, args, results, d.reason)
         params = [b.name for b in d.kernel.params if b.role != "scratch"]
         args = tuple(self._temporary(d.place[name]) for name in params)
         offsets = tuple(d.shifts.get(name, 0) for name in params) if d.shifts else ()
         return Step(d.kernel, schedule(d.kernel), args, offsets)
 
-    def _unstreamed(self, steps: list[Step | HostStep]) -> list[Step | HostStep]:
+    def _unstreamed(self, steps: list[AnyStep]) -> list[AnyStep]:
         """The steps, without streaming of what goes into inputs: only our own memory is aligned for that. Equal kernels
         share their code, so what one of them must not stream none does."""
         foreign: set[tuple[str, str]] = set()
         for s in steps:
-            if isinstance(s, HostStep):
+            if not isinstance(s, Step):
                 continue
             params = [b.name for b in s.kernel.params if b.role != "scratch"]
             foreign |= {(s.kernel.name, p) for p, k in zip(params, s.args) if self.buffers[k].kind == "input"}
@@ -219,7 +236,7 @@ class Planner:
         ]
 
     # ---- the arena
-    def _lay_out(self, steps: list[Step | HostStep], kept: set[int]) -> DimLike:
+    def _lay_out(self, steps: list[AnyStep], kept: set[int]) -> DimLike:
         """Gives every temporary an offset: first fit over the steps in which it is alive. Symbolic sizes don't share."""
         first: dict[int, int] = {}
         last: dict[int, int] = {}

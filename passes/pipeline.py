@@ -10,14 +10,17 @@ from typing import Callable
 from ..ir.graph import Graph
 from ..ir.kernel import Kernel
 from ..ir.kernel_text import format_kernel
+from ..ir.ops.control import CONTROL
 from ..ir.plan import Plan, Step
+from ..ir.subgraph import subgraphs
 from ..ir.target import Target
 from .collapse import collapse
 from .contract import contract
+from .control import trim
 from .decompose import check_indices, decompose
 from .fuel import Fuel
 from .fuse import fuse
-from .memory import Draft, Planner, lower_groups, order_drafts
+from .memory import AnyStep, HostDraft, Planner, lower_groups, order_drafts
 from .prepare import prepare
 from .rebase import rebase
 from .rows import cache_rows
@@ -29,6 +32,7 @@ GraphPass = Callable[[Graph, Fuel], Graph]
 
 # name, pass. What each needs and leaves is in its docstring.
 GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
+    ("trim", trim),
     ("decompose", lambda g, fuel: decompose(g)),
     ("check_indices", lambda g, fuel: check_indices(g)),
     ("fill_empty", lambda g, fuel: fill_empty(g)),
@@ -46,7 +50,7 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("contract", contract),
 )
 NAMES = frozenset(
-    [n for n, _ in GRAPH_PASSES] + [n for n, _ in KERNEL_PASSES] + ["fuse", "recompute", "fold", "rebase"]
+    [n for n, _ in GRAPH_PASSES] + [n for n, _ in KERNEL_PASSES] + ["fuse", "recompute", "fold", "rebase", "control"]
 )
 
 
@@ -59,8 +63,10 @@ class Report:
     graph: Graph | None = None
 
 
-def optimize(graph: Graph, fuel: Fuel, report: Report | None = None, verify: bool = False) -> Graph:
-    """Runs the graph passes. With `verify`, the graph is checked after each of them."""
+def optimize(
+    graph: Graph, fuel: Fuel, report: Report | None = None, verify: bool = False, inside: bool = False
+) -> Graph:
+    """Runs the graph passes. With `verify`, the graph is checked after each of them. `inside`: a node holds it."""
     report = report or Report()
     for name, run in GRAPH_PASSES:
         if name in fuel.disabled and name not in REQUIRED:
@@ -71,17 +77,23 @@ def optimize(graph: Graph, fuel: Fuel, report: Report | None = None, verify: boo
         if verify:
             from ..ir.verify import verify as check
 
-            check(graph, name)
+            check(graph, name, inside)
     return graph
 
 
 def compile_graph(
-    graph: Graph, target: Target, fuel: Fuel | None = None, verify: bool = False, report: Report | None = None
+    graph: Graph,
+    target: Target,
+    fuel: Fuel | None = None,
+    verify: bool = False,
+    report: Report | None = None,
+    inside: bool = False,
 ) -> Plan:
-    """All the passes: the plan that computes `graph` on `target`."""
+    """All the passes: the plan that computes `graph` on `target`. `inside`: for a node that holds the graph; the plan is
+    then given memory that is aligned for single elements only."""
     report = report or Report()
     fuel = report.fuel = fuel or Fuel()
-    graph = optimize(graph, fuel, report, verify)
+    graph = optimize(graph, fuel, report, verify, inside)
     report.graph = graph
     start = time.perf_counter()
     partition = fuse(graph, fuel)
@@ -89,7 +101,8 @@ def compile_graph(
     start = time.perf_counter()
     drafts = lower_groups(partition)
     for d in drafts:
-        if not isinstance(d, Draft):
+        if isinstance(d, HostDraft):
+            _plan_graphs(d, target, fuel, verify, report)
             continue
         for name, run in KERNEL_PASSES:
             if name not in fuel.disabled:
@@ -102,7 +115,36 @@ def compile_graph(
     plan = Planner(graph, order_drafts(drafts, graph)).run(lambda k: schedule(k, target), graph.name)
     report.seconds["plan"] = time.perf_counter() - start
     steps = (replace(s, kernel=named(s.kernel)) if isinstance(s, Step) else s for s in plan.steps)
-    return replace(plan, steps=tuple(steps))
+    if inside:
+        steps = map(_unstreamed, steps)
+    plan = replace(plan, steps=tuple(steps))
+    return plan if inside else plan.with_dims(plan.dims)
+
+
+def _plan_graphs(d: HostDraft, target: Target, fuel: Fuel, verify: bool, report: Report) -> None:
+    """Compiles the graphs that a node holds, if all that they do is native."""
+    if d.node.op.name not in CONTROL or target.isa == "cuda" or "control" in fuel.disabled:
+        return
+    plans = []
+    for graph in subgraphs(d.node):
+        inner = Report()
+        plan = compile_graph(graph, target, fuel, verify, inner, True)
+        for name, seconds in inner.seconds.items():
+            report.seconds[name] = report.seconds.get(name, 0.0) + seconds
+        for s in plan.host_steps:
+            where = f" ({s.node.loc})" if s.node.loc else ""
+            d.reason = f"{s.node.op.name} inside of it runs on the host{where}: {s.reason}"
+            return
+        plans.append(plan)
+    d.plans = tuple(plans)
+
+
+def _unstreamed(s: AnyStep) -> AnyStep:
+    """The step without streaming. Its kernel gets another name then: the same one may stream elsewhere."""
+    if not isinstance(s, Step) or not s.schedule.stream:
+        return s
+    kernel = replace(s.kernel, name=f"{s.kernel.name}_unstreamed")
+    return replace(s, kernel=kernel, schedule=replace(s.schedule, stream=()))
 
 
 def named(kernel: Kernel) -> Kernel:

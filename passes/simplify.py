@@ -10,6 +10,7 @@ import numpy as np
 
 from ..ir import ops
 from ..ir.graph import Graph, Node, Rewriter, Value
+from ..ir.text import graph_key
 from .fuel import Fuel
 from .host import on_host
 
@@ -238,13 +239,15 @@ def simplify(graph: Graph, fuel: Fuel) -> Graph:
 
 
 def attribute_key(attrs: dict[str, Any]) -> tuple:
-    """A key that tells 1, 1.0 and True, and 0.0 and -0.0, apart."""
+    """A key that tells 1, 1.0 and True, and 0.0 and -0.0, apart. Graphs are equal by what they compute."""
     return tuple((k, _value_key(v)) for k, v in sorted(attrs.items()))
 
 
 def _value_key(v: Any) -> Any:
     if isinstance(v, tuple):
         return tuple(_value_key(x) for x in v)
+    if isinstance(v, Graph):
+        return ("graph", graph_key(v))
     return (type(v).__name__, repr(v)) if isinstance(v, (float, complex)) else (type(v).__name__, v)
 
 

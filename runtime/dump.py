@@ -25,7 +25,7 @@ def texts(e: Executable) -> Iterator[tuple[str, str]]:
     then LLVM text and assembly of each kernel and of the code that calls them."""
     yield "graph.txt", str(e.graph)
     yield "optimized.txt", str(e.report.graph or e.graph)
-    steps = {s.kernel.name: s for s in e.plan.kernel_steps}
+    steps = {s.kernel.name: s for s in e.plan.all_kernel_steps}
     kernels = [f"{format_kernel(s.kernel)}\n{format_schedule(s.schedule)}" for s in steps.values()]
     yield "kernels.txt", "\n\n".join(kernels)
     yield "plan.txt", format_plan(e.plan)
@@ -53,7 +53,7 @@ def report(e: Executable) -> None:
 
 
 def _summary(e: Executable) -> str:
-    kernels = {s.kernel.name for s in e.plan.kernel_steps}
+    kernels = {s.kernel.name for s in e.plan.all_kernel_steps}
     hosts = [s.node.op.name for s in e.plan.host_steps]
     times = ", ".join(f"{stage} {debug.milliseconds(s)}" for stage, s in e.seconds.items())
     counts = f"{len(kernels)} kernels, {e.hits} of them from the cache on disk"

@@ -22,7 +22,7 @@ from ..ir.graph import Graph
 from ..ir.interpreter import dim_sources
 from ..ir.kernel import Kernel, Schedule
 from ..ir.kernel_text import format_kernel, format_schedule
-from ..ir.plan import HostStep, Plan, Step
+from ..ir.plan import ControlStep, HostStep, Plan, Step
 from ..ir.target import Target
 from ..passes.fuel import Fuel
 from ..passes.pipeline import NAMES, Report, compile_graph
@@ -84,7 +84,9 @@ class Executable:
         self.seconds: dict[str, float] = {"passes": sum(report.seconds.values())}
         self.hits = 0
         self.kernels: dict[str, LoweredKernel] = {}
-        objects = [self._object(s.kernel, s.schedule) for s in {s.kernel.name: s for s in plan.kernel_steps}.values()]
+        objects = [
+            self._object(s.kernel, s.schedule) for s in {s.kernel.name: s for s in plan.all_kernel_steps}.values()
+        ]
         code = self.plan_code()
         objects.append(self._plan_object(code.text))
         start = time.perf_counter()
@@ -234,7 +236,11 @@ def plan_digest(plan: Plan) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _step_text(s: Step | HostStep) -> str:
+def _step_text(s: Step | ControlStep | HostStep) -> str:
+    if isinstance(s, ControlStep):
+        sizes = {k: v for k, v in s.node.attrs.items() if not isinstance(v, Graph)}
+        inner = " ".join(map(plan_digest, s.plans))
+        return f"{s.node.op.name} {sizes} {s.args} {s.results} {s.first_check} {inner}"
     if isinstance(s, HostStep):
         return f"host {s.args} {s.results}"
     return f"{s.kernel.name} {s.args} {s.offsets} {format_schedule(s.schedule)}"

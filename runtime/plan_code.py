@@ -1,4 +1,5 @@
 """The code of a plan: a function that calls its kernels in order. Host steps cut it into several, to be called in turn.
+Plans of control steps are functions of the same kind, which it calls (`control_code.py`).
 
     i32 plan(ptr values, ptr dims, ptr arena)
 
@@ -14,8 +15,9 @@ from ..backends.llvm.builder import Function, Module, Val, i32, i64, literal, me
 from ..backends.llvm.lowered import LoweredKernel
 from ..ir import dim
 from ..ir.dim import Dim, DimLike
-from ..ir.plan import HostStep, Plan, Step
+from ..ir.plan import ControlStep, HostStep, Plan, Step
 from ..ir.target import Target
+from . import control_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +33,12 @@ class PlanCode:
 def plan_code(plan: Plan, lowered: dict[str, LoweredKernel], target: Target, symbol: str, threads: int) -> PlanCode:
     """Functions named after `symbol` for `plan`, whose kernels (by name) have been lowered. `threads`: the most there
     can be."""
-    extra: DimLike = 0
-    scratch = 0
-    for s in plan.kernel_steps:
-        k = lowered[s.kernel.name]
-        extra = dim.maximum(extra, k.workspace)
-        scratch = max(scratch, k.thread_scratch)
-    scratch_at = plan.arena + dim.ceildiv(extra, 64) * 64
-    writer = _Writer(Module(target.triple), plan, lowered, scratch_at)
+    layout = Layout(lowered, threads)
+    writer = _Writer(Module(target.triple), plan, layout)
     parts: list[str | HostStep] = []
-    pending: list[tuple[int, Step]] = []
+    pending: list[tuple[int, Step | ControlStep]] = []
     for number, s in enumerate(plan.steps):
-        if isinstance(s, Step):
+        if not isinstance(s, HostStep):
             pending.append((number, s))
             continue
         if pending:
@@ -50,7 +46,32 @@ def plan_code(plan: Plan, lowered: dict[str, LoweredKernel], target: Target, sym
             pending = []
         parts.append(s)
     parts.append(writer.function(f"{symbol}_{len(parts)}" if parts else symbol, pending, last=True))
-    return PlanCode(str(writer.module), tuple(parts), scratch_at + scratch * threads)
+    return PlanCode(str(writer.module), tuple(parts), layout.total(plan))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things are in the memory of a plan: its arena, the workspace of one step at a time (for a control step what it
+    carries, then the memory of its plans), and the scratch of all threads."""
+
+    lowered: dict[str, LoweredKernel]
+    threads: int
+
+    def scratch_at(self, plan: Plan) -> DimLike:
+        extra: DimLike = 0
+        for s in plan.steps:
+            if isinstance(s, Step):
+                extra = dim.maximum(extra, self.lowered[s.kernel.name].workspace)
+            elif isinstance(s, ControlStep):
+                inner: DimLike = 0
+                for p in s.plans:
+                    inner = dim.maximum(inner, self.total(p))
+                extra = dim.maximum(extra, control_code.own_bytes(s) + inner)
+        return plan.arena + dim.ceildiv(extra, 64) * 64
+
+    def total(self, plan: Plan) -> DimLike:
+        scratch = max((self.lowered[s.kernel.name].thread_scratch for s in plan.kernel_steps), default=0)
+        return self.scratch_at(plan) + dim.ceildiv(scratch * self.threads, 64) * 64
 
 
 def first_slots(plan: Plan) -> dict[str, int]:
@@ -60,24 +81,30 @@ def first_slots(plan: Plan) -> dict[str, int]:
 
 
 class _Writer:
-    """Writes the functions of one plan. scratch_at: where the scratch of all threads begins in the arena."""
+    """Writes the functions of one plan."""
 
-    def __init__(self, module: Module, plan: Plan, lowered: dict[str, LoweredKernel], scratch_at: DimLike):
-        self.module, self.plan, self.lowered, self.scratch_at = module, plan, lowered, scratch_at
+    def __init__(self, module: Module, plan: Plan, layout: Layout):
+        self.module, self.plan, self.layout = module, plan, layout
         self.first = first_slots(plan)
 
-    def function(self, name: str, steps: list[tuple[int, Step]], last: bool = False) -> str:
+    def function(
+        self, name: str, steps: list[tuple[int, Step | ControlStep]], last: bool = False, linkage: str = ""
+    ) -> str:
         """One function, `name`, for steps in a row, given with their numbers. The last one makes the checks: host steps
         come before anything is written."""
         plan = self.plan
-        f = self.module.function(
-            name, "i32", [("ptr noalias", "values"), ("ptr noalias", "dims"), ("ptr noalias", "arena")], "nounwind"
-        )
+        inner = {}
+        for number, s in steps:
+            if isinstance(s, ControlStep):
+                inner[number] = [self._inner(f"{name}_{number}_{k}", p) for k, p in enumerate(s.plans)]
+        pointers = [("ptr noalias", "values"), ("ptr noalias", "dims"), ("ptr noalias", "arena")]
+        f = self.module.function(name, "i32", pointers, "nounwind", linkage)
         dims = {d: f.load("i64", f.gep("i64", f.args[1], i64(k)), 8) for k, d in enumerate(plan.dims)}
         emit = _Sizes(f, dims)
-        params = max((len(s.args) for _, s in steps), default=0)
+        kernels = [s for _, s in steps if isinstance(s, Step)]
+        params = max((len(s.args) for s in kernels), default=0)
         slots = f.alloca("ptr", params + 2)
-        sizes = f.alloca("i64", max(1, max((len(s.kernel.dims) for _, s in steps), default=0)))
+        sizes = f.alloca("i64", max(1, max((len(s.kernel.dims) for s in kernels), default=0)))
         base = f.args[2]
 
         def pointer(b: int) -> Val:
@@ -90,18 +117,27 @@ class _Writer:
         for number, s in steps:
             if number == plan.commit_from:
                 _check(f, plan, pointer)
+            if isinstance(s, ControlStep):
+                workspace = f.gep("i8", base, emit(plan.arena))
+                control_code.write(f, s, inner[number], pointer, f.args[1], workspace, emit)
+                continue
             for k, b in enumerate(s.args):
                 shift = s.offsets[k] * plan.buffers[b].type.dtype.itemsize if s.offsets else 0
                 f.store(f.gep("i8", pointer(b), i64(shift)), f.gep("ptr", slots, i64(k)), 8)
             f.store(f.gep("i8", base, emit(plan.arena)), f.gep("ptr", slots, i64(len(s.args))), 8)
-            f.store(f.gep("i8", base, emit(self.scratch_at)), f.gep("ptr", slots, i64(len(s.args) + 1)), 8)
+            f.store(f.gep("i8", base, emit(self.layout.scratch_at(plan))), f.gep("ptr", slots, i64(len(s.args) + 1)), 8)
             for k, d in enumerate(s.kernel.dims):
                 f.store(dims[_same(d, plan.dims)], f.gep("i64", sizes, i64(k)), 8)
-            self._call(f, self.lowered[s.kernel.name], slots, sizes, emit)
+            self._call(f, self.layout.lowered[s.kernel.name], slots, sizes, emit)
         if last and plan.commit_from >= len(plan.steps):
             _check(f, plan, pointer)
         f.ret(i32(0))
         return name
+
+    def _inner(self, name: str, plan: Plan) -> str:
+        """The function of a plan that a control step calls."""
+        steps = [(k, s) for k, s in enumerate(plan.steps) if not isinstance(s, HostStep)]
+        return _Writer(self.module, plan, self.layout).function(name, steps, last=True, linkage="internal")
 
     def _call(self, f: Function, code: LoweredKernel, slots: Val, sizes: Val, emit: _Sizes) -> None:
         for phase in code.phases:
@@ -124,6 +160,8 @@ def _check(f: Function, plan: Plan, pointer) -> None:
 
     cell = memory_type(bool_)
     for number, (buffer, _) in enumerate(plan.checks):
+        if buffer < 0:  # the control step has seen to it
+            continue
         failed, going_on = f.block("failed"), f.block("passed")
         bad = f.cmp("ne", f.load(cell, pointer(buffer), 1), literal(0, cell))
         f.cbr(bad, failed, going_on)

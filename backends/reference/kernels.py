@@ -15,7 +15,7 @@ from ...ir import dim
 from ...ir.dim import Dim, DimLike
 from ...ir.interpreter import concrete_attrs
 from ...ir.kernel import Axis, Buffer, Contraction, Kernel, Reduction, Stage, Store
-from ...ir.plan import HostStep, Plan
+from ...ir.plan import ControlStep, HostStep, Plan
 from ...ir.scalar import Expr, load, transform
 from .scalar_eval import evaluate, evaluate_all, holds, index_value
 
@@ -193,13 +193,19 @@ def _start(r: Reduction) -> object:
 # ------------------------------------------------------------------ plans
 
 
-def run_plan(plan: Plan, inputs: Sequence[np.ndarray], run: KernelRunner = run_kernel) -> list[np.ndarray]:
+def run_plan(
+    plan: Plan,
+    inputs: Sequence[np.ndarray],
+    run: KernelRunner = run_kernel,
+    sizes: Mapping[str, int] | None = None,
+) -> list[np.ndarray]:
     """The plan's outputs, checks left out. Inputs that the plan writes are copied first; such an output is the new contents.
 
     `run`: runs one kernel in place, given its arrays by parameter name and the sizes; another backend may take part
-    here. Temporaries share memory as the plan says. IndexError with the message of a check that failed.
+    here. Temporaries share memory as the plan says. `sizes`: the symbolic ones, for plans inside of others. IndexError
+    with the message of a check that failed.
     """
-    dims = bind_sizes(plan, inputs)
+    dims = bind_sizes(plan, inputs) if sizes is None else sizes
     arena = np.full(dim.evaluate(plan.arena, dims), 0xA5, np.uint8)  # what was never written should show
     arrays: list[np.ndarray] = []
     for b in plan.buffers:
@@ -218,6 +224,9 @@ def run_plan(plan: Plan, inputs: Sequence[np.ndarray], run: KernelRunner = run_k
             _raise_failed(plan, arrays)
         if isinstance(step, HostStep):
             _run_on_host(step, arrays, dims)
+            continue
+        if isinstance(step, ControlStep):
+            _run_control(step, arrays, dims, run)
             continue
         params = [p for p in step.kernel.params if p.role != "scratch"]
         offsets = step.offsets or (0,) * len(step.args)
@@ -238,6 +247,36 @@ def _run_on_host(step: HostStep, arrays: list[np.ndarray], dims: Mapping[str, in
             arrays[b][...] = result
 
 
+def _run_control(step: ControlStep, arrays: list[np.ndarray], dims: Mapping[str, int], run: KernelRunner) -> None:
+    """The op's meaning, with the plans in place of the graphs."""
+    node = step.node
+    shapes = [tuple(dim.evaluate(d, dims) for d in v.shape) for v in node.inputs]
+    operands = [arrays[b].reshape(s) for b, s in zip(step.args, shapes, strict=True)]
+    attrs = concrete_attrs(node, dims)
+
+    def call(k: int, values: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return run_plan(step.plans[k], values, run, dims)
+
+    if node.op.name == "cond":
+        out = call(0 if operands[0] else 1, operands[1:])
+    elif node.op.name == "while":
+        n = attrs["carried"]
+        out, rest = operands[:n], operands[n:]
+        while call(0, [*out, *rest])[0]:
+            out = call(1, [*out, *rest])
+    else:
+        n, end = attrs["carried"], attrs["carried"] + attrs["scanned"]
+        carry, rows = operands[:n], operands[n:end]
+        for i in reversed(range(attrs["length"])) if attrs["reverse"] else range(attrs["length"]):
+            found = call(0, [*carry, *(x[i, ...] for x in rows), *operands[end:]])
+            carry = found[:n]
+            for b, y in zip(step.results[n:], found[n:]):
+                arrays[b][i] = y
+        out = carry
+    for b, result in zip(step.results, out):
+        arrays[b][...] = result
+
+
 def _from(array: np.ndarray, offset: int, param: Buffer) -> np.ndarray:
     """The memory of `array` from element `offset` on. Complex numbers are copied as pairs."""
     if array.dtype != param.dtype.np:
@@ -247,7 +286,7 @@ def _from(array: np.ndarray, offset: int, param: Buffer) -> np.ndarray:
 
 def _raise_failed(plan: Plan, arrays: list[np.ndarray]) -> None:
     for b, message in plan.checks:
-        if arrays[b].any():
+        if b >= 0 and arrays[b].any():
             raise IndexError(message)
 
 

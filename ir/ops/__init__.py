@@ -31,7 +31,7 @@ from .fourier import fft, irfft, rfft
 from .solving import cofactors, det, inv, pinv, slogdet, solve
 from .factorization import cholesky, eig, eigh, qr, svd
 from .scan import cumprod, cumsum
-from .control import cond, scan_, while_
+from .control import cond, scan_, while_, while_vjp
 from .sorting import argsort, searchsorted
 from .composite import mean, var, logsumexp, softmax, log_softmax, cross_entropy
 from .normalization import layer_norm, rms_norm, batch_norm, batch_stats

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..batching import BatchContext, move_axis
+from ..batching import BatchContext, lane_by_lane, move_axis
 from ..derive import batched_graph, vjp_graph, zeros
 from ..dim import DimLike
 from ..dtypes import bool_, float32, int64
@@ -32,11 +32,11 @@ CONTROL = frozenset(("cond", "while", "scan"))
 
 
 class NoReverseMode(TypeError):
-    """Reverse mode through a loop whose number of steps is not known beforehand."""
+    """Gradients of gradients of a loop whose number of steps is not known beforehand."""
 
 
 NO_REVERSE_MODE = (
-    "no gradient passes backward through a while_loop: how many steps it takes is not known, and so neither is the memory "
+    "no gradient passes the gradient of a while_loop: how many steps it takes is not known, and so neither is the memory "
     "for what they leave behind. Use scan or fori_loop, or say the most steps there can be: while_loop(..., max_steps=n)"
 )
 
@@ -181,7 +181,10 @@ def _while(*operands: np.ndarray, cond: Graph, body: Graph, carried: int) -> tup
 
 
 def _while_vjp(c: VjpContext, *gs: Any) -> tuple:
-    raise NoReverseMode(NO_REVERSE_MODE)
+    floating = [t.dtype.is_inexact for t in c.types]
+    seeds = (g for g, f in zip(gs, floating) if f)
+    found = iter(while_vjp(*c.inputs, *seeds, **c.attrs))
+    return tuple(next(found) if f else None for f in floating)
 
 
 def _spread(c: BatchContext, flags: Sequence[bool]) -> list[Any]:
@@ -234,7 +237,7 @@ def _while_samples() -> Iterator[Sample]:
     }
     step = np.array([1.0, -1.5, 0.5], np.float32)
     for start in (0.25, 2.0, 40.0):
-        yield Sample((np.full(3, start, np.float32), step, np.asarray(30, np.float32)), dict(graphs), gradcheck=False)
+        yield Sample((np.full(3, start, np.float32), step, np.asarray(30, np.float32)), dict(graphs))
 
 
 def _while_errors() -> Iterator[ErrorSample]:
@@ -249,9 +252,104 @@ def _while_errors() -> Iterator[ErrorSample]:
 while_ = register(
     OpDef(
         "while", "structural", ("*operands",), _while_type, _while, _while_vjp,
-        attrs={"cond": REQUIRED, "body": REQUIRED, "carried": REQUIRED}, saves=(), batch=_while_batch,
+        attrs={"cond": REQUIRED, "body": REQUIRED, "carried": REQUIRED}, saves=("*operands",), batch=_while_batch,
         samples=_while_samples, errors=_while_errors, n_outputs=0,
         doc="Runs the graph `body` on the first `carried` operands, and on the others, as long as the graph `cond` holds.",
+    )
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------ gradients of while
+
+
+def _floating(types: Sequence[TensorType]) -> list[bool]:
+    return [t.dtype.is_inexact for t in types]
+
+
+def _while_vjp_type(*operands: TensorType, cond: Graph, body: Graph, carried: int) -> tuple[TensorType, ...]:
+    own = operands[: len(body.inputs)]
+    carry = [t for t in _while_type(*own, cond=cond, body=body, carried=carried) if t.dtype.is_inexact]
+    if list(operands[len(own) :]) != carry:
+        raise TypeRuleError(f"the cotangents of {_listed(carry)} are {_listed(operands[len(own) :])}")
+    return tuple(t for t in own if t.dtype.is_inexact)
+
+
+def _while_vjp_reference(*operands: np.ndarray, cond: Graph, body: Graph, carried: int) -> tuple:
+    """Forward with all carries kept, then back over them."""
+    n = len(body.inputs)
+    carry, rest, gs = list(operands[:carried]), operands[carried:n], list(operands[n:])
+    begins = []
+    while _run(cond, (*carry, *rest))[0]:
+        begins.append(carry)
+        carry = _run(body, (*carry, *rest))
+    types = [v.type for v in body.inputs]
+    pull = vjp_graph(body, _floating(types), _floating(types[:carried]))
+    sums = [np.zeros_like(x) for x, f in zip(rest, _floating(types[carried:])) if f]
+    for begin in reversed(begins):
+        out = _run(pull, (*begin, *rest, *gs))
+        gs = out[: len(gs)]
+        sums = [np.asarray(s + d) for s, d in zip(sums, out[len(gs) :])]
+    return (*gs, *sums)
+
+
+def _while_push(c: VjpContext, *tangents: Any) -> tuple:
+    """The loop with tangents: the gradient is linear in its cotangents, and forward mode is what stands across from them.
+    That of the loop's own operands would need what its steps have left behind."""
+    test, body, carried = c.attrs["cond"], c.attrs["body"], c.attrs["carried"]
+    n = len(body.inputs)
+    if any(c.needs[:n]):
+        raise NoReverseMode(NO_REVERSE_MODE)
+    types = [v.type for v in body.inputs]
+    floating = _floating(types)
+    moving = sum(floating[:carried])  # carried values that have a tangent
+    pull = vjp_graph(body, floating, floating[:carried])
+    across = [k >= n for k in range(len(pull.inputs))]
+    (push,), arrays = closed([vjp_graph(pull, across, [True] * len(pull.outputs))])
+    own = len(pull.inputs) + len(pull.outputs)
+    seeds = [v.type for v in pull.inputs[n:]]
+
+    def parts(values: Sequence[Any]) -> tuple[Any, Any, Any, Any, Any]:
+        at = (carried, carried + moving, n + moving, n + moving + len(pull.outputs) - moving)
+        return tuple(values[a:b] for a, b in zip((0, *at), (*at, len(values))))  # type: ignore[return-value]
+
+    def step(*values: Any) -> tuple:
+        carry, d_carry, rest, d_rest, more = parts(values)
+        new = apply_graph(body, (*carry, *rest))
+        return (*new, *apply_graph(push, (*carry, *rest, *map(zeros, seeds), *d_carry, *d_rest, *more)))
+
+    def going(*values: Any) -> tuple:
+        carry, _, rest, _, _ = parts(values)
+        return apply_graph(test, (*carry, *rest))
+
+    d_types = [t for t, f in zip(types, floating) if f]
+    listed = [*types[:carried], *d_types[:moving], *types[carried:], *d_types[moving:]]
+    listed += [v.type for v in push.inputs[own:]]
+    graphs = {"cond": graph_of(going, listed, test.name), "body": graph_of(step, listed, f"{body.name}_jvp")}
+    primals = c.inputs[:n]
+    operands = (*primals[:carried], *tangents[:moving], *primals[carried:], *tangents[moving:], *arrays)
+    out = while_(*operands, **graphs, carried=carried + moving)
+    return (*(None for _ in range(n)), *out[carried:])
+
+
+def _while_vjp_samples() -> Iterator[Sample]:
+    rng = rng_of("while_vjp")
+    for s in _while_samples():
+        yield Sample((*s.args, draw(rng, (3,)), draw(rng, (3,))), s.attrs, gradcheck=False)
+
+
+def _while_vjp_errors() -> Iterator[ErrorSample]:
+    s = next(_while_samples())
+    yield ErrorSample((*s.args, np.zeros(3, np.float32)), s.attrs, TypeRuleError, "the cotangents of")
+    yield ErrorSample((s.args[0], *s.args), s.attrs, TypeRuleError, "takes")
+
+
+while_vjp = register(
+    OpDef(
+        "while_vjp", "structural", ("*operands",), _while_vjp_type, _while_vjp_reference, _while_push,
+        attrs={"cond": REQUIRED, "body": REQUIRED, "carried": REQUIRED}, saves=("*operands",), batch=lane_by_lane,
+        samples=_while_vjp_samples, errors=_while_vjp_errors, n_outputs=0,
+        doc="The cotangents of the floating operands of `while`, from those of what it carries, which come last. On the host: "
+        "it keeps the values of all steps. Forward mode has no need of them, so that there it is dead code.",
     )
 )  # fmt: skip
 
@@ -421,4 +519,4 @@ scan_ = register(
     )
 )  # fmt: skip
 
-__all__ = ["CONTROL", "NO_REVERSE_MODE", "NoReverseMode", "cond", "scan_", "while_", "with_carries"]
+__all__ = ["CONTROL", "NO_REVERSE_MODE", "NoReverseMode", "cond", "scan_", "while_", "while_vjp", "with_carries"]

@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 from tracefuse.frontend.autograd import gradcheck, gradgradcheck
 from tracefuse.ir.dtypes import float32, float64, from_numpy
+from tracefuse.ir.graph import Graph
 from tracefuse.ir.op import NO_GRADIENT, REGISTRY, OpDef, Sample
+from tracefuse.ir.subgraph import retyped
 
 import tracefuse as tr
 
 LANES = 3
 BATCHED = sorted(n for n, op in REGISTRY.items() if op.operands)
-DIFFERENTIABLE = sorted(n for n, op in REGISTRY.items() if op.vjp != NO_GRADIENT and op.operands)
+IN_PART = {"while_vjp"}  # in its last operands only
+DIFFERENTIABLE = sorted(n for n, op in REGISTRY.items() if op.vjp != NO_GRADIENT and op.operands and n not in IN_PART)
+ONCE = {"while"}  # its gradient is while_vjp
 PRECISION = {1: 0.0, 2: 1e-2, 4: 1e-5, 8: 1e-12}  # by bytes of a real number
 
 
@@ -90,6 +94,13 @@ def test_vmap_is_a_loop(name):
                 assert_same(g, w, 10, f"{name} {sample.attrs} of {[a.shape for a in sample.args]}, batched {batched}")
 
 
+def double(name: str, v: Any) -> Any:
+    """An attribute for operands of float64."""
+    if isinstance(v, Graph):
+        return retyped(v, [x.type.with_dtype(float64) if x.dtype is float32 else x.type for x in v.inputs])
+    return float64 if name == "dtype" and v is float32 else v
+
+
 def smooth(op: OpDef, largest: int = 200) -> list[Sample]:
     """The float32 (or complex64) samples to differentiate, in double precision."""
     out = []
@@ -98,7 +109,7 @@ def smooth(op: OpDef, largest: int = 200) -> list[Sample]:
         if s.gradcheck and floats and all(a.dtype in (np.float32, np.complex64) for a in floats):
             if 0 < sum(a.size for a in floats) <= largest:
                 wide = {np.dtype(np.float32): np.float64, np.dtype(np.complex64): np.complex128}
-                attrs = {k: float64 if k == "dtype" and v is float32 else v for k, v in s.attrs.items()}
+                attrs = {k: double(k, v) for k, v in s.attrs.items()}
                 out.append(Sample(tuple(a.astype(wide.get(a.dtype, a.dtype)) for a in s.args), attrs))
     return out
 
@@ -113,7 +124,7 @@ def test_gradcheck_and_gradgradcheck(name):
     for sample in spaced(smooth(op), 3):
         f = lambda *xs: op(*xs, **sample.attrs)  # noqa: B023, E731
         assert gradcheck(f, inputs(sample), fast_mode=True, rtol=1e-5, atol=1e-7)
-        assert gradgradcheck(f, inputs(sample), fast_mode=True, rtol=1e-5, atol=1e-6)
+        assert name in ONCE or gradgradcheck(f, inputs(sample), fast_mode=True, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
