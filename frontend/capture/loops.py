@@ -169,7 +169,7 @@ class Slot:
             return t
         if self.kind == "number":
             assert self.scalar is not None and value is not None
-            return self.scalar(value)
+            return TracedInt(value, counts=True) if self.scalar is TracedInt else self.scalar(value)
         return UNDEFINED if self.kind == "free" else self.before
 
     def first(self) -> Tensor:
@@ -178,7 +178,8 @@ class Slot:
             return self.before
         tracer: Any = state.tracer
         if isinstance(self.before, TracedScalar):
-            return tracer.wrap(self.before.value)
+            before = self.before
+            return tracer.wrap(before.counted() if isinstance(before, TracedInt) else before.value)
         assert self.type is not None
         return tracer.wrap(ops.full(value=self.before, shape=(), dtype=self.type.dtype))
 
@@ -194,12 +195,12 @@ class Slot:
             return found
         assert self.scalar is not None
         if type(x) in (bool, int, float) and _SCALARS[type(x)] is self.scalar:
-            if type(x) is int and not -(1 << 63) <= x < 1 << 63:
+            if type(x) is int and not -(1 << 52) <= x <= 1 << 52:
                 tracer.stop("an int that does not fit into 64 bits")
             return ops.full(value=x, shape=(), dtype=self.type.dtype)
         if not isinstance(x, TracedScalar) or x.python_type is not self.scalar.python_type:
             tracer.stop(f"a {self.scalar.python_type.__name__} becomes a {getattr(x, 'python_type', type(x)).__name__}")
-        return tracer.own(x.value)
+        return tracer.own(x.counted() if isinstance(x, TracedInt) else x.value)
 
 
 def _slots(values: Sequence[Any], free: Sequence[bool]) -> tuple[list[Slot], list[Any]]:
@@ -224,7 +225,7 @@ def _slot(x: Any, free: bool) -> Slot:
         return Slot("tensor", x, type_of(x))
     kind = x.python_type if isinstance(x, TracedScalar) else type(x)
     if kind in _SCALARS:
-        if kind is int and not isinstance(x, TracedScalar) and not -(1 << 62) <= x <= 1 << 62:
+        if kind is int and not isinstance(x, TracedScalar) and not -(1 << 52) <= x <= 1 << 52:
             raise NotClosed("an int that does not fit into 64 bits")
         dtype = {bool: bool_, int: int64, float: float64}[kind]
         return Slot("number", x, TensorType(dtype, ()), _SCALARS[kind])

@@ -237,11 +237,19 @@ class TracedFloat(TracedScalar):
 
 
 class TracedInt(TracedScalar):
-    """Stands for a Python int that fits into 64 bits; sums and products are recorded while they certainly do."""
+    """Stands for a Python int that fits into 64 bits; sums and products are recorded while they certainly do.
 
-    __slots__ = ()
+    counts: it is what a loop counts, which began below 2**52 and has moved by at most 2**20 in a step. It stays that
+    small for longer than anybody waits (2**32 steps), so that it needs no check in each step.
+    """
+
+    __slots__ = ("counts",)
     python_type = int
     dtype = int64
+
+    def __init__(self, value: Value, counts: bool = False):
+        super().__init__(value)
+        self.counts = counts
 
     def concrete(self) -> Any:
         if self.tracer.asker is None:
@@ -253,7 +261,11 @@ class TracedInt(TracedScalar):
         return ops.cast(self._within(_EXACT), dtype=float64)
 
     def _within(self, limit: int) -> Value:
-        return ops.check_index(self.value, size=limit)
+        return self.value if self.counts and limit >= _EXACT else ops.check_index(self.value, size=limit)
+
+    def counted(self) -> Value:
+        """The value, as one that a loop begins with or goes on with; the call is declined where it is too large."""
+        return self.value if self.counts else ops.check_index(self.value, size=1 << 52)
 
     def _pair(self, other: Any) -> tuple[Value, Value] | None:
         if isinstance(other, TracedInt):
@@ -276,10 +288,9 @@ class TracedInt(TracedScalar):
             b = _constant(int(other), int64)
         else:
             return NotImplemented
-        # What a loop counts stays far from overflow: 2**42 steps of at most 2**20 would be needed.
-        counted = type(other) is int and abs(other) <= _STEP and limit == _LARGE and hasattr(self.tracer, "decisions")
-        a = self.value if counted else self._within(limit)
-        return TracedInt(op(b, a) if swapped else op(a, b))
+        a = self._within(limit)
+        counts = self.counts and limit == _LARGE and type(other) in (int, bool) and abs(other) <= _STEP
+        return TracedInt(op(b, a) if swapped else op(a, b), counts and not swapped)
 
     def __add__(self, other: Any) -> Any:
         return self._with(other, ops.add, _LARGE)

@@ -50,10 +50,17 @@ def outcome(f: Callable, args: tuple) -> tuple[Any, Any]:
 
 
 def compare(
-    program: Callable, calls: Iterable[tuple], *, backend: str = "llvm", most: int | None = None, rounds: int = 2
+    program: Callable,
+    calls: Iterable[tuple],
+    *,
+    backend: str = "llvm",
+    most: int | None = None,
+    rounds: int = 2,
+    raises: bool = False,
 ) -> Any:
-    """Runs all `calls` (tuples of arguments) `rounds` times: equal results, arguments changed alike, the same exceptions,
-    and no call in plain Python but those that raise. most: traces there may be. Gives the compiled function."""
+    """Runs all `calls` (tuples of arguments) `rounds` times: equal results, arguments changed alike, the same exceptions
+    (where the program `raises`), and no call in plain Python but those. most: traces there may be. Gives the compiled
+    function."""
     compiled = tr.compile(program, fullgraph=True, backend=backend)
     calls = list(calls)
     with warnings.catch_warnings():
@@ -62,6 +69,8 @@ def compare(
             for args in calls:
                 ours, theirs = copy.deepcopy(args), copy.deepcopy(args)
                 want, problem = outcome(program, theirs)
+                if problem is not None and not raises:
+                    raise problem
                 got, raised = outcome(compiled, ours)
                 assert type(raised) is type(problem), f"{raised!r} instead of {problem!r}"
                 assert raised is None or str(raised) == str(problem)

@@ -349,7 +349,7 @@ def test_programs_that_branch_on_values(program):
     calls = SIGNS
     if program in (matched, sorted_by_value):  # an int of NaN, an order of NaN
         calls = SIGNS[:-1]
-    harness.compare(program, calls, most=12)
+    harness.compare(program, calls, most=12, raises=program in (asserts, raises))
 
 
 @pytest.mark.parametrize("program", NUMBERS, ids=lambda f: f.__name__)

@@ -484,7 +484,7 @@ def test_an_error_in_a_step_is_that_of_plain_python():
                 raise RuntimeError(f"no end after {n} steps")
         return x
 
-    harness.compare(f, STARTS[:4])
+    harness.compare(f, STARTS[:4], raises=True)
 
 
 def test_solvers():
