@@ -14,6 +14,7 @@ from ..ir.plan import HostStep
 from ..ir.types import TensorType
 from .benchmark import milliseconds
 from .capture.replay import Captured
+from .capture.tree import Segment, leaves_of
 from .costs import kernel_cost
 from .introspect import NotCaptured, compiled_of, name_of, native_of, trace_of
 
@@ -66,7 +67,8 @@ class MemoryReport:
 class TraceReport:
     """One captured graph and its code. `graph`: its text as captured; `optimized`: as fusion got it. host_steps: what
     NumPy computes between the kernels. seconds: by stage of compiling. from_cache: kernels that did not have to be generated. entry: how calls get there, "native" or "python";
-    "not called" before the first one. lines: source text by "file:line"."""
+    "not called" before the first one. lines: source text by "file:line". answers: what Python asked on the way to it, with
+    what it was told: (line, answer). notes: what it could do better, and why it does not."""
 
     name: str
     graph: str
@@ -82,6 +84,8 @@ class TraceReport:
     entry: str
     lines: dict[str, str] = field(default_factory=dict)
     host_steps: tuple[HostReport, ...] = ()
+    answers: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +94,8 @@ class Explanation:
 
     traces: forward graphs, each followed by its backward graph where there is one. cache: calls that found a trace
     (hits), made one (misses) or ran as plain Python (eager), and how often each guard failed. reason: why the call
-    that was asked about can't be captured; empty if it can.
+    that was asked about can't be captured; empty if it can. tree: the questions that Python asked of tensors, with the
+    answers so far and how often each was given, as lines of text; empty without questions.
     """
 
     name: str
@@ -98,6 +103,13 @@ class Explanation:
     cache: dict[str, Any]
     fallbacks: tuple[str, ...]
     reason: str = ""
+    tree: tuple[str, ...] = ()
+
+    def to_html(self) -> str:
+        """A page that needs nothing else: the tree, then each trace with kernels, memory, guards and graphs to unfold."""
+        from .explain_html import page
+
+        return page(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it."""
@@ -123,7 +135,7 @@ class Explanation:
             lines.append(f"not captured: {self.reason}")
         lines += [f"fallback: {f}" for f in self.fallbacks if f != self.reason]
         lines += [f"guard failed {n}x: {g}" for g, n in c["failing"].items()]
-        return lines
+        return lines + [*self.tree]
 
 
 def explain(fn: Any, /, *args: Any, **kwargs: Any) -> Explanation:
@@ -145,7 +157,32 @@ def explain(fn: Any, /, *args: Any, **kwargs: Any) -> Explanation:
         reports.append(_report(t, t.graph, t.executable, tuple(g.text for g in t.all_guards)))
         if t.backward is not None:
             reports.append(_report(t, t.backward.graph, t.backward.executable, ()))
-    return Explanation(name_of(fn), tuple(reports), compiled.cache_info(), tuple(compiled.fallbacks), reason)
+    info, tree = compiled.cache_info(), tuple(tree_lines(compiled))
+    return Explanation(name_of(fn), tuple(reports), info, tuple(compiled.fallbacks), reason, tree)
+
+
+def tree_lines(compiled: Any) -> list[str]:
+    """The questions of a compiled function, each with its answers, how often they were given and where they lead."""
+    numbers = {id(t): k for k, t in enumerate(compiled.traces)}
+    lines: list[str] = []
+
+    def show(nodes: list, indent: str) -> None:
+        for node in nodes:
+            if isinstance(node, Captured):
+                lines.append(f"{indent}trace {numbers[id(node)]}: {node.calls} calls, entry: {_entry(node)}")
+                continue
+            where = node.location
+            text = linecache.getline(where.file, where.line).strip() if where is not None else ""
+            lines.append(f"{indent}{where} asks for a{'n int' if node.kind == 'int' else ' bool'}: {text}")
+            for answer, below in node.branches.items():
+                calls = sum(t.calls for t in leaves_of(below))
+                lines.append(f"{indent}  {answer}: {calls} calls")
+                show(below, indent + "    ")
+
+    for tree in list(compiled._traces.values()):
+        if any(isinstance(n, Segment) for n in tree):
+            show(tree, "")
+    return lines
 
 
 # ------------------------------------------------------------------ making reports
@@ -157,7 +194,8 @@ def _report(captured: Captured, graph: Graph, executable: Any, guards: tuple[str
     if native is None:  # a backend that runs the graph as it is
         n = len(graph.nodes)
         return TraceReport(
-            graph.name, str(graph), str(graph), n, n, (), guards, None, {}, 0, captured.calls, _entry(captured), lines
+            graph.name, str(graph), str(graph), n, n, (), guards, None, {}, 0, captured.calls, _entry(captured), lines,
+            answers=_answers(captured), notes=captured.notes,
         )  # fmt: skip
     optimized = native.report.graph or graph
     seconds = {**native.report.seconds, **{k: v for k, v in native.seconds.items() if k != "passes"}}
@@ -176,7 +214,13 @@ def _report(captured: Captured, graph: Graph, executable: Any, guards: tuple[str
         entry=_entry(captured),
         lines=lines,
         host_steps=_host_steps(native.plan),
+        answers=_answers(captured),
+        notes=captured.notes,
     )
+
+
+def _answers(captured: Captured) -> tuple[tuple[str, str], ...]:
+    return tuple((str(segment.location), str(answer)) for segment, answer in captured.above)
 
 
 def _entry(captured: Captured) -> str:
@@ -252,6 +296,9 @@ def _summary(t: TraceReport, most_guards: int = 1_000_000) -> list[str]:
     counts = f"{t.nodes} nodes, {t.optimized_nodes} after passes, {len(t.kernels)} kernels"
     counts += f", {len(t.host_steps)} host steps" if t.host_steps else ""
     lines = [f"trace {t.name}: {counts}; {t.calls} calls, entry: {t.entry}"]
+    if t.answers:
+        lines.append("where " + ", ".join(f"{line} is {answer}" for line, answer in t.answers))
+    lines += t.notes
     width = max((len(k.name) for k in t.kernels), default=0)
     for i, k in enumerate(t.kernels):
         lines += _host_lines(t, i)

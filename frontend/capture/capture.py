@@ -189,6 +189,7 @@ class _Finish:
                 if isinstance(r, Fresh):
                     object.__setattr__(r, "requires_grad", False)
         out = Captured(graph, list(tracer.sources), spec, recipes, effects, writes, guards, backward, keep)
+        out.notes = tuple(self.hooks.open_loops)
         if self.route is not None:
             out.rest, out.given, out.above = self.route.rest(graph), self.route.given, self.route.segments
         return out

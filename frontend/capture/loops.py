@@ -25,7 +25,7 @@ from ..tape import needs_grad, root_of
 from ..tensor import Tensor, new_tensor
 from . import guards as g
 from .scalars import TracedBool, TracedFloat, TracedInt, TracedScalar, number_of
-from .tracer import NotClosed, Specialize
+from .tracer import NotClosed, Specialize, user_location
 
 if TYPE_CHECKING:
     from .hooks import Hooks
@@ -326,7 +326,10 @@ class Loop:
             with hooks.attempting():
                 closed = _closed(values, free, test, body)
         except (NotClosed, Specialize, Exception) as e:  # whatever it is, plain steps show it again
-            hooks.open_loops.append(f"{type(e).__name__}: {e}")
+            what = str(e) if isinstance(e, NotClosed) else f"{type(e).__name__}: {e}"
+            note = f"{user_location()}: the loop runs step by step: {what}"
+            if note not in hooks.open_loops:
+                hooks.open_loops.append(note)
             return False
         self.values = result(closed)
         return True

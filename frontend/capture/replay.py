@@ -197,6 +197,7 @@ class Captured:
     given: list[tuple[int, int]] = field(default_factory=list)  # what `rest` takes from the segments above: tree.Place
     rest: Graph | None = None  # what is left of the graph behind the last segment; None: all of it
     above: list[Any] = field(default_factory=list)  # (segment, answer) on the way to it, from the root
+    notes: tuple[str, ...] = ()  # what it could do better, for `explain`
     executable: Any = None  # of `rest`
     native: Any = None  # its NativeTrace; False when the native entry can't serve it
     calls: int = 0

@@ -100,3 +100,38 @@ def test_costs():
 @pytest.mark.parametrize("n, text", [(12, "12 B"), (1500, "1.5 kB"), (2_000_000, "2 MB"), ("n*4", "(n*4) B")])
 def test_quantities(n, text):
     assert quantity(n, "B") == text
+
+
+def branches(x):
+    if x.sum() > 0:
+        return x * 2
+    return x - 1
+
+
+def grows(x):
+    seen = []
+    while x.abs().sum() > 1:
+        x = x * 0.5
+        seen.append(x)
+    return seen
+
+
+def test_questions_and_answers_are_shown_as_a_tree():
+    f = tr.compile(branches)
+    for v in (1.0, -1.0, 2.0, 3.0):
+        f(tr.full((3,), v))
+    e = explain(f)
+    text = "\n".join(e.tree)
+    assert "asks for a bool: if x.sum() > 0:" in text and "True: 3 calls" in text and "False: 1 calls" in text
+    assert {t.answers[0][1] for t in e.traces} == {"True", "False"} and "where test_explain.py" in e.summary()
+
+
+def test_loops_that_run_step_by_step_say_why():
+    e = explain(grows, tr.full((3,), 1.0))
+    assert "the loop runs step by step" in e.summary() and "list" in e.traces[0].notes[0]
+
+
+def test_the_page_stands_alone():
+    page = explain(branches, tr.ones(3)).to_html()
+    assert page.startswith("<!doctype html>") and page.count("<html") == page.count("</html>") == 1
+    assert "x.sum() &gt; 0" in page and "<script" not in page and "http" not in page
