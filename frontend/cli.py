@@ -59,7 +59,9 @@ def _explain(a: argparse.Namespace) -> int:
     function = _find(a.target)
     arguments = _arguments(a.args)
     found = explain(function, *arguments)
-    if a.json:
+    if a.html:
+        Path(a.html).write_text(found.to_html(), encoding="utf-8")
+    elif a.json:
         print(json.dumps(found.to_dict(), indent=2))
     else:
         print(found.summary() if a.summary else found)
@@ -225,6 +227,7 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--args", default="", help="the call's arguments, as Python: 'tr.rand(8, 8), 0.5'")
     c.add_argument("--summary", action="store_true", help="without graphs and kernel texts")
     c.add_argument("--json", action="store_true")
+    c.add_argument("--html", metavar="FILE", help="write a page that stands alone")
     c.set_defaults(run=_explain)
 
     c = commands.add_parser("run", help="run an exported program")

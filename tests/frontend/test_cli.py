@@ -65,6 +65,8 @@ def test_explain(capsys, tmp_path):
     assert status == 0 and "captured graph" in out and "exp" in out and "mine.py:3" in out
     status, out, _ = run(capsys, "explain", f"{file}:f", "--args", "tr.rand(4, 4), 2.0", "--summary")
     assert status == 0 and "captured graph" not in out and "1 kernels" in out
+    status, out, _ = run(capsys, "explain", f"{file}:f", "--args", "tr.rand(4, 4), 2.0", "--html", f"{tmp_path}/f.html")
+    assert status == 0 and (tmp_path / "f.html").read_text().startswith("<!doctype html>")
     status, out, _ = run(capsys, "explain", f"{file}:f", "--args", "tr.rand(4, 4), 2.0", "--json")
     assert json.loads(out)["traces"][0]["kernels"]
 
