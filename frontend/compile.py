@@ -20,7 +20,7 @@ import numpy as np
 
 from ..ir.graph import Graph
 from . import events
-from .capture.capture import CaptureStop, Segment, Specialize, TraceTree, capture, flatten_call
+from .capture.capture import CaptureStop, Restart, Segment, Specialize, TraceTree, Volatile, capture, flatten_call
 from .capture.replay import Captured, Invocation
 from .epoch import epoch
 from .state import publish_modes, publish_modes_to, state
@@ -135,6 +135,7 @@ class CompiledFunction:
             self._loaded = object()  # another one after each unload
             self._hits = self._misses = self._python = 0
             self._warned = False
+            self._volatile = Volatile()
             self._failing: dict[str, int] = {}
             self.fallbacks.clear()
 
@@ -264,7 +265,9 @@ class CompiledFunction:
         while True:
             static = self._static.get(key, frozenset())
             try:
-                return capture(self.__tracefuse_wrapped__, args, kwargs, static)
+                return capture(self.__tracefuse_wrapped__, args, kwargs, static, volatile=self._volatile)
+            except Restart:
+                continue
             except Specialize as e:
                 if e.leaf in static:
                     raise CaptureStop("a float argument can't be made a constant of the trace", None) from None
@@ -288,7 +291,7 @@ class CompiledFunction:
         if outputs is None:
             self._python += 1
             return self.__tracefuse_wrapped__(*args, **kwargs)
-        return captured.commit(leaves, arrays, outputs)
+        return captured.commit(leaves, arrays, outputs, (args, kwargs))
 
     def _too_many(self) -> str:
         worst = max(self._failing, key=self._failing.__getitem__, default="the layout of the arguments")
@@ -301,7 +304,8 @@ class CompiledFunction:
         name = getattr(self.__tracefuse_wrapped__, "__qualname__", type(self.__tracefuse_wrapped__).__name__)
         events.fell_back(name, reason)
         self._python += 1
-        out = None if self.fullgraph else self.__tracefuse_wrapped__(*args, **kwargs)
+        users = error is not None  # an error of the user's program comes out as it is
+        out = None if self.fullgraph and not users else self.__tracefuse_wrapped__(*args, **kwargs)
         text = f"{name} runs as plain Python: {reason}"
         if self.fullgraph:
             raise CaptureError(text) from error

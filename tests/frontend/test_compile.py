@@ -464,11 +464,10 @@ def test_the_native_backend_gives_the_same():
         close(p, q, 1e-4)
 
 
-def test_an_error_while_tracing_is_the_cause_of_a_capture_error():
+def test_an_error_of_the_users_comes_out_as_it_is():
     def product(x, y):
         return x @ y
 
-    with pytest.raises(CaptureError, match="ValueError|TypeRuleError") as caught:
+    with pytest.raises(ValueError, match="matmul") as caught:
         tr.compile(product, fullgraph=True)(tr.ones((2, 3)), tr.ones((4, 5)))
-    assert isinstance(caught.value.__cause__, ValueError)
-    assert "return x @ y" in "".join(traceback.format_exception(caught.value.__cause__))
+    assert "return x @ y" in "".join(traceback.format_exception(caught.value))
