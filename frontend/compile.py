@@ -20,7 +20,7 @@ import numpy as np
 
 from ..ir.graph import Graph
 from . import events
-from .capture.capture import CaptureStop, Specialize, capture, flatten_call
+from .capture.capture import CaptureStop, Restart, Specialize, Volatile, capture, flatten_call
 from .capture.guards import Guard
 from .capture.replay import Captured, Invocation
 from .capture.tree import Declined, Found, Route, TreeNode, leaves_of, walk
@@ -138,6 +138,7 @@ class CompiledFunction:
             self._loaded = object()  # another one after each unload
             self._hits = self._misses = self._python = 0
             self._warned = False
+            self._volatile = Volatile()
             self._failing: dict[str, int] = {}
             self.fallbacks.clear()
 
@@ -280,7 +281,10 @@ class CompiledFunction:
             static = self._static.get(key, frozenset())
             route = Route(self._traces.setdefault(key, []), leaves, self._build)
             try:
-                return capture(self.__tracefuse_wrapped__, args, kwargs, static, route=route), route.values
+                fn = self.__tracefuse_wrapped__
+                return capture(fn, args, kwargs, static, route=route, volatile=self._volatile), route.values
+            except Restart:
+                continue
             except Specialize as e:
                 if e.leaf in static:
                     raise CaptureStop("a float argument can't be made a constant of the trace", None) from None
@@ -313,7 +317,7 @@ class CompiledFunction:
         if outputs is None:
             self._python += 1
             return self.__tracefuse_wrapped__(*args, **kwargs)
-        return captured.commit(leaves, arrays, outputs)
+        return captured.commit(leaves, arrays, outputs, (args, kwargs))
 
     def _too_many(self) -> str:
         worst = max(self._failing, key=self._failing.__getitem__, default="the layout of the arguments")

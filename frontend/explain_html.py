@@ -49,7 +49,9 @@ def _trace(t: TraceReport) -> str:
     from .explain import quantity
 
     parts = [f"<h2>Trace {escape(t.name)}</h2>"]
-    parts.append(f"<p>{t.nodes} nodes, {t.optimized_nodes} after passes; {t.calls} calls, entry: {escape(t.entry)}.</p>")
+    parts.append(
+        f"<p>{t.nodes} nodes, {t.optimized_nodes} after passes; {t.calls} calls, entry: {escape(t.entry)}.</p>"
+    )
     if t.answers:
         parts.append(_table(("where", "answer"), t.answers))
     parts += [f'<p class="bad">{escape(n)}</p>' for n in t.notes]

@@ -16,7 +16,7 @@ from ..ir.serial import Contents, InvalidProgram
 from ..ir.types import TensorType
 from . import trees
 from .autograd import no_grad
-from .capture.capture import Call, CaptureStop, Specialize, argument_paths, capture, flatten_call
+from .capture.capture import Call, CaptureStop, Restart, Specialize, Volatile, argument_paths, capture, flatten_call
 from .capture.replay import Alias, ArgSource, Captured, Fresh, Leaf, Recipe, ScalarSource, Static, View
 from .capture.tracer import Slot, Tracer
 from .introspect import eager_of, name_of
@@ -151,10 +151,13 @@ def _capture(
 ) -> tuple[Captured, frozenset[int]]:
     """(the trace, leaves whose floats are fixed)"""
     static: frozenset[int] = frozenset()
+    volatile = Volatile()
     while True:
         try:
             with no_grad():
-                return capture(function, args, kwargs, static, _Tracer(name, paths, shapes)), static
+                return capture(function, args, kwargs, static, _Tracer(name, paths, shapes), volatile), static
+        except Restart:
+            continue
         except Specialize as e:
             if e.leaf in static:
                 raise ExportError(f"{name}: {paths[e.leaf]} can be neither an input nor a constant") from None
@@ -206,6 +209,8 @@ class _Exporter:
             problem = "draws random numbers"
         elif written:
             problem = f"writes {written[0].path}"
+        elif self.captured.actions:
+            problem = "changes Python objects or prints"
         elif self.captured.effects:
             problem = f"changes {self.captured.effects[0].target.path}.grad"
         if problem:

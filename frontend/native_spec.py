@@ -39,6 +39,8 @@ from ..runtime.tree_code import Stage, TreeCode, tree_code
 from . import autograd
 from .capture import guards as g
 from .capture import pytree
+from .capture.effects import Composite, parts_of
+from .capture.origins import NumberSource, OriginGuard, ReadSource
 from .capture.overlap import OverlapGuard
 from .capture.replay import (
     ArgSource,
@@ -127,7 +129,9 @@ def _source_key(s: Source) -> tuple:
     """Equal for sources of several traces that are the same input."""
     if isinstance(s, (ArgSource, ScalarSource)):
         return (type(s), s.leaf)
-    return (GradSource, _source_key(s.of)) if isinstance(s, GradSource) else (type(s), id(s.held))
+    if isinstance(s, GradSource):
+        return (GradSource, _source_key(s.of))
+    return (type(s), id(s.origin if isinstance(s, (ReadSource, NumberSource)) else s.held))
 
 
 class _Writer:
@@ -280,6 +284,8 @@ class _Writer:
                 out.append(State(s.held, self._array(s.held._data, k), k))
             elif isinstance(s, ArraySource):
                 out.append(State(None, self._array(s.held, k), k))
+            elif isinstance(s, (ReadSource, NumberSource)):
+                raise Inexpressible("an input that is found anew on every call")
             elif isinstance(s, GradSource) and not any(x.arg.value == k for x in self.loads):
                 raise Inexpressible("a gradient that no guard looks at")
         return tuple(out)
@@ -311,7 +317,7 @@ class _Writer:
             self._item(guard)
         elif isinstance(guard, g.CellGuard):
             self._cell(guard)
-        elif isinstance(guard, (g.ContentGuard, g.SlotGuard)):
+        elif isinstance(guard, (g.ContentGuard, g.SlotGuard, OriginGuard)):
             self._check(guard)
         elif isinstance(guard, g.TensorGuard):
             self._slot(guard.tensor, "_requires_grad", bool(guard.requires_grad))
@@ -475,7 +481,8 @@ class _Results:
         recipes, spec = self.captured.recipes, self.captured.spec
         flat = spec.kind is None or spec.kind in (tuple, list) and all(c.kind is None for c in spec.children)
         self.structure: Any = "single" if spec.kind is None else "tuple"
-        if flat and all(map(_is_plain, recipes)):
+        actions = self.captured.actions
+        if flat and all(map(_is_plain, recipes)) and not actions:
             for r in recipes:
                 known = self._known.get(id(r))
                 if known is None:
@@ -483,7 +490,7 @@ class _Results:
                 else:
                     self.items.append(Result("again", known))
         else:
-            for r in recipes:
+            for r in parts_of([*recipes, *(r for a in actions for r in a.recipes)]):
                 self._base(r)
         self.returned = len(self.items)
         for effect in self.captured.effects:
@@ -493,7 +500,7 @@ class _Results:
                 raise Inexpressible("a gradient that is a view")
             number = None if effect.recipe is None else self._base(effect.recipe)
             self.effects.append(Effect(effect.target.held, "_grad", number))
-        if not flat or not all(map(_is_plain, recipes)):
+        if not flat or not all(map(_is_plain, recipes)) or actions:
             self.structure = _Finish(self.captured, self._known)
         elif spec.kind is list:
             self.structure = partial(_listed, self.returned) if self.effects else list
@@ -540,11 +547,17 @@ class _Finish:
     def __call__(self, results: tuple[Any, ...]) -> Any:
         made: dict[int, Any] = {}
         leaves = [self._make(r, results, made) for r in self.captured.recipes]
+        if self.captured.actions:
+            steps = [a.prepare(lambda r: self._make(r, results, made), None) for a in self.captured.actions]
+            for step in steps:
+                step()
         return pytree.unflatten(self.captured.spec, leaves)
 
     def _make(self, r: Recipe, results: tuple[Any, ...], made: dict[int, Any]) -> Any:
         found = made.get(id(r))
         if found is None:
+            if isinstance(r, Composite):
+                return r.build(lambda part: self._make(part, results, made), made, None)
             if isinstance(r, View):
                 found = make_view(self._make(r.base, results, made), r)
             else:
@@ -561,7 +574,7 @@ def _listed(n: int, results: tuple[Any, ...]) -> list[Any]:
 
 def _is_plain(r: Recipe) -> bool:
     """Whether native code makes it by itself."""
-    return not isinstance(r, View) and not (isinstance(r, Fresh) and r.kind in ("number", "python"))
+    return not isinstance(r, (View, Composite)) and not (isinstance(r, Fresh) and r.kind in ("number", "python"))
 
 
 def _is_fixed(expected: Any) -> bool:

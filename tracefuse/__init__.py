@@ -129,6 +129,7 @@ _LAZY = {
     "compile": ("frontend.compile", "compile"),
     "CaptureError": ("frontend.compile", "CaptureError"),
     "CaptureWarning": ("frontend.compile", "CaptureWarning"),
+    "debug_print": ("frontend.capture.host_calls", "debug_print"),
     "explain": ("frontend.explain", "explain"),
     "benchmark": ("frontend.benchmark", "benchmark"),
     "export": ("frontend.export", "export"),

@@ -18,11 +18,13 @@ from ..state import state
 from ..tape import needs_grad, root_of
 from ..tensor import Tensor
 from . import guards as g
-from . import joint, pytree
+from . import joint, objects_made, pytree
 from .array_mode import ArrayTracer, NumberTracer
+from .effects import parts_of
 from .hooks import Hooks
 from .instrument import is_instrumented
 from .overlap import OverlapGuard
+from .overlay import Restart, Volatile
 from .replay import (
     Alias,
     ArraySource,
@@ -41,7 +43,7 @@ from .scalars import ScalarArgument, TracedScalar
 from .tracer import CaptureStop, GradSlot, Slot, Specialize, Tracer, user_location
 from .tree import Route
 
-__all__ = ["CaptureStop", "Specialize", "capture", "flatten_call"]
+__all__ = ["CaptureStop", "Restart", "Specialize", "Volatile", "capture", "flatten_call"]
 
 
 @dataclass(slots=True)
@@ -86,16 +88,19 @@ def capture(
     static: frozenset[int] = frozenset(),
     tracer: Tracer | None = None,
     route: Route | None = None,
+    volatile: Volatile | None = None,
 ) -> Captured:
     """One trace of `function(*args, **kwargs)`. Nothing real is changed.
 
     static: leaves whose floats are constants of the trace. tracer: a fresh one, for a trace with symbolic sizes. route:
-    answers what Python asks for; without one that ends the capture. Raises CaptureStop with the user's line where the call can't
-    be part of a graph, Specialize if a float argument must be static, and whatever the function itself raises.
+    answers what Python asks for; without one that ends the capture. volatile: what traces of this function are known to
+    change outside of tensors. Raises CaptureStop with the user's line where the call can't be part of a graph, Restart
+    when more of that has turned up (into `volatile`), Specialize if a float argument must be static, and whatever the
+    function itself raises.
     """
     call = flatten_call(args, kwargs)
     tracer = tracer or Tracer(getattr(function, "__name__", type(function).__name__))
-    hooks = Hooks(tracer)
+    hooks = Hooks(tracer, volatile)
     log = GuardLog(tracer, hooks, call, static)
     if route is not None:
         asked: Route = route
@@ -104,10 +109,12 @@ def capture(
     try:
         with tracer:
             tracer.reach.add("rng", random.default_generator)
-            given = _arguments(tracer, hooks, function, call, static)
+            given = _arguments(tracer, hooks, function, call, static, args, kwargs)
             result = hooks.call(function, *given[0], **given[1])
             if tracer.stopped is not None:
                 raise tracer.stopped
+            if hooks.overlay.restarting:
+                raise Restart
             if (state.grad_enabled, state.default_dtype, state.autocast, state.unfinished, epoch.value) != before:
                 tracer.stop("it changes a module, an optimizer, the grad mode or the default dtype for good")
             return _Finish(tracer, hooks, call, log, route).captured(result)
@@ -118,7 +125,9 @@ def capture(
         tracer.restore()
 
 
-def _arguments(tracer: Tracer, hooks: Hooks, function: Callable, call: Call, static: frozenset[int]) -> Any:
+def _arguments(
+    tracer: Tracer, hooks: Hooks, function: Callable, call: Call, static: frozenset[int], args: tuple, kwargs: dict
+) -> Any:
     """(args, kwargs) as the instrumented function gets them."""
     owner = function.__self__ if isinstance(function, types.MethodType) else function
     if not isinstance(owner, types.FunctionType):
@@ -147,6 +156,7 @@ def _arguments(tracer: Tracer, hooks: Hooks, function: Callable, call: Call, sta
     given = pytree.unflatten(call.spec, leaves)
     for part in (*given[0], *given[1].values()):
         pytree.containers(part, hooks.note_container)
+    hooks.overlay.give(given, (args, kwargs))
     return given
 
 
@@ -159,16 +169,18 @@ class _Finish:
         self.specs: list[OutputSpec] = []
         self.made: dict[int, tuple[Any, Recipe]] = {}
         self.histories: list[tuple[int, Tensor]] = []
+        self.views_share = False
         self.shared: dict[int, int] = {}  # roots of traced views among the results: how many share each
 
     def captured(self, result: Any) -> Captured:
         tracer = self.tracer
-        leaves, spec = pytree.flatten(result)
-        pytree.containers(result, self._check_container)
+        actions = objects_made.actions(self.hooks.overlay.actions, self)
+        self.views_share = bool(actions)
+        leaves, spec = pytree.flatten(result, objects_made.whole(result, self))
         for x in leaves:
             if isinstance(x, Tensor):
                 self.shared[id(root_of(x))] = self.shared.get(id(root_of(x)), 0) + 1
-        recipes = [self._recipe(x) for x in leaves]
+        recipes = [self.recipe(x) for x in leaves]
         effects = self._gradients()
         written = list(tracer.written())
         writes: list[tuple[int, int]] = []
@@ -185,10 +197,11 @@ class _Finish:
         guards = self._guards(written, backward)
         keep = [x for x in self.call.leaves if not g.is_value(x) and not isinstance(x, (float, Tensor, np.ndarray))]
         if backward is None:
-            for r in recipes:
+            for r in parts_of([*recipes, *(r for a in actions for r in a.recipes)]):
                 if isinstance(r, Fresh):
                     object.__setattr__(r, "requires_grad", False)
-        out = Captured(graph, list(tracer.sources), spec, recipes, effects, writes, guards, backward, keep)
+        sources = list(tracer.sources)
+        out = Captured(graph, sources, spec, recipes, effects, writes, guards, backward, keep, actions=actions)
         out.notes = tuple(self.hooks.open_loops)
         if self.route is not None:
             out.rest, out.given, out.above = self.route.rest(graph), self.route.given, self.route.segments
@@ -207,15 +220,17 @@ class _Finish:
 
     # ---- results
 
-    def _check_container(self, c: Any) -> None:
-        if id(c) in self.tracer.external and not isinstance(c, tuple):
-            self.tracer.stop(f"it returns a {type(c).__name__} that existed before the call")
-
-    def _recipe(self, x: Any, attribute: str = "") -> Recipe:
+    def recipe(self, x: Any, attribute: str = "") -> Recipe:
+        """How later calls make a value; the same recipe for the same object."""
         found = self.made.get(id(x))
         if found is None:
-            found = self.made[id(x)] = (x, self._new_recipe(x, attribute))
+            found = (x, self._new_recipe(x, attribute))
+            found = self.made.setdefault(id(x), found)
         return found[1]
+
+    def _remember(self, x: Any, recipe: Recipe) -> Recipe:
+        self.made[id(x)] = (x, recipe)
+        return recipe
 
     def _new_recipe(self, x: Any, attribute: str) -> Recipe:
         tracer = self.tracer
@@ -234,6 +249,9 @@ class _Finish:
         for i, leaf in enumerate(self.call.leaves):
             if leaf is x:
                 return Leaf(i)
+        found = objects_made.composite(x, self, lambda recipe: self._remember(x, recipe))
+        if found is not None:
+            return found
         if id(x) in tracer.created or getattr(getattr(x, "__code__", None), "co_freevars", None) or _is_made(x):
             tracer.stop(f"it returns a {type(x).__name__} that it has made")
         if isinstance(x, type) or callable(x) or id(x) in self.hooks.seen_objects:
@@ -252,8 +270,13 @@ class _Finish:
         value = tracer.read(x)
         if slot is None and x._view is not None and x._base is not None:
             root = root_of(x)
-            if type(root._data) is not Value or id(root) in tracer.slots or self.shared.get(id(root), 0) > 1:
-                base = self._recipe(x._base)
+            if (
+                type(root._data) is not Value
+                or id(root) in tracer.slots
+                or self.shared.get(id(root), 0) > 1
+                or self.views_share
+            ):
+                base = self.recipe(x._base)
                 op, attrs = x._view
                 return View(base, op, attrs, detached=x._requires_grad is False)
         kind = "number" if isinstance(x, NumberTracer) else "array" if isinstance(x, ArrayTracer) else "tensor"
@@ -272,7 +295,7 @@ class _Finish:
                 continue
             if getattr(slot.source, "frozen", False):
                 self.tracer.stop("it changes .grad of a tensor that is reached in a way capture does not know")
-            effects.append(GradEffect(slot.source, None if now is None else self._recipe(now, path)))
+            effects.append(GradEffect(slot.source, None if now is None else self.recipe(now, path)))
         return effects
 
     # ---- guards
@@ -283,6 +306,9 @@ class _Finish:
         for source in () if backward is None else backward.targets:
             hooks = g.leaf_hooks(source.tensor(self.call.leaves))
             out.append(g.HookGuard(source, hooks, f"{source.path} has {len(hooks)} gradient hooks"))
+        sharing = self.hooks.overlay.sharing(self.call.leaves)
+        if sharing is not None:
+            out.append(sharing)
         if written:
             guard = OverlapGuard(list(tracer.sources), [k for k, _ in written])
             if not guard.check(self.call.leaves):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 import types
 from collections import OrderedDict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Sequence
 
@@ -79,14 +80,14 @@ class Contents:
 
     __slots__ = ("kind", "keys", "items")
 
-    def __init__(self, v: Any, budget: list[int], depth: int):
+    def __init__(self, v: Any, budget: list[int], depth: int, same: Collection[int] = ()):
         self.kind = type(v)
         budget[0] -= len(v)
         if budget[0] < 0 or depth > 20:
             raise TooLarge
         self.keys = tuple(v) if isinstance(v, dict) else None
         values = v.values() if isinstance(v, dict) else v
-        self.items = tuple([expect(x, budget, depth + 1) for x in values])
+        self.items = tuple([expect(x, budget, depth + 1, same) for x in values])
 
     def match(self, v: Any) -> bool:
         if type(v) is not self.kind or len(v) != len(self.items):
@@ -159,8 +160,11 @@ def is_content(v: Any) -> bool:
     return kind in (list, tuple, dict, OrderedDict, set, frozenset) or pytree.is_namedtuple(kind)
 
 
-def expect(v: Any, budget: list[int] | None = None, depth: int = 0) -> Expectation:
-    """What a later value must be to pass for `v`. TooLarge for containers that are too large to compare."""
+def expect(v: Any, budget: list[int] | None = None, depth: int = 0, same: Collection[int] = ()) -> Expectation:
+    """What a later value must be to pass for `v`. TooLarge for containers that are too large to compare. same: ids of
+    containers that are compared by identity."""
+    if id(v) in same:
+        return Same(v)
     if is_value(v):
         return Equal(v)
     if type(v) in (set, frozenset):
@@ -168,7 +172,7 @@ def expect(v: Any, budget: list[int] | None = None, depth: int = 0) -> Expectati
             raise TooLarge
         return Members(v)
     if is_content(v):
-        return Contents(v, budget or [_LIMIT], depth)
+        return Contents(v, budget or [_LIMIT], depth, same)
     if isinstance(v, types.MethodType):
         return BoundMethod(v)
     return Same(v)

@@ -20,23 +20,26 @@ from .. import autograd, scipy_special
 from ..operators import one_element
 from ..state import SymbolicScalar
 from ..tensor import Tensor
-from . import array_mode, policy
+from . import array_mode, dunders, host_calls, policy, text
 from . import guards as g
+from .containers import KINDS
 from .instrument import NoSource, instrument, is_instrumented
+from .lazy import LazyNumber
 from .loops import Loop, Ranged
 from .objects import ObjectHooks
+from .overlay import Volatile
 from .scalars import ScalarArgument, TracedFloat, TracedInt, TracedScalar, call_math
 from .tracer import Tracer
-from .watch import optimizers
+from .watch import global_names, optimizers
 
-_FRAME = frozenset("locals globals vars dir eval exec compile __import__ breakpoint input print open delattr".split())
+_FRAME = frozenset("locals globals vars dir eval exec compile __import__ breakpoint input open".split())
 
 
 class Hooks(ObjectHooks):
     """The hooks of one trace."""
 
-    def __init__(self, tracer: Tracer):
-        super().__init__(tracer)
+    def __init__(self, tracer: Tracer, volatile: Volatile | None = None):
+        super().__init__(tracer, volatile)
         self._copies: dict[int, tuple[Any, Any]] = {}
         tracer.on_callable = self.callable
         tracer.array_class = array_mode.ArrayTracer
@@ -67,6 +70,10 @@ class Hooks(ObjectHooks):
     def call(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
         if self.tracer.stopped is not None:
             raise self.tracer.stopped
+        if host_calls.is_host_call(f):
+            return host_calls.record(self, f, args, kwargs)
+        if host_calls.is_level(f):
+            return host_calls.level(self, f, args)
         kind = type(f)
         if kind is types.FunctionType:
             return self._function(f, None, args, kwargs)
@@ -88,7 +95,9 @@ class Hooks(ObjectHooks):
         ):
             return self._builtin(f, args, kwargs)
         if kind in (types.MethodDescriptorType, types.WrapperDescriptorType, types.ClassMethodDescriptorType):
-            if args and f.__name__ not in ("__init__", "__new__"):
+            if f.__objclass__ is object and f.__name__ == "__setattr__":
+                return self.put_attribute(*args)
+            if args and f.__name__ not in ("__init__", "__new__", "__delattr__"):
                 return self.call(getattr(args[0], f.__name__), *args[1:], **kwargs)
             return f(*args, **kwargs)
         if policy.is_numpy(policy.module_of(kind)):
@@ -118,6 +127,8 @@ class Hooks(ObjectHooks):
             out = self._scipy(special, args, kwargs)
         elif policy.is_standard(module):
             inner = getattr(f, "__wrapped__", None)
+            if module == "contextlib" and inspect.isgeneratorfunction(inner) and policy.is_user(inner):
+                return self.own(contextlib.contextmanager(self.copy_of(inner))(*args, **kwargs))
             if policy.is_generated(f) or module in policy.PURE_MODULES and inner is None:
                 out = f(*[self._passed(a) for a in args], **{k: self._passed(v) for k, v in kwargs.items()})
             else:
@@ -137,11 +148,28 @@ class Hooks(ObjectHooks):
         found = self._copies.get(id(f))
         if found is None:
             try:
-                found = self._copies[id(f)] = (f, instrument(f, self))
+                found = self._copies[id(f)] = (f, instrument(f, self, *self._assigned(f)))
             except NoSource as e:
                 self.tracer.stop(f"it calls {f.__qualname__}, which can't be captured: {e}")
             self.enter(f)
         return found[1]
+
+    def _assigned(self, f: types.FunctionType) -> tuple[frozenset[str], frozenset[str]]:
+        """Globals and closure variables of `f` that the trace assigns."""
+        volatile = self.overlay.volatile
+        if not volatile.keys:
+            return frozenset(), frozenset()
+        globals_ = {n for n in global_names(f.__code__) if volatile.has("item", f.__globals__, n)}
+        cells = {n for n, c in zip(f.__code__.co_freevars, f.__closure__ or ()) if volatile.has("cell", c)}
+        return frozenset(globals_), frozenset(cells)
+
+    def function_of(self, copy: types.FunctionType) -> types.FunctionType | None:
+        """The function that `copy` is the instrumented copy of, if it existed before the call."""
+        return next((f for f, c in self._copies.values() if c is copy), None)
+
+    def is_outside(self, cell: types.CellType) -> bool:
+        """Whether a closure cell existed before the call."""
+        return id(cell) in self._outside
 
     def callable(self, f: Any) -> Any:
         """`f` as library code should call it: user functions with their hooks."""
@@ -166,10 +194,13 @@ class Hooks(ObjectHooks):
             return self.adopt(self.array(v))
         if isinstance(v, (ScalarArgument, TracedInt)):
             return v.concrete()
+        if isinstance(v, LazyNumber):
+            return v.settle()
         if isinstance(v, Tensor):
             if type(v._data) is np.ndarray:
                 self.tracer.remember(v)
             return v
+        v = self.overlay.plain(v)
         if type(v) in (list, tuple):
             changed = [self._passed(x) for x in v]
             return v if all(a is b for a, b in zip(v, changed)) else type(v)(changed)
@@ -187,6 +218,8 @@ class Hooks(ObjectHooks):
             return self._custom(bound)(*args[1:], **kwargs)
         name = f.__name__
         allowed = policy.is_traceable(module) and name not in policy.IMPURE_NAMES
+        if isinstance(bound, Module) and name == "__setattr__":
+            return self.put_attribute(*args)
         if isinstance(bound, Module) or isinstance(bound, optimizers()):
             allowed = name in policy.READ_ONLY_METHODS
             self.watch(bound, self.tracer.reach.paths.get(id(bound), type(bound).__name__))
@@ -272,17 +305,32 @@ class Hooks(ObjectHooks):
 
     def _builtin_method(self, f: Any, name: str, owner: Any, args: tuple, kwargs: dict) -> Any:
         kind = type(owner)
+        if name == "__setattr__" and isinstance(f, types.MethodWrapperType):
+            return self.put_attribute(owner, *args)
+        if name == "__new__":
+            return self.own(f(*args, **kwargs))
+        if isinstance(f, types.BuiltinMethodType) and kind in KINDS:
+            changes = any(isinstance(owner, base) and name in m for base, m in policy.MUTATING_METHODS.items())
+            tracked = self.overlay.changing(owner) if changes else self.overlay.tracked_of(owner)
+            if tracked is not None:
+                return tracked.call(name, args, kwargs)
         for base, methods in policy.MUTATING_METHODS.items():
             if isinstance(owner, base) and name in methods:
                 self.mutable(owner)
-        if kind in (str, bytes) and name in ("format", "join", "format_map"):
-            for a in (*args, *kwargs.values()):
-                self.formatted(a)
+        if kind is str and name == "join":
+            return text.joined(self, owner, self.iterate(args[0]))
+        if kind is str and name in ("format", "format_map"):
+            return text.str_format(self, owner, *((args, kwargs) if name == "format" else ((), args[0])))
         if isinstance(owner, types.GeneratorType) and not self.is_ours(owner):
             self.tracer.stop("it advances a generator that was made outside")
         if not isinstance(owner, types.GeneratorType):
             self.known(owner)
         self.options(owner, args[0] if name == "get" and args else None)
+        if name == "sort" and kwargs.get("key") is not None:
+            kwargs = {**kwargs, "key": self.callable(kwargs["key"])}
+        if name in ("extend", "update", "extendleft") and kind in KINDS:
+            args = tuple([self.overlay.plain(a) for a in args])
+            self._iterators("list", args)
         return f(*args, **kwargs)
 
     def _iterators(self, name: str, args: tuple) -> None:
@@ -293,6 +341,11 @@ class Hooks(ObjectHooks):
                 elif policy.user_dunder(a, "__iter__"):
                     self.tracer.stop(f"it passes a {type(a).__name__} to {name}")
 
+    def _iterated(self, args: tuple) -> tuple:
+        """Arguments that are iterated over: objects of the user's as iterators through their own methods."""
+        own = ("__iter__", "__next__", "__getitem__")
+        return tuple([self.iterate(a) if any(policy.user_dunder(a, d) for d in own) else a for a in args])
+
     def _of_builtins(self, f: Any, name: str, args: tuple, kwargs: dict) -> Any:
         if name == "getattr":
             try:
@@ -302,12 +355,26 @@ class Hooks(ObjectHooks):
                     raise
                 return args[2]
         if name == "setattr":
-            setattr(self.owner(args[0], args[1]), args[1], args[2])
-            return None
+            return self.set_attribute(*args)
+        if name == "delattr":
+            return self.delete_attribute(*args)
         if name == "isinstance":
             return self._isinstance(*args)
         if name == "len" and (own := policy.user_dunder(args[0], "__len__")):
             return self.call(types.MethodType(own, args[0]))
+        if name == "len" and (tracked := self.overlay.tracked_of(args[0])) is not None:
+            return tracked.length()
+        if name == "next" and (own := dunders.user_method(args[0], "__next__")) is not None:
+            try:
+                return self.call(own)
+            except StopIteration:
+                if len(args) < 2:
+                    raise
+                return args[1]
+        if name in ("abs", "hash", "iter", "reversed", "round", "divmod", "callable", "repr", "format", "ascii"):
+            done, out = self._special(name, args)
+            if done:
+                return out
         if name == "hasattr":
             try:
                 self.attribute(args[0], args[1])
@@ -320,8 +387,8 @@ class Hooks(ObjectHooks):
             return True
         if name in _FRAME or name not in policy.PURE_BUILTINS:
             self.tracer.stop(f"it calls {name}()")
-        if name in ("repr", "format", "ascii"):
-            self.formatted(args[0])
+        if name in policy.CONSUMES_ITERATORS:
+            args = self._iterated(args)
         self._iterators(name, args)
         if name in policy.TAKES_FUNCTIONS:
             kwargs = {k: self._passed(v) for k, v in kwargs.items()}
@@ -329,7 +396,23 @@ class Hooks(ObjectHooks):
         out = f(*args, **kwargs)
         return self.own(out) if name == "iter" else out
 
+    def _special(self, name: str, args: tuple) -> tuple[bool, Any]:
+        """(True, result) for builtins that the class of their argument may define, or that make text."""
+        x = args[0]
+        if name in ("repr", "ascii"):
+            return True, self.formatted(x, name[0])
+        if name == "format":
+            return True, self.formatted(x, None, args[1] if len(args) > 1 else "")
+        if name == "iter" and len(args) == 1 and policy.user_dunder(x, "__iter__"):
+            return True, self.call(types.MethodType(type(x).__iter__, x))
+        own = dunders.user_method(x, f"__{name}__")
+        if own is None or policy.is_generated(own.__func__):  # type: ignore[arg-type]
+            return False, None
+        return True, self.call(own, *args[1:])
+
     def _isinstance(self, x: Any, classes: Any) -> bool:
+        if isinstance(x, text.TracedText):
+            return issubclass(str, classes)
         if isinstance(x, SymbolicScalar):
             return issubclass(x.python_type, classes)
         if isinstance(x, array_mode.ArrayTracer):
@@ -342,8 +425,8 @@ class Hooks(ObjectHooks):
         module = policy.module_of(cls)
         if cls is type and len(args) == 1:
             x = args[0]
-            if isinstance(x, SymbolicScalar):
-                return x.python_type
+            if isinstance(x, (SymbolicScalar, text.TracedText)):
+                return x.python_type if isinstance(x, SymbolicScalar) else str
             return x.stands_for if isinstance(x, array_mode.ArrayTracer) else type(x)
         if issubclass(cls, Module):
             self.tracer.stop(f"it makes a new {cls.__name__}")
@@ -352,8 +435,10 @@ class Hooks(ObjectHooks):
         if module == "builtins":
             if issubclass(cls, BaseException):
                 return cls(*args, **kwargs)
-            if cls is str and args:
-                self.formatted(args[0])
+            if cls is str and len(args) == 1 and not kwargs:
+                return self.formatted(args[0], "s")
+            if cls.__name__ in policy.CONSUMES_ITERATORS:
+                args = self._iterated(args)
             if cls.__name__ not in policy.PURE_BUILTINS:
                 self.tracer.stop(f"it makes a {cls.__name__}")
             self._iterators(cls.__name__, args)
@@ -361,8 +446,14 @@ class Hooks(ObjectHooks):
                 self.options(a)
             if cls in (int, float, bool) and len(args) == 1 and isinstance(args[0], (Tensor, TracedScalar)):
                 return self._number(cls, args[0])
-            if args and policy.user_dunder(args[0], f"__{cls.__name__}__"):
-                self.tracer.stop(f"it converts a {type(args[0]).__name__} to {cls.__name__}")
+            if cls is bool and args:
+                return bool(self.test(args[0]))
+            if cls is int and len(args) == 1 and isinstance(args[0], LazyNumber) and args[0].python_type is int:
+                return args[0]
+            if args and (own := dunders.user_method(args[0], f"__{cls.__name__}__")) is not None:
+                return self.call(own)
+            if cls in (int, float, str) and args and isinstance(args[0], text.TracedText):
+                self.tracer.stop("it reads a number out of text that has the values of tensors in it")
             return self.own(cls(*[self._passed(a) for a in args], **kwargs))
         if policy.is_library(module):
             if not (policy.is_traceable(module) or cls is Tensor):
@@ -386,7 +477,12 @@ class Hooks(ObjectHooks):
     def _construct(self, cls: type, args: tuple, kwargs: dict) -> Any:
         """A new object of a user's class; its `__init__` is instrumented."""
         if issubclass(cls, BaseException):
-            return cls(*args, **kwargs)
+            init = cls.__init__
+            if not isinstance(init, types.FunctionType) or not policy.is_user(init):
+                return self.own(cls(*args, **kwargs))
+            error = self.own(cls.__new__(cls, *args, **kwargs))
+            self._function(init, error, args, kwargs)
+            return error
         if type(cls) is not type and not issubclass(type(cls), abc.ABCMeta):
             if issubclass(cls, enum.Enum):
                 return cls(*args, **kwargs)
@@ -394,16 +490,31 @@ class Hooks(ObjectHooks):
         new = cls.__new__
         if isinstance(new, types.FunctionType) and not policy.is_generated(new) and policy.is_user(new):
             if not hasattr(cls, "_fields"):
-                self.tracer.stop(f"it makes a {cls.__name__}, which defines __new__")
+                obj = self.call(new, cls, *args, **kwargs)
+                if isinstance(obj, cls) and isinstance(cls.__init__, types.FunctionType):
+                    self._function(cls.__init__, obj, args, kwargs)
+                return obj
         obj = object.__new__(cls) if new is object.__new__ else new(cls, *args, **kwargs)  # type: ignore[call-arg]
         self.own(obj)
         init = cls.__init__
         if isinstance(init, types.FunctionType):
             post = getattr(cls, "__post_init__", None)
             if post is not None and policy.is_generated(init):
-                self.tracer.stop(f"it makes a {cls.__name__}, which defines __post_init__")
+                self._with_post_init(obj, post, init, args, kwargs)
+                return obj
             self._function(init, obj, args, kwargs)
         return obj
+
+    def _with_post_init(self, obj: Any, post: Any, init: Any, args: tuple, kwargs: dict) -> None:
+        """`__init__` of a dataclass, which calls the user's `__post_init__`: it finds the instrumented one."""
+        members = getattr(obj, "__dict__", None)
+        if members is None:
+            self.tracer.stop(f"it makes a {type(obj).__name__}, which has slots and defines __post_init__")
+        members["__post_init__"] = functools.partial(self.call, post, obj)
+        try:
+            self._function(init, obj, args, kwargs)
+        finally:
+            members.pop("__post_init__", None)
 
 
 def _module_of_builtin(f: Any) -> str:

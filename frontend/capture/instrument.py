@@ -14,16 +14,19 @@ was, so evaluation order, scoping and tracebacks stay those of the user's code. 
     if t:           if __tf__.test(t):
     for x in xs:    for x in __tf__.iterate(xs):
     with c:         with __tf__.context(c):
-    f"{x}"          f"{__tf__.formatted(x)}"
+    f"{x}"          __tf__.joined(__tf__.formatted(x))
+    f(**d)          __tf__.call(f, **__tf__.unpacked(d))
     a < b           __tf__.compared(a) < __tf__.compared(b)
 
-Reads of globals and closure cells need no hook: `hooks.enter` guards those that the code object names.
+Reads of globals and closure cells need no hook: `hooks.enter` guards those that the code object names. Names that the
+trace assigns outside become attributes (`namespaces.py`), `match` becomes `if` (`matching.py`).
 """
 
 from __future__ import annotations
 import __future__
 
 import ast
+import builtins
 import copy
 import inspect
 import itertools
@@ -32,7 +35,8 @@ import types
 from functools import lru_cache
 from typing import Any
 
-from . import loop_syntax
+from . import loop_syntax, matching
+from .namespaces import CELLS, GLOBALS, Namespace, conflict, declared
 
 HOOKS = "__tf__"
 _FUTURE = 0
@@ -53,6 +57,7 @@ _OPERATORS: dict[type, str] = {
     ast.LShift: "<<",
     ast.RShift: ">>",
 }
+_UNARY: dict[type, str] = {ast.USub: "neg", ast.UAdd: "pos", ast.Invert: "invert"}
 _FRAME_DEPENDENT = {"super"}  # they look at the calling frame: called as they are
 
 Function = ast.FunctionDef | ast.Lambda
@@ -72,10 +77,11 @@ def _constant(value: Any) -> ast.Constant:
 
 
 class _Instrument(ast.NodeTransformer):
-    """Rewrites one function body. `outer`: names of functions around it; `owner`: its class, for private names."""
+    """Rewrites one function body. `names`: those that live in a namespace, and which; `owner`: its class, for private
+    names."""
 
-    def __init__(self, outer: frozenset[str], owner: str | None, function: ast.AST | None = None):
-        self.outer, self.owner = outer, owner
+    def __init__(self, names: dict[str, str], owner: str | None, function: ast.AST | None = None):
+        self.names, self.owner, self.matches = names, owner, 0
         self.function = function  # around the loops that are visited; None in a class body
         self.loops = itertools.count()
 
@@ -94,7 +100,8 @@ class _Instrument(ast.NodeTransformer):
 
     def visit_Name(self, node: ast.Name) -> ast.AST:
         node.id = self.mangle(node.id)
-        return node
+        namespace = self.names.get(node.id)
+        return node if namespace is None else ast.Attribute(ast.Name(namespace, ast.Load()), node.id, node.ctx)
 
     def visit_arg(self, node: ast.arg) -> ast.AST:
         node.arg, node.annotation = self.mangle(node.arg), None
@@ -122,10 +129,19 @@ class _Instrument(ast.NodeTransformer):
             return node
         func = self.visit(node.func)
         args = [self.visit(a) for a in node.args]
-        keywords = [ast.keyword(k.arg, self.visit(k.value)) for k in node.keywords]
+        keywords = [ast.keyword(k.arg, self._keyword(k)) for k in node.keywords]
         call = _hook("call", func, *args)
         call.keywords = keywords
         return call
+
+    def _keyword(self, node: ast.keyword) -> Any:
+        value = self.visit(node.value)
+        return value if node.arg is not None else _hook("unpacked", value)
+
+    def visit_Dict(self, node: ast.Dict) -> ast.AST:
+        self.generic_visit(node)
+        node.values = [v if k is not None else _hook("unpacked", v) for k, v in zip(node.keys, node.values)]
+        return node
 
     def visit_Starred(self, node: ast.Starred) -> ast.AST:
         node.value = self.visit(node.value)
@@ -137,7 +153,10 @@ class _Instrument(ast.NodeTransformer):
         return _hook("binary", ast.Constant(_OPERATORS[type(node.op)]), self.visit(node.left), self.visit(node.right))
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
-        node.operand = _hook("test" if isinstance(node.op, ast.Not) else "operand", self.visit(node.operand))
+        operand = self.visit(node.operand)
+        if not isinstance(node.op, ast.Not):
+            return _hook("unary", ast.Constant(_UNARY[type(node.op)]), operand)
+        node.operand = _hook("test", operand)
         return node
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
@@ -155,9 +174,14 @@ class _Instrument(ast.NodeTransformer):
         return self._tested(node)
 
     def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:
-        self.generic_visit(node)
-        node.value = _hook("formatted", node.value)
-        return node
+        conversion = ast.Constant(chr(node.conversion) if node.conversion >= 0 else None)
+        value = self.visit(node.value)
+        return _hook(
+            "formatted", value, conversion, self.visit(node.format_spec) if node.format_spec else _constant("")
+        )
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        return _hook("joined", *[self.visit(v) for v in node.values])
 
     def visit_YieldFrom(self, node: ast.YieldFrom) -> ast.AST:
         node.value = _hook("iterate", self.visit(node.value))
@@ -198,7 +222,7 @@ class _Instrument(ast.NodeTransformer):
             [ast.For(node.target, node.iter, [], [])] if isinstance(node, ast.For) else []
         )
         names = list(dict.fromkeys([*names, *loop_syntax.assigned_names(node.body)]))
-        if not names or any(n in self.outer or n in _declared(self.function) for n in names):
+        if not names or any(n in self.names or n in _declared(self.function) for n in names):
             return None
         read = loop_syntax.names_outside(self.function, node)
         sure = loop_syntax.surely_assigned(node.body)
@@ -233,10 +257,8 @@ class _Instrument(ast.NodeTransformer):
         symbol, value = ast.Constant(_OPERATORS[type(node.op)]), self.visit(node.value)
         if isinstance(node.target, ast.Name):
             name = self.mangle(node.target.id)
-            new = ast.Assign(
-                [ast.Name(name, ast.Store())], _hook("augmented", symbol, ast.Name(name, ast.Load()), value)
-            )
-            return ast.copy_location(new, node)
+            target, now = (self.visit(ast.Name(name, c)) for c in (ast.Store(), ast.Load()))
+            return ast.copy_location(ast.Assign([target], _hook("augmented", symbol, now, value)), node)
         target = node.target
         if isinstance(target, ast.Attribute):
             key: ast.expr = ast.Constant(self.mangle(target.attr))
@@ -258,7 +280,8 @@ class _Instrument(ast.NodeTransformer):
 
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
         if node.level:
-            return self._first(node, _hook("stop", ast.Constant("it has a relative import inside the function")))
+            here = (_constant(node.level), _constant(node.module or ""), ast.Name(GLOBALS, ast.Load()))
+            return self._first(node, _hook("importing_near", *here, _constant(tuple(a.name for a in node.names))))
         names = _constant(tuple(a.name for a in node.names))
         return self._first(node, _hook("importing", _constant((node.module,)), names))
 
@@ -267,22 +290,18 @@ class _Instrument(ast.NodeTransformer):
         check = ast.copy_location(ast.Expr(call), node)
         return ast.copy_location(ast.If(ast.Constant(True), [check, node], []), node)
 
-    def visit_Global(self, node: ast.Global) -> ast.AST:
-        return self._first(node, _hook("stop", ast.Constant(f"it assigns the global {node.names[0]}")))
+    def visit_Global(self, node: ast.Global | ast.Nonlocal) -> ast.AST:
+        node.names = [n for n in node.names if n not in self.names]
+        return node if node.names else ast.copy_location(ast.Pass(), node)
 
-    def visit_Nonlocal(self, node: ast.Nonlocal) -> ast.AST:
-        outside = [n for n in node.names if n in self.outer]
-        if not outside:
-            return node
-        return self._first(node, _hook("stop", ast.Constant(f"it assigns {outside[0]} of the function around it")))
+    visit_Nonlocal = visit_Global
 
     def visit_Match(self, node: ast.Match) -> ast.AST:
-        for n in ast.walk(node):
-            if isinstance(n, (ast.MatchClass, ast.MatchMapping, ast.MatchSequence)):
-                raise NoSource(f"line {node.lineno} has a match statement that takes objects apart")
-        node.subject = _hook("operand", self.visit(node.subject))
-        node.cases = [self.visit(c) for c in node.cases]
-        return node
+        self.matches += 1
+        subject = f"__tfm{self.matches}__"
+        first = ast.copy_location(ast.Assign([ast.Name(subject, ast.Store())], self.visit(node.subject)), node)
+        rest = matching.lower(node, subject, self.visit, lambda *args: _hook("match", *args))
+        return ast.copy_location(ast.If(ast.Constant(True), [first, *rest], []), node)
 
     def _asynchronous(self, node: ast.AST) -> ast.AST:
         raise NoSource("it is asynchronous")
@@ -302,7 +321,7 @@ class _Instrument(ast.NodeTransformer):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
         node.decorator_list = [_hook("callable", self.visit(d)) for d in node.decorator_list]
-        inner = _Instrument(self.outer, node.name)
+        inner = _Instrument(self.names, node.name)
         node.body = inner.statements(node.body)
         return node
 
@@ -390,7 +409,8 @@ def _inside(inner: ast.AST, outer: ast.AST) -> bool:
 
 def _build(node: Function, code: types.CodeType) -> types.CodeType:
     """The code object of `node`, compiled inside a factory whose parameters are its free variables."""
-    free = [HOOKS, *(n for n in code.co_freevars if n != HOOKS)]
+    own = (HOOKS, GLOBALS, CELLS)
+    free = [*own, *(n for n in code.co_freevars if n not in own)]
     arguments = ast.arguments([], [ast.arg(n) for n in free], None, [], [], None, [])
     body: list[ast.stmt] = [node] if isinstance(node, ast.FunctionDef) else [ast.copy_location(ast.Expr(node), node)]
     factory = ast.FunctionDef("factory", arguments, body, [], None)
@@ -441,8 +461,9 @@ def _rewritten_by_pytest(code: types.CodeType) -> bool:
 
 # ------------------------------------------------------------------ the instrumented copy
 
-_COPIES: dict[int, tuple[types.CodeType, types.CodeType]] = {}  # id(code) -> (code, its instrumented copy)
+_COPIES: dict[tuple, tuple[types.CodeType, types.CodeType]] = {}  # id(code), names -> (code, its instrumented copy)
 _INSTRUMENTED: set[int] = set()  # ids of the code objects inside those copies
+_ORIGINALS: dict[int, types.CodeType] = {}  # by id of the copy, nested ones included
 
 
 def is_instrumented(code: types.CodeType) -> bool:
@@ -450,17 +471,41 @@ def is_instrumented(code: types.CodeType) -> bool:
     return id(code) in _INSTRUMENTED
 
 
-def _remember(code: types.CodeType) -> None:
+def original_code(code: types.CodeType) -> types.CodeType | None:
+    """What `code`, in an instrumented copy, is a copy of."""
+    return _ORIGINALS.get(id(code))
+
+
+def _remember(code: types.CodeType, original: types.CodeType | None) -> None:
     _INSTRUMENTED.add(id(code))
-    for c in code.co_consts:
-        if isinstance(c, types.CodeType):
-            _remember(c)
+    if original is not None:
+        _ORIGINALS[id(code)] = original
+    nested = [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    there = [c for c in original.co_consts if isinstance(c, types.CodeType)] if original is not None else []
+    named = [(c.co_name, c.co_firstlineno) for c in there]
+    agree = named == [(c.co_name, c.co_firstlineno) for c in nested]
+    for i, c in enumerate(nested):
+        _remember(c, there[i] if agree else None)
 
 
-def instrumented_code(function: types.FunctionType) -> types.CodeType:
-    """The instrumented copy of a function's code, made once per code object. NoSource says why there is none."""
+def _names(node: Function, code: types.CodeType, globals_: frozenset[str], cells: frozenset[str]) -> dict[str, str]:
+    """The names that live in a namespace, with the namespace."""
+    globals_ |= declared(node, ast.Global)
+    cells |= declared(node, ast.Nonlocal) & set(code.co_freevars)
+    for names, kind in ((globals_, ast.Global), (cells, ast.Nonlocal)):
+        found = conflict(node, names, kind) if names else None
+        if found is not None:
+            raise NoSource(f"it assigns {found}, which means something else in a part of it")
+    return {**dict.fromkeys(globals_, GLOBALS), **dict.fromkeys(cells, CELLS)}
+
+
+def instrumented_code(
+    function: types.FunctionType, globals_: frozenset[str] = frozenset(), cells: frozenset[str] = frozenset()
+) -> types.CodeType:
+    """The instrumented copy of a function's code, made once per code object. globals_, cells: names that other
+    functions of the trace assign. NoSource says why there is none."""
     code = function.__code__
-    found = _COPIES.get(id(code))
+    found = _COPIES.get((id(code), globals_, cells))
     if found is not None:
         return found[1]
     if code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
@@ -480,22 +525,29 @@ def instrumented_code(function: types.FunctionType) -> types.CodeType:
     if not _rewritten_by_pytest(code) and not any(_same(c, code) for c in now):
         raise NoSource("its source has changed since it was loaded")
     fresh = _stripped(node)
-    rewriter = _Instrument(frozenset(code.co_freevars), owner, fresh)
+    rewriter = _Instrument(_names(fresh, code, globals_, cells), owner, fresh)
     fresh.args = rewriter.visit(fresh.args)
     if isinstance(fresh, ast.FunctionDef):
         fresh.body = rewriter.statements(fresh.body)
     else:
         fresh.body = rewriter.visit(fresh.body)
     made = _build(fresh, code)
-    _COPIES[id(code)] = (code, made)
-    _remember(made)
+    _COPIES[id(code), globals_, cells] = (code, made)
+    _remember(made, code)
     return made
 
 
-def instrument(function: types.FunctionType, hooks: object) -> types.FunctionType:
+def instrument(
+    function: types.FunctionType,
+    hooks: object,
+    globals_: frozenset[str] = frozenset(),
+    cells_: frozenset[str] = frozenset(),
+) -> types.FunctionType:
     """A copy of `function` that calls `hooks`; it shares the function's globals, closure cells and defaults."""
-    code = instrumented_code(function)
-    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or ()))
+    code = instrumented_code(function, globals_, cells_)
+    cells: dict[str, Any] = dict(zip(function.__code__.co_freevars, function.__closure__ or ()))
+    cells[GLOBALS] = types.CellType(Namespace(hooks, function.__globals__, builtins))  # type: ignore[arg-type]
+    cells[CELLS] = types.CellType(Namespace(hooks, dict(cells), None))  # type: ignore[arg-type]
     cells[HOOKS] = types.CellType(hooks)
     closure = tuple(cells[n] for n in code.co_freevars)
     out = types.FunctionType(code, function.__globals__, function.__name__, function.__defaults__, closure)

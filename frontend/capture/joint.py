@@ -15,6 +15,7 @@ from ..dispatch import lift
 from ..state import state
 from ..tape import Node, edge_of, root_of
 from ..tensor import Tensor, new_tensor
+from .origins import ReadSource
 from .replay import ArgSource, Backward, GradSource, TensorSource
 from .tracer import Tracer
 
@@ -65,9 +66,9 @@ def _leaves(tensors: Sequence[Tensor], tracer: Tracer) -> list[Tensor]:
     return list(found.values())
 
 
-def _target(tracer: Tracer, t: Tensor) -> ArgSource | TensorSource | GradSource:
+def _target(tracer: Tracer, t: Tensor) -> ArgSource | TensorSource | GradSource | ReadSource:
     source = tracer.source_of(t)
-    assert isinstance(source, (ArgSource, TensorSource, GradSource))
+    assert isinstance(source, (ArgSource, TensorSource, GradSource, ReadSource))
     return source
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib.util
 import inspect
 import operator
 import sys
@@ -14,8 +16,11 @@ import numpy as np
 from ...ir.dim import Dim
 from ..state import SymbolicScalar
 from ..tensor import Tensor
-from . import array_functions, array_mode, policy
+from . import array_functions, array_mode, dunders, matching, policy, text
 from . import guards as g
+from .instrument import is_instrumented
+from .lazy import settled
+from .overlay import DELETED, MISSING
 from .sizes import ComparedSize
 from .watch import Watch, optimizers, param_groups
 
@@ -51,29 +56,6 @@ _INPLACE: dict[str, Callable[[Any, Any], Any]] = {
 }
 _HARMLESS = (type, types.ModuleType, types.FunctionType, types.MethodType, types.BuiltinFunctionType, property)
 _HARMLESS += (functools.partial, np.ufunc, np.dtype, BaseException, types.MappingProxyType, types.MethodWrapperType)
-_DUNDERS = (
-    "__add__",
-    "__radd__",
-    "__mul__",
-    "__rmul__",
-    "__sub__",
-    "__rsub__",
-    "__truediv__",
-    "__matmul__",
-    "__rmatmul__",
-)
-_DUNDERS += (
-    "__eq__",
-    "__lt__",
-    "__gt__",
-    "__le__",
-    "__ge__",
-    "__neg__",
-    "__contains__",
-    "__iadd__",
-    "__pow__",
-    "__mod__",
-)
 
 
 class ObjectHooks(Watch):
@@ -97,17 +79,24 @@ class ObjectHooks(Watch):
             return v
         if isinstance(v, SymbolicScalar):
             return v
-        if policy.is_user(kind) and any(policy.user_dunder(v, d) for d in _DUNDERS):
-            self.tracer.stop(f"it uses an operator that the class {kind.__name__} defines in Python")
-        return self.known(v)
+        tracked = self.overlay.tracked_of(v)
+        return tracked if tracked is not None else self.known(v)
 
     def compared(self, v: Any) -> Any:
         """An operand of a comparison."""
-        return ComparedSize(v, self.tracer) if isinstance(v, Dim) else self.operand(v)
+        if isinstance(v, Dim):
+            return ComparedSize(v, self.tracer)
+        if policy.is_user(type(v)) and any(policy.user_dunder(v, f"__{d}__") for d in dunders.ASKED):
+            if not g.is_value(v):
+                return dunders.Compared(self, v)
+        return self.operand(v)
 
     def known(self, v: Any) -> Any:
         """`v`, unless it is an object from outside whose contents can change without a guard noticing."""
         kind = type(v)
+        tracked = self.overlay.tracked_of(v)
+        if tracked is not None:
+            return tracked.plain()
         if (
             g.is_value(v)
             or g.is_content(v)
@@ -154,18 +143,34 @@ class ObjectHooks(Watch):
         return v
 
     def binary(self, symbol: str, a: Any, b: Any) -> Any:
+        name = dunders.NAMES[symbol]
+        if dunders.has_operator(a, name) or dunders.has_operator(b, name):
+            return dunders.binary(self, symbol, a, b)
+        if symbol == "%" and isinstance(a, (str, bytes, text.TracedText)):
+            return text.percent(self, a, b)
         a, b = self.operand(a), self.operand(b)
         if isinstance(a, Tensor) or isinstance(b, Tensor):
             self.adopt(a)
             self.adopt(b)
             a, b = array_mode.meet(a, b)
-        if symbol == "%" and isinstance(a, (str, bytes)):
-            self.formatted(b)
         return self.result(_BINARY[symbol](a, b))
+
+    def unary(self, name: str, v: Any) -> Any:
+        """`-v`, `+v`, `~v`"""
+        own = dunders.user_method(v, f"__{name}__")
+        return self.call(own) if own is not None else self.result(getattr(operator, name)(self.operand(v)))
 
     def augmented(self, symbol: str, a: Any, b: Any) -> Any:
         """`a += b` for a name: in place where `a` can."""
+        name = dunders.NAMES[symbol]
+        if dunders.has_operator(a, name) or dunders.has_operator(b, name):
+            return dunders.in_place(self, symbol, a, b)
+        tracked = self.overlay.changing(a) if policy.is_mutating(a, f"__i{name}__") else None
+        if tracked is not None:
+            return tracked.call(f"__i{name}__", (b,), {})
         b = self.operand(b)
+        if isinstance(a, (str, text.TracedText)):
+            return self.binary(symbol, a, b)
         a = self.operand(a) if isinstance(a, np.ndarray) else a
         self.mutable(a)
         if isinstance(a, Tensor) or isinstance(b, Tensor):
@@ -180,6 +185,7 @@ class ObjectHooks(Watch):
         setattr(self.owner(obj, name), name, value)
 
     def augment_item(self, symbol: str, obj: Any, key: Any, b: Any) -> None:
+        key = settled(key)
         target = self.container(obj)
         if type(obj) is np.ndarray and not isinstance(target, np.ndarray):
             obj = target
@@ -187,8 +193,15 @@ class ObjectHooks(Watch):
 
     def test(self, v: Any) -> Any:
         """A truth test. (Tensors ask the tracer themselves.)"""
-        if policy.user_dunder(v, "__bool__") or policy.user_dunder(v, "__len__"):
-            self.tracer.stop(f"it tests an object of class {type(v).__name__}, which defines that in Python")
+        own = dunders.user_method(v, "__bool__")
+        if own is not None:
+            return self.call(own)
+        own = dunders.user_method(v, "__len__")
+        if own is not None:
+            return self.call(own) != 0
+        tracked = self.overlay.tracked_of(v)
+        if tracked is not None:
+            return tracked.truth()
         return self.array(v) if type(v) is np.ndarray else self.known(v)
 
     def iterate(self, v: Any) -> Any:
@@ -196,29 +209,40 @@ class ObjectHooks(Watch):
             return self.array(v)
         own = policy.user_dunder(v, "__iter__")
         if own is not None:
-            return self.call(types.MethodType(own, v))
+            made = self.call(types.MethodType(own, v))
+            return self.own(dunders.advance(self, made)) if policy.user_dunder(made, "__next__") else self.iterate(made)
+        if own is None and policy.user_dunder(v, "__getitem__") and not hasattr(type(v), "__iter__"):
+            return self.own(dunders.by_index(self, v))
         if hasattr(type(v), "__next__") and not self.is_ours(v):
             self.tracer.stop("it advances an iterator that was made outside")
         if policy.is_library(policy.module_of(type(v))) and ".data" in policy.module_of(type(v)):
             self.tracer.stop(f"it iterates over a {type(v).__name__}")
         return self.known(v)
 
-    def formatted(self, v: Any) -> Any:
-        parts = v if isinstance(v, (list, tuple)) else (v,)
-        if not all(g.is_value(p) for p in parts) or any(isinstance(p, SymbolicScalar) for p in parts):
-            self.tracer.stop(f"it turns a {type(v).__name__} into text")
-        return v
+    def formatted(self, v: Any, conversion: str | None = None, spec: Any = "") -> Any:
+        """A value in a text: a str, or a text with holes."""
+        return text.formatted(self, v, conversion, spec)
+
+    def joined(self, *parts: Any) -> Any:
+        """The pieces of an f-string."""
+        return text.join(self, list(parts))
+
+    def unpacked(self, v: Any) -> Any:
+        """The dict of `**v`."""
+        return self.overlay.plain(v)
+
+    def match(self, subject: Any, pattern: tuple) -> dict[str, Any] | None:
+        """What a `case` binds, or None."""
+        return matching.match(self, subject, pattern)
 
     def context(self, v: Any) -> Any:
-        if (
-            policy.is_user(type(v))
-            or policy.is_standard(policy.module_of(type(v)))
-            and type(v).__name__
-            not in (
-                "nullcontext",
-                "suppress",
-            )
-        ):
+        kind = type(v)
+        if policy.is_user(kind) and hasattr(kind, "__enter__"):
+            return dunders.Context(self, v)
+        generator = kind is contextlib._GeneratorContextManager and id(v) in self.tracer.created
+        if policy.is_standard(policy.module_of(kind)) and not generator:
+            if kind.__name__ in ("nullcontext", "suppress"):
+                return v
             self.tracer.stop(f"it enters a {type(v).__name__} context")
         return v
 
@@ -231,6 +255,14 @@ class ObjectHooks(Watch):
                 self.tracer.stop(f"it imports {m}")
             for n in names:
                 self.guard_global(module.__dict__, n)
+
+    def importing_near(self, level: int, module: str, space: Any, names: tuple) -> None:
+        """`from .module import names`"""
+        package = space.__package__ or space.__name__.rpartition(".")[0]
+        full = importlib.util.resolve_name("." * level + module, package)
+        for n in names:
+            inner = f"{full}.{n}"
+            self.importing((full,), (n,)) if hasattr(sys.modules.get(full), n) else self.importing((inner,), ())
 
     # ---- objects
 
@@ -246,9 +278,17 @@ class ObjectHooks(Watch):
             if name in ("data", "_data", "__array_interface__", "ctypes"):
                 self.tracer.stop(f"it reads .{name} of a tensor")
             return getattr(obj, name)
+        found = self.overlay.attribute(obj, name)
+        if found is not MISSING and found is not DELETED:
+            return found
         if type(obj) is np.ndarray:
             return self.attribute(self.array(obj), name) if not self.made_here(obj) else getattr(obj, name)
+        if isinstance(obj, super):
+            return self._super_attribute(obj, name)
         if isinstance(obj, types.ModuleType):
+            v = self.overlay.load(obj.__dict__, name)
+            if v is not MISSING and v is not DELETED:
+                return v
             v = getattr(obj, name)
             mutable = policy.is_standard(obj.__name__) and not callable(v) and not isinstance(v, types.ModuleType)
             if (mutable or policy.is_user_module(obj.__name__)) and name in obj.__dict__:
@@ -265,9 +305,37 @@ class ObjectHooks(Watch):
         found = inspect.getattr_static(type(obj), name, None)
         if isinstance(found, property) and isinstance(found.fget, types.FunctionType) and policy.is_user(found.fget):
             return self.call(types.MethodType(found.fget, obj))
+        own = getattr(obj, "__dict__", None)
+        if isinstance(found, functools.cached_property) and (own is None or name not in own):
+            value = self.call(found.func, obj)
+            if own is not None:
+                own[name] = value
+            return value
+        if found is None and (own is None or name not in own) and policy.user_dunder(obj, "__getattr__"):
+            return self.call(types.MethodType(type(obj).__getattr__, obj), name)
+        return getattr(obj, name)
+
+    def _super_attribute(self, obj: Any, name: str) -> Any:
+        """An attribute of `super()`."""
+        x = obj.__self__
+        mro = (x if obj.__self_class__ is x else type(x)).__mro__
+        for c in mro[mro.index(obj.__thisclass__) + 1 :]:
+            if name in c.__dict__:
+                if policy.is_user(c):
+                    self.guard_class(c, name)
+                found = c.__dict__[name]
+                if isinstance(found, property) and policy.is_user(found.fget):
+                    return self.call(types.MethodType(found.fget, x))  # type: ignore[arg-type]
+                break
         return getattr(obj, name)
 
     def _class_attribute(self, cls: type, name: str) -> Any:
+        for c in cls.__mro__:
+            if name in c.__dict__:
+                found = self.overlay.attribute(c, name)
+                if found is not MISSING and found is not DELETED:
+                    return found
+                break
         self.guard_class(cls, name)
         v = getattr(cls, name)
         return self.external(v, f"{cls.__name__}.{name}") if not isinstance(v, types.FunctionType) else v
@@ -294,10 +362,30 @@ class ObjectHooks(Watch):
             if policy.user_dunder(obj, "__getattribute__"):
                 self.tracer.stop(f"class {cls.__name__} defines __getattribute__")
         members = getattr(obj, "__dict__", None)
-        if isinstance(static, functools.cached_property):
-            self.tracer.stop(f"it reads the cached property {name}")
-        if static is None and (members is None or name not in members) and policy.user_dunder(obj, "__getattr__"):
-            self.tracer.stop(f"class {cls.__name__} defines __getattr__")
+        mine = members is not None and name in members and (id(obj), name) not in self.overlay.attributes
+        if isinstance(static, functools.cached_property) and not mine:
+            self.guard_class(cls, name)
+            self._absent(obj, name)
+            value = self.call(static.func, obj)
+            self.overlay.set_attribute(obj, name, value)
+            return value
+        if static is None and not mine and policy.user_dunder(obj, "__getattr__"):
+            self.guard_class(cls, "__getattr__")
+            self._absent(obj, name)
+            return self.call(types.MethodType(cls.__getattr__, obj), name)  # type: ignore[attr-defined]
+        if static is not None and not mine and policy.is_user(cls):
+            for c in cls.__mro__:
+                if name in c.__dict__:
+                    found = self.overlay.attribute(c, name)
+                    if found is not MISSING and found is not DELETED:
+                        self._absent(obj, name)
+                        return found
+                    break
+        if members is not None and name in members and not mine:
+            if static is None:
+                raise AttributeError(f"{cls.__name__!r} object has no attribute {name!r}")
+            v = getattr(cls, name)
+            return types.MethodType(v, obj) if isinstance(v, types.FunctionType) else v
         v = getattr(obj, name)
         path = self._path(obj, name)
         if static is not None:
@@ -332,11 +420,79 @@ class ObjectHooks(Watch):
             if type(obj._data) is np.ndarray and id(obj) not in self.tracer.created:
                 self.tracer.remember(obj)
             return obj
-        if not self.is_ours(obj):
-            self.tracer.stop(f"it sets the attribute {name} of an object of class {type(obj).__name__} from outside")
-        if policy.user_dunder(obj, "__setattr__"):
-            self.tracer.stop(f"class {type(obj).__name__} defines __setattr__")
-        return obj
+        return dunders.Setter(self, obj)
+
+    def set_attribute(self, obj: Any, name: str, value: Any) -> None:
+        """`obj.name = value`"""
+        if isinstance(obj, Tensor):
+            setattr(self.owner(obj, name), name, value)
+            return
+        cls = type(obj)
+        own = policy.user_dunder(obj, "__setattr__")
+        if own is not None and not isinstance(obj, type):
+            if policy.is_generated(own):  # of a frozen dataclass: it raises
+                own(obj, name, value)
+            else:
+                self.guard_class(cls, "__setattr__")
+                self.call(types.MethodType(own, obj), name, value)
+            return
+        self.put_attribute(obj, name, value)
+
+    def put_attribute(self, obj: Any, name: str, value: Any) -> None:
+        """As `object.__setattr__` does."""
+        cls = type(obj)
+        static = inspect.getattr_static(cls, name, None)
+        if isinstance(static, property) and isinstance(static.fset, types.FunctionType) and policy.is_user(static.fset):
+            self.guard_class(cls, name)
+            self.call(types.MethodType(static.fset, obj), value)
+            return
+        if self.is_ours(obj):
+            object.__setattr__(obj, name, value)
+            return
+        if isinstance(obj, types.ModuleType):
+            self.overlay.store(obj.__dict__, name, value)
+            return
+        if isinstance(obj, type):
+            if dunders.is_made_class(obj):
+                setattr(obj, name, value)
+            elif policy.is_user(obj):
+                self.overlay.set_attribute(obj, name, value)
+            else:
+                self.tracer.stop(f"it sets the attribute {name} of the class {obj.__name__}")
+            return
+        if isinstance(obj, types.FunctionType) and is_instrumented(obj.__code__):
+            setattr(obj, name, value)
+            return
+        slot = isinstance(static, types.MemberDescriptorType)
+        if not slot and (hasattr(type(static), "__set__") or not hasattr(obj, "__dict__")):
+            if isinstance(static, property) or static is None:
+                object.__setattr__(obj, name, value)  # raises
+            self.tracer.stop(f"it sets the attribute {name} of a {cls.__name__}")
+        plain = policy.is_user(cls) or cls is types.SimpleNamespace or hasattr(obj, "_modules")
+        if not plain and not (isinstance(obj, types.FunctionType) and policy.is_user(obj)):
+            self.tracer.stop(f"it sets the attribute {name} of an object of class {cls.__name__} from outside")
+        self.overlay.set_attribute(obj, name, value)
+
+    def delete_attribute(self, obj: Any, name: str) -> None:
+        """`del obj.name`"""
+        if isinstance(obj, (Tensor, type, types.ModuleType)) or hasattr(obj, "_modules"):
+            self.tracer.stop(f"it deletes the attribute {name} of a {type(obj).__name__}")
+        own = dunders.user_method(obj, "__delattr__")
+        if own is not None:
+            self.call(own, name)
+        elif self.is_ours(obj):
+            delattr(obj, name)
+        else:
+            self.attribute(obj, name)  # raises if there is none
+            self.overlay.set_attribute(obj, name, DELETED)
+
+    def _absent(self, obj: Any, name: str) -> None:
+        """Guards that the object itself has no such attribute."""
+        members = getattr(obj, "__dict__", None)
+        if isinstance(members, dict) and name not in members and self.once("absent", id(obj), name):
+            if not self.overlay.volatile.has("attribute", obj, name):
+                expected = g.Same(g.ABSENT)
+                self.guards.append(g.ItemGuard(members, name, expected, f"there is no attribute {name}"))
 
     def indexed(self, v: Any) -> Any:
         """An object that is about to be subscripted."""
@@ -344,8 +500,16 @@ class ObjectHooks(Watch):
             return self.array(v)
         if isinstance(v, param_groups()):
             return _Options(self, v)
-        own = policy.user_dunder(v, "__getitem__")
-        return _Items(self, types.MethodType(own, v)) if own is not None else self.known(v)
+        tracked = self.overlay.tracked_of(v)
+        if tracked is not None:
+            return dunders.Items(self, lambda name, args: tracked.call(name, args, {}))
+        return self._items(v, "__getitem__") or self.known(v)
+
+    def _items(self, v: Any, name: str) -> Any:
+        """Stands for an object whose item access is the user's."""
+        if policy.user_dunder(v, name) is None:
+            return None
+        return dunders.Items(self, lambda name, args: self.call(types.MethodType(getattr(type(v), name), v), *args))
 
     def options(self, v: Any, key: Any = None) -> None:
         """If `v` is a parameter group: guards its option `key` (None: all) by value, as Python is about to see it."""
@@ -361,8 +525,12 @@ class ObjectHooks(Watch):
             return v
         if type(v) is np.ndarray and not self.made_here(v):
             return self.array(v)
-        if policy.user_dunder(v, "__setitem__") or policy.user_dunder(v, "__delitem__"):
-            self.tracer.stop(f"it sets an item of a {type(v).__name__}")
+        own = self._items(v, "__setitem__") or self._items(v, "__delitem__")
+        if own is not None:
+            return own
+        tracked = self.overlay.changing(v)
+        if tracked is not None:
+            return dunders.Items(self, lambda name, args: tracked.call(name, args, {}))
         self.mutable(v)
         return v
 
@@ -382,16 +550,6 @@ class ObjectHooks(Watch):
             and (self.before is not None or not g.is_content(v) and type(v) is not bytearray)
         ):
             self.tracer.stop(f"it changes a {type(v).__name__} that existed before the call")
-
-
-class _Items:
-    """Stands for an object whose `__getitem__` is the user's."""
-
-    def __init__(self, hooks: ObjectHooks, method: Any):
-        self._hooks, self._method = hooks, method
-
-    def __getitem__(self, key: Any) -> Any:
-        return self._hooks.call(self._method, key)
 
 
 class _Options:

@@ -3,11 +3,12 @@ and the rest ends the capture with a reason."""
 
 from __future__ import annotations
 
+import collections
 import sys
 import types
 from typing import Any
 
-_LIBRARY = __name__.partition(".")[0]
+_LIBRARY = LIBRARY = __name__.partition(".")[0]
 # Programs that come with the library, and are compiled as a user's would be.
 PROGRAMS = frozenset(f"{_LIBRARY}.frontend.{name}" for name in ("demo", "workloads"))
 
@@ -86,11 +87,20 @@ READ_ONLY_METHODS = frozenset(
 IMPURE_NAMES = frozenset("manual_seed set_default_dtype seed set_state get_state set_num_threads".split())
 MUTATING_METHODS = {
     list: frozenset("append extend insert remove pop clear sort reverse __setitem__ __delitem__ __iadd__".split()),
-    dict: frozenset("update pop popitem clear setdefault __setitem__ __delitem__ __ior__".split()),
+    dict: frozenset("update pop popitem clear setdefault move_to_end __setitem__ __delitem__ __ior__".split()),
     set: frozenset(
         "add remove discard pop clear update intersection_update difference_update symmetric_difference_update".split()
     ),
+    collections.deque: frozenset(
+        "append appendleft extend extendleft insert remove pop popleft clear reverse rotate".split()
+    ),
     bytearray: frozenset("append extend insert remove pop clear sort reverse __setitem__ __delitem__".split()),
+}
+IN_PLACE = {
+    list: frozenset(("__iadd__", "__imul__")),
+    dict: frozenset(("__ior__",)),
+    set: frozenset(("__ior__", "__iand__", "__isub__", "__ixor__")),
+    collections.deque: frozenset(("__iadd__", "__imul__")),
 }
 ARRAY_MUTATORS = frozenset("fill sort partition put itemset resize setfield setflags byteswap __setitem__".split())
 NUMPY_IMPURE = frozenset(
@@ -152,6 +162,11 @@ def user_dunder(x: Any, name: str) -> types.FunctionType | None:
     """The user's own Python implementation of a special method of `x`, if that is what would be called."""
     found = getattr(type(x), name, None)
     return found if isinstance(found, types.FunctionType) and is_user(found) else None
+
+
+def is_mutating(x: Any, name: str) -> bool:
+    """Whether the in-place operator `name` changes a builtin container."""
+    return any(isinstance(x, kind) and name in names for kind, names in IN_PLACE.items())
 
 
 def is_generated(f: types.FunctionType) -> bool:

@@ -44,23 +44,26 @@ def is_dataclass(kind: type) -> bool:
     )
 
 
-def flatten(x: Any) -> tuple[list[Any], Spec]:
-    """The leaves of `x`, left to right (dicts in their own order), and the nesting."""
+def flatten(x: Any, whole: Callable[[Any], bool] | None = None) -> tuple[list[Any], Spec]:
+    """The leaves of `x`, left to right (dicts in their own order), and the nesting. whole: containers that are leaves."""
     leaves: list[Any] = []
-    return leaves, _flatten(x, leaves)
+    return leaves, _flatten(x, leaves, whole)
 
 
-def _flatten(x: Any, leaves: list[Any]) -> Spec:
+def _flatten(x: Any, leaves: list[Any], whole: Callable[[Any], bool] | None) -> Spec:
     kind = type(x)
+    if whole is not None and is_container(x) and whole(x):
+        leaves.append(x)
+        return LEAF
     if kind is tuple or kind is list:
-        return Spec(kind, (), tuple([_flatten(v, leaves) for v in x]))
+        return Spec(kind, (), tuple([_flatten(v, leaves, whole) for v in x]))
     if kind is dict or kind is OrderedDict:
-        return Spec(kind, tuple(x), tuple([_flatten(v, leaves) for v in x.values()]))
+        return Spec(kind, tuple(x), tuple([_flatten(v, leaves, whole) for v in x.values()]))
     if is_namedtuple(kind):
-        return Spec(kind, (), tuple([_flatten(v, leaves) for v in x]))
+        return Spec(kind, (), tuple([_flatten(v, leaves, whole) for v in x]))
     if is_dataclass(kind):
         names = tuple(f.name for f in dataclasses.fields(x) if hasattr(x, f.name))
-        return Spec(kind, names, tuple([_flatten(getattr(x, n), leaves) for n in names]))
+        return Spec(kind, names, tuple([_flatten(getattr(x, n), leaves, whole) for n in names]))
     leaves.append(x)
     return LEAF
 

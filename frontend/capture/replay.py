@@ -17,7 +17,9 @@ from ..dispatch import run as run_op
 from ..tape import root_of
 from ..tensor import Tensor, new_tensor
 from . import pytree
+from .effects import Action, Composite, parts_of
 from .guards import Guard
+from .origins import Call, NumberSource, ReadSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class ArraySource:
 class GradSource:
     """The `.grad` that a tensor has when the call begins."""
 
-    of: "ArgSource | TensorSource | GradSource"
+    of: "ArgSource | TensorSource | GradSource | ReadSource"
     path: str
     kind: str = "state"
 
@@ -108,8 +110,8 @@ class GradSource:
         return self.tensor(leaves)._data
 
 
-Source = ArgSource | ScalarSource | TensorSource | ArraySource | GradSource
-TensorLike = ArgSource | TensorSource | GradSource
+Source = ArgSource | ScalarSource | TensorSource | ArraySource | GradSource | ReadSource | NumberSource
+TensorLike = ArgSource | TensorSource | GradSource | ReadSource
 
 # ------------------------------------------------------------------ recipes: how a result is made
 
@@ -155,7 +157,7 @@ class View:
     detached: bool = False
 
 
-Recipe = Fresh | Static | Alias | Leaf | View
+Recipe = Fresh | Static | Alias | Leaf | View | Composite
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,7 @@ class Captured:
     executable: Any = None  # of `rest`
     native: Any = None  # its NativeTrace; False when the native entry can't serve it
     calls: int = 0
+    actions: list[Action] = field(default_factory=list)  # what it does to Python objects
 
     def matches(self, leaves: Sequence[Any]) -> Guard | None:
         """None if every guard holds, else the first that does not."""
@@ -218,11 +221,18 @@ class Captured:
         """Those of the segments above, too."""
         return [g for segment, _ in self.above for g in segment.guards] + self.guards
 
-    def commit(self, leaves: Sequence[Any], arrays: list[np.ndarray], outputs: list[Any]) -> Any:
-        """Builds the results and replays the effects."""
+    def commit(
+        self,
+        leaves: Sequence[Any],
+        arrays: list[np.ndarray],
+        outputs: list[Any],
+        call: Call | None = None,
+        act: bool = True,
+    ) -> Any:
+        """Builds the results and replays the effects. call: the arguments. act: False leaves Python objects alone."""
         for k, target in self.writes:
             source = self.sources[target]
-            if isinstance(source, (ArgSource, TensorSource, GradSource)):
+            if isinstance(source, (ArgSource, TensorSource, GradSource, ReadSource)):
                 t = source.tensor(leaves)
                 if isinstance(t, Tensor):
                     t = root_of(t)
@@ -230,22 +240,30 @@ class Captured:
         made: dict[int, Any] = {}
         if self.backward is not None:  # before views of the results are made: they take part in the history
             self._connect(leaves, arrays, outputs, made)
-        results = [self._make(r, leaves, outputs, made) for r in self.recipes]
-        for effect in self.effects:
-            grad = None if effect.recipe is None else self._make(effect.recipe, leaves, outputs, made)
-            effect.target.tensor(leaves)._grad = grad
+        results = [self._make(r, leaves, outputs, made, call) for r in self.recipes]
+        grads = [None if e.recipe is None else self._make(e.recipe, leaves, outputs, made, call) for e in self.effects]
+        steps = [a.prepare(lambda r: self._make(r, leaves, outputs, made, call), call) for a in self.actions if act]
+        targets = [e.target.tensor(leaves) for e in self.effects]
+        for target, grad in zip(targets, grads):
+            target._grad = grad
+        for step in steps:
+            step()
         self.calls += 1
         return pytree.unflatten(self.spec, results)
 
-    def _make(self, r: Recipe, leaves: Sequence[Any], outputs: list[Any], made: dict[int, Any]) -> Any:
+    def _make(
+        self, r: Recipe, leaves: Sequence[Any], outputs: list[Any], made: dict[int, Any], call: Call | None = None
+    ) -> Any:
+        if isinstance(r, Static):
+            return r.value
         found = made.get(id(r))
         if found is not None:
             return found
+        if isinstance(r, Composite):
+            return r.build(lambda part: self._make(part, leaves, outputs, made, call), made, call)
         if isinstance(r, Fresh):
             array = outputs[r.output]
             out = new_tensor(array) if r.kind == "tensor" else as_kind(array, r.kind)
-        elif isinstance(r, Static):
-            return r.value
         elif isinstance(r, Leaf):
             return leaves[r.leaf]
         elif isinstance(r, Alias):
@@ -263,12 +281,15 @@ class Captured:
 
         assert self.backward is not None
         roots: list[Tensor | None] = [None] * len(self.backward.roots)
-        for r in (*self.recipes, *(e.recipe for e in self.effects)):
+        for r in parts_of(
+            [*self.recipes, *(e.recipe for e in self.effects), *(r for a in self.actions for r in a.recipes)]
+        ):
             while isinstance(r, View):
                 r = r.base
             if isinstance(r, Fresh) and r.requires_grad:
                 roots[self.backward.roots.index(r.output)] = self._make(r, leaves, outputs, made)
-        inputs = [s.tensor(leaves) if not isinstance(s, (ScalarSource, ArraySource)) else None for s in self.sources]
+        numbers = (ScalarSource, ArraySource, NumberSource)
+        inputs = [s.tensor(leaves) if not isinstance(s, numbers) else None for s in self.sources]
         tensors = [t if isinstance(t, Tensor) else None for t in inputs]
         written = frozenset(target for _, target in self.writes)
         connect(self.backward, roots, leaves, arrays, outputs, tensors, self.graph, written)
@@ -294,4 +315,6 @@ def _object(source: Source, leaves: Sequence[Any]) -> Any:
         return source.held
     if isinstance(source, ScalarSource):
         return leaves[source.leaf]
+    if isinstance(source, NumberSource):
+        return source.origin.fetch()
     return source.tensor(leaves)

@@ -19,6 +19,7 @@ from ...ir.types import TensorType
 from ..state import state
 from ..tensor import Tensor, new_tensor
 from ..trace_views import TraceViews
+from .origins import NumberSource
 from .policy import PROGRAMS
 from .reach import Reach, Young
 from .replay import ArgSource, ArraySource, GradSource, ScalarSource, Source, TensorLike, TensorSource
@@ -291,7 +292,7 @@ class Tracer(TraceViews):
         if found is None:
             self.remember(t)
             source = self.source_of(t)
-            if isinstance(source, (ArraySource, ScalarSource)):
+            if isinstance(source, (ArraySource, ScalarSource, NumberSource)):
                 self.stop("it takes the gradient of a NumPy array")
             found = self.grads[id(t)] = GradSlot(t, source, t._grad, t._grad)
             if t._grad is not None and id(t._grad) not in self.known:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import types
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -11,26 +12,29 @@ import numpy as np
 from ..tensor import Tensor
 from . import guards as g
 from . import policy
+from .overlay import Overlay, Volatile, volatile_members
 from .tracer import Tracer
 
 
 class Watch:
     """Guards of one trace: globals, closure cells, attributes, contents of containers, modules and optimizers."""
 
-    def __init__(self, tracer: Tracer):
+    def __init__(self, tracer: Tracer, volatile: Volatile | None = None):
         self.tracer = tracer
+        self.overlay: Overlay = Overlay(self, volatile or Volatile())  # type: ignore[arg-type]
         self.guards: list[g.Guard] = []
         self.epoch_guard = g.EpochGuard()
         self.seen_objects: dict[int, Any] = {}  # what was read from outside
         self.before: set[int] | None = None  # while a loop is tried: what the trace had made before that
         self.open_loops: list[str] = []  # why loops did not close
-        self._guarded: set[tuple] = set()
+        self.guarded: set[tuple] = set()
+        self._outside: set[int] = set()  # ids of closure cells of functions that were there before
         self._entered: dict[int, Any] = {}
         self._watched: dict[int, Any] = {}
 
     def expect(self, v: Any, what: str) -> g.Expectation:
         try:
-            return g.expect(v)
+            return g.expect(v, same=self.overlay.loose)
         except g.TooLarge:
             self.tracer.stop(f"{what} is too large a container to be compared on every call")
 
@@ -39,9 +43,9 @@ class Watch:
         return id(v) in self.tracer.created and (self.before is None or id(v) not in self.before)
 
     def once(self, *key: Any) -> bool:
-        if key in self._guarded:
+        if key in self.guarded:
             return False
-        self._guarded.add(key)
+        self.guarded.add(key)
         return True
 
     def external(self, v: Any, path: str) -> Any:
@@ -99,7 +103,9 @@ class Watch:
         self._watched[id(x)] = x
         members = x.__dict__
         watched = {k: v for k, v in members.items() if k not in ("param_groups", "state", "defaults")}
-        self.epoch_guard.entries.append((members, _Members(watched), f"attributes of {path}"))
+        names = volatile_members(x) if "_modules" in members else set()
+        expected = _Members(watched, names, self.overlay.loose)
+        self.epoch_guard.entries.append((members, expected, f"attributes of {path}"))
         for v in watched.values():
             self.note(v)
 
@@ -109,8 +115,9 @@ class Watch:
             return
         self._entered[id(function)] = function
         code = function.__code__
-        for name in sorted(_global_names(code)):
+        for name in sorted(global_names(code)):
             self.guard_global(function.__globals__, name)
+        self._outside.update(map(id, function.__closure__ or ()))
         for name, cell in zip(code.co_freevars, function.__closure__ or ()):
             if name != "__class__":
                 self._cell(cell, name)
@@ -120,7 +127,7 @@ class Watch:
                 self.guard_content(v, f"a default of {function.__name__}")
 
     def guard_global(self, namespace: dict, name: str) -> None:
-        if not self.once("global", id(namespace), name):
+        if self.overlay.volatile.has("item", namespace, name) or not self.once("global", id(namespace), name):
             return
         v = namespace.get(name, g.ABSENT)
         if v is g.ABSENT:
@@ -135,7 +142,7 @@ class Watch:
         self.guards.append(g.ItemGuard(namespace, name, expected, f"global {name} is {expected}"))
 
     def _cell(self, cell: types.CellType, name: str) -> None:
-        if not self.once("cell", id(cell)):
+        if self.overlay.volatile.has("cell", cell) or not self.once("cell", id(cell)):
             return
         try:
             v = cell.cell_contents
@@ -147,19 +154,27 @@ class Watch:
         self.guards.append(g.CellGuard(cell, expected, f"closure variable {name} is {expected}"))
 
     def guard_content(self, v: Any, text: str) -> None:
+        if id(v) in self.overlay.loose:
+            return
         expected = self.expect(v, text)
         self.guards.append(g.ContentGuard(v, expected, f"{text} is {expected}"))
 
 
 class _Members:
-    """Expects the members of an object to be as they were, names that optimizers keep in tensors aside."""
+    """Expects the members of an object to be as they were, names that optimizers keep in tensors aside. `volatile`: names
+    that compiled functions set, which have guards of their own; the set grows."""
 
-    def __init__(self, members: dict):
-        self.items = {k: _loose(v) for k, v in members.items()}
-        self.count = len(members)
+    def __init__(self, members: dict, volatile: set[str], same: Collection[int]):
+        self.volatile, kept = volatile, {k: v for k, v in members.items() if k not in volatile}
+        self.items: dict[str, Any] = {k: _loose(v, same) for k, v in kept.items()}
+        if volatile and "_buffers" in kept:
+            self.items["_buffers"] = _Members(kept["_buffers"], volatile, same)
+        self.count = len(kept)
 
     def match(self, members: Any) -> bool:
-        skipped = sum(k in members for k in ("param_groups", "state", "defaults"))
+        if not self.volatile.isdisjoint(self.items):
+            return False
+        skipped = sum(k in members for k in ("param_groups", "state", "defaults", *self.volatile))
         if len(members) - skipped != self.count:
             return False
         return all(e.match(members.get(k, g.ABSENT)) for k, e in self.items.items())
@@ -168,10 +183,10 @@ class _Members:
         return f"the same {self.count} attributes"
 
 
-def _loose(v: Any) -> g.Expectation:
+def _loose(v: Any, same: Collection[int] = ()) -> g.Expectation:
     """Contents where they can be compared, else identity."""
     try:
-        return g.expect(v)
+        return g.expect(v, same=same)
     except g.TooLarge:
         return g.Same(v)
 
@@ -188,10 +203,10 @@ def param_groups() -> tuple[type, ...]:
     return (ParamGroup,)
 
 
-def _global_names(code: types.CodeType) -> set[str]:
+def global_names(code: types.CodeType) -> set[str]:
     """Names that `code`, and what is nested in it, reads as globals."""
     names = {i.argval for i in dis.get_instructions(code) if i.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
     for c in code.co_consts:
         if isinstance(c, types.CodeType):
-            names |= _global_names(c)
+            names |= global_names(c)
     return names

@@ -119,13 +119,8 @@ def draws_from_numpy(x):
 @pytest.mark.parametrize(
     "f",
     [
-        prints,
         goes_to_numpy,
         reads_the_clock,
-        counts,
-        appends,
-        sets_an_attribute,
-        assigns_a_global,
         makes_text,
         draws_from_numpy,
     ],
@@ -326,7 +321,7 @@ def test_the_trace_touches_nothing_when_it_stops():
         with tr.no_grad():
             buffer.add_(w.grad)
             w.mul_(2.0)
-        print(end="")
+        time.time()
         return loss
 
     with pytest.warns(CaptureWarning):
@@ -464,8 +459,8 @@ def test_methods_replaced_on_a_class_are_noticed():
     assert fn(x).item() == 3.0
 
 
-def test_functions_that_are_returned_end_the_capture():
-    with pytest.raises(CaptureError, match="function"):
-        strict(lambda x: (x, lambda: x))(vector(1.0))
-    with pytest.raises(CaptureError, match="existed before"):
-        strict(lambda x: LIST)(vector(1.0))
+def test_functions_and_containers_are_returned():
+    fn = strict(lambda x: (x, lambda: x * 2))
+    for v in (1.0, 2.0):
+        assert fn(vector(v))[1]().item() == 2 * v
+    assert strict(lambda x: LIST)(vector(1.0)) is LIST
