@@ -326,7 +326,7 @@ class Loop:
             with hooks.attempting():
                 closed = _closed(values, free, test, body)
         except (NotClosed, Specialize, Exception) as e:  # whatever it is, plain steps show it again
-            what = str(e) if isinstance(e, NotClosed) else f"{type(e).__name__}: {e}"
+            what = str(e) if isinstance(e, NotClosed) else f"a step may raise a {type(e).__name__}"
             note = f"{user_location()}: the loop runs step by step: {what}"
             if note not in hooks.open_loops:
                 hooks.open_loops.append(note)
