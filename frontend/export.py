@@ -155,7 +155,7 @@ def _capture(
     while True:
         try:
             with no_grad():
-                return capture(function, args, kwargs, static, _Tracer(name, paths, shapes), volatile), static
+                return capture(function, args, kwargs, static, _Tracer(name, paths, shapes), volatile=volatile), static
         except Restart:
             continue
         except Specialize as e:
