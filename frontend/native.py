@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import types
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ir.plan import Plan
 from ..runtime import entry
 from ..runtime.entry_layout import UnknownLayout, cell_word, slot_word, word_position
 from ..runtime.executable import Executable
@@ -154,7 +156,7 @@ class _Writer:
             written=self._versions(),
             disjoint=tuple(self.disjoint),
             arena=max(64, int(self.executable.arena_size)),  # type: ignore[arg-type]
-            release_gil=_seconds(self.executable) > LONG,
+            release_gil=_seconds(self.executable.plan) > LONG,
             keep=(self.executable,),
         )
 
@@ -431,11 +433,16 @@ def _require(holds: bool) -> None:
         raise Inexpressible("a guard that has failed meanwhile: another thread has changed something")
 
 
-def _seconds(executable: Executable) -> float:
-    """How long a plan takes on one core, roughly."""
-    costs = [kernel_cost(s.kernel) for s in executable.plan.kernel_steps]
+def _seconds(plan: Plan) -> float:
+    """How long a plan takes on one core, roughly. While loops may take forever."""
+    costs = [kernel_cost(s.kernel) for s in plan.kernel_steps]
     moved, done = sum(c.read + c.written for c in costs), sum(c.flops for c in costs)
-    return moved / BYTES_PER_SECOND + done / OPERATIONS_PER_SECOND  # type: ignore[operator]
+    total: float = moved / BYTES_PER_SECOND + done / OPERATIONS_PER_SECOND  # type: ignore[operator]
+    for s in plan.control_steps:
+        if s.node.op.name == "while":
+            return math.inf
+        total += sum(map(_seconds, s.plans)) * s.node.attrs.get("length", 1)
+    return total
 
 
 class NativeTrace:

@@ -46,7 +46,8 @@ class HostDraft:
 
     @property
     def may_fail(self) -> bool:
-        return not self.plans or any(p.checks for p in self.plans)
+        """Host steps raise, checks fail, and loops can be interrupted."""
+        return not self.plans or self.node.op.name != "cond" or any(p.checks or p.loops for p in self.plans)
 
 
 def lower_groups(partition: Partition) -> list[Draft | HostDraft]:
