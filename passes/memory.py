@@ -58,8 +58,8 @@ def lower_groups(partition: Partition) -> list[Draft | HostDraft]:
             (node,) = group.nodes
             writes = {v: None for v in node.outputs if v in partition.stored}
             if writes:
-                reads = dict.fromkeys(map(memory_root, node.inputs))
-                drafts.append(HostDraft(node, reads, writes, host_reason(node)))
+                read = dict.fromkeys(map(memory_root, node.inputs))
+                drafts.append(HostDraft(node, read, writes, host_reason(node)))
             continue
         low = GroupLowering(group, partition, "kernel")
         kernel = low.run()
