@@ -235,8 +235,10 @@ def scan(f: Callable, init: Any, xs: Any = None, length: int | None = None, reve
 
 
 def _with_saved(graph: Graph, carried: int, operands: Sequence[Tensor]) -> Graph:
-    """The body, which also hands on what each step began with if the backward pass may ask for it."""
-    if not state.grad_enabled or not any(needs_grad(t) for t in operands):
+    """The body, which also hands on what each step began with if the backward pass may ask for it: of the tape, or of a
+    body around this one."""
+    inside = isinstance(state.tracer, Body) and state.tracer.recording
+    if not state.grad_enabled or not inside and not any(needs_grad(t) for t in operands):
         return graph
     known = set(graph.outputs[carried:])
     return with_carries(graph, carried, [k for k in range(carried) if graph.inputs[k] not in known])
