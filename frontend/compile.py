@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import numpy as np
 
 from ..ir.graph import Graph
+from ..runtime import interrupts
 from . import events
 from .capture.capture import CaptureStop, Restart, Specialize, Volatile, capture, flatten_call
 from .capture.guards import Guard
@@ -184,6 +185,7 @@ class CompiledFunction:
 
     def miss(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         """A call that the native entry has no trace for: the whole way in Python."""
+        interrupts.raise_pending()  # the native entry has come back from a loop that a signal has ended
         function = self.__tracefuse_wrapped__
         if state.tracer is not None:  # library code of another trace calls this one: it becomes part of it
             return state.tracer.callable(self)(*args, **kwargs)  # type: ignore[attr-defined]

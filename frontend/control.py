@@ -49,7 +49,7 @@ def cond(pred: Any, true_fn: Callable, false_fn: Callable, *operands: Any) -> An
     needs results of the same nesting, shapes and dtypes from both functions: TypeError names what differs.
     """
     if isinstance(pred, (bool, int, float, np.bool_)):
-        return _tensors((true_fn if pred else false_fn), operands, "cond")
+        return _call(true_fn if pred else false_fn, operands, bool(pred))
     pred = as_tensor(pred)
     if pred.ndim:
         raise _error(
@@ -58,7 +58,8 @@ def cond(pred: Any, true_fn: Callable, false_fn: Callable, *operands: Any) -> An
             "element by element",
         )
     if not _recorded():
-        return _tensors((true_fn if bool(pred) else false_fn), operands, "cond")
+        holds = bool(pred)
+        return _call(true_fn if holds else false_fn, operands, holds)
     pred = pred if pred.dtype.kind == "b" else pred != 0
     given = Tree(operands, "cond: operands")
     captures = Captures()
@@ -85,9 +86,10 @@ def cond(pred: Any, true_fn: Callable, false_fn: Callable, *operands: Any) -> An
     return trees[0].rebuild(out)
 
 
-def _tensors(f: Callable, arguments: Sequence[Any], what: str) -> Any:
-    """What `f` returns, with tensors for numbers and arrays."""
-    tree = Tree(traced(f)(*arguments), f"{what}: the result")
+def _call(f: Callable, operands: Sequence[Any], holds: bool) -> Any:
+    """What a branch returns, with tensors for numbers and arrays."""
+    given = Tree(operands, "cond: operands")
+    tree = Tree(traced(f)(*given.rebuild(given.leaves)), f"cond: the result of {'true' if holds else 'false'}_fn")
     return tree.rebuild(tree.leaves)
 
 
@@ -233,8 +235,10 @@ def scan(f: Callable, init: Any, xs: Any = None, length: int | None = None, reve
 
 
 def _with_saved(graph: Graph, carried: int, operands: Sequence[Tensor]) -> Graph:
-    """The body, which also hands on what each step began with if the backward pass may ask for it."""
-    if not state.grad_enabled or not any(needs_grad(t) for t in operands):
+    """The body, which also hands on what each step began with if the backward pass may ask for it: of the tape, or of a
+    body around this one."""
+    inside = isinstance(state.tracer, Body) and state.tracer.recording
+    if not state.grad_enabled or not inside and not any(needs_grad(t) for t in operands):
         return graph
     known = set(graph.outputs[carried:])
     return with_carries(graph, carried, [k for k in range(carried) if graph.inputs[k] not in known])

@@ -79,7 +79,7 @@ class Body(Inside):
             outer = outer.outer
         if outer is None:
             raise RuntimeError(f"{user_location()}: {reason}")
-        outer.stop(reason)
+        raise outer.stop(reason)
 
     # ---- values
 

@@ -9,7 +9,7 @@ from ..ir.batching import lane_by_lane
 from ..ir.dtypes import from_numpy
 from ..ir.graph import Graph, GraphBuilder
 from ..ir.op import NO_GRADIENT, REGISTRY, OpDef
-from ..ir.plan import HostStep, Plan
+from ..ir.plan import Plan, Step
 from ..ir.target import AVX512, CUDA_SM90
 from ..ir.text import format_graph, parse_graph
 from ..ir.types import TensorType
@@ -84,7 +84,7 @@ def _triton(graphs: list[Graph]) -> str:
     plans = _plans(graphs, CUDA_SM90)
     for p in plans:
         for step in p.steps:
-            if not isinstance(step, HostStep):
+            if isinstance(step, Step):
                 lower_kernel(step.kernel, CUDA_SM90)
     return _placed(plans)
 

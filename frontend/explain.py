@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..ir.dim import DimLike
-from ..ir.graph import Graph
+from ..ir.graph import Graph, Node
 from ..ir.kernel_text import format_kernel, format_schedule
-from ..ir.plan import HostStep
+from ..ir.plan import ControlStep, HostStep, Plan, Step
 from ..ir.types import TensorType
 from .benchmark import milliseconds
 from .capture.replay import Captured
@@ -50,6 +50,28 @@ class HostReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlReport:
+    """One cond, while or scan of a plan that runs natively. graphs: its branches, or what each step computes. after:
+    kernels that run before it. source: the user's line."""
+
+    op: str
+    operands: tuple[str, ...]
+    results: tuple[str, ...]
+    graphs: tuple[GraphReport, ...]
+    source: str
+    after: int
+
+
+@dataclass(frozen=True, slots=True)
+class GraphReport:
+    """A graph that a control step runs. name: "true", "false", "cond" or "body"."""
+
+    name: str
+    kernels: tuple[KernelReport, ...]
+    control_steps: tuple[ControlReport, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryReport:
     """Bytes by what they are for. arena: all temporaries together, which share memory where their lives allow.
     in_place: inputs that kernels overwrite directly; copied: inputs overwritten by a copy at the end."""
@@ -66,9 +88,10 @@ class MemoryReport:
 @dataclass(frozen=True, slots=True)
 class TraceReport:
     """One captured graph and its code. `graph`: its text as captured; `optimized`: as fusion got it. host_steps: what
-    NumPy computes between the kernels. seconds: by stage of compiling. from_cache: kernels that did not have to be generated. entry: how calls get there, "native" or "python";
-    "not called" before the first one. lines: source text by "file:line". answers: what Python asked on the way to it, with
-    what it was told: (line, answer). notes: what it could do better, and why it does not."""
+    NumPy computes between the kernels. control_steps: loops and branches among them. seconds: by stage of compiling.
+    from_cache: kernels that did not have to be generated. entry: how calls get there, "native" or "python"; "not called"
+    before the first one. lines: source text by "file:line". answers: what Python asked on the way to it, with what it was
+    told: (line, answer). notes: what it could do better, and why it does not."""
 
     name: str
     graph: str
@@ -86,6 +109,7 @@ class TraceReport:
     host_steps: tuple[HostReport, ...] = ()
     answers: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    control_steps: tuple[ControlReport, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +229,7 @@ def _report(captured: Captured, graph: Graph, executable: Any, guards: tuple[str
         optimized=str(optimized),
         nodes=len(graph.nodes),
         optimized_nodes=len(optimized.nodes),
-        kernels=tuple(_kernel(s, native.kernels[s.kernel.name].phases) for s in native.plan.kernel_steps),
+        kernels=_kernels(native.plan, native.kernels),
         guards=guards,
         memory=_memory(graph, native.plan),
         seconds=seconds,
@@ -214,6 +238,7 @@ def _report(captured: Captured, graph: Graph, executable: Any, guards: tuple[str
         entry=_entry(captured),
         lines=lines,
         host_steps=_host_steps(native.plan),
+        control_steps=_control_steps(native.plan, native.kernels),
         answers=_answers(captured),
         notes=captured.notes,
     )
@@ -221,6 +246,10 @@ def _report(captured: Captured, graph: Graph, executable: Any, guards: tuple[str
 
 def _answers(captured: Captured) -> tuple[tuple[str, str], ...]:
     return tuple((str(segment.location), str(answer)) for segment, answer in captured.above)
+
+
+def _kernels(plan: Plan, lowered: dict[str, Any]) -> tuple[KernelReport, ...]:
+    return tuple(_kernel(s, lowered[s.kernel.name].phases) for s in plan.kernel_steps)
 
 
 def _entry(captured: Captured) -> str:
@@ -244,17 +273,40 @@ def _kernel(step: Any, phases: Any) -> KernelReport:
     )
 
 
-def _host_steps(plan: Any) -> tuple[HostReport, ...]:
+def _host_steps(plan: Plan) -> tuple[HostReport, ...]:
     out: list[HostReport] = []
-    for k, s in enumerate(plan.steps):
+    kernels = 0
+    for s in plan.steps:
+        kernels += isinstance(s, Step)
         if isinstance(s, HostStep):
-            operands, results = (tuple(str(v.type) for v in vs) for vs in (s.node.inputs, s.node.outputs))
-            source = "" if s.node.loc is None else str(s.node.loc)
-            out.append(HostReport(s.node.op.name, operands, results, s.reason, source, k - len(out)))
+            out.append(HostReport(s.node.op.name, *_types(s.node), s.reason, _source(s.node), kernels))
     return tuple(out)
 
 
-def _memory(graph: Graph, plan: Any) -> MemoryReport:
+def _control_steps(plan: Plan, lowered: dict[str, Any]) -> tuple[ControlReport, ...]:
+    out: list[ControlReport] = []
+    kernels = 0
+    for s in plan.steps:
+        kernels += isinstance(s, Step)
+        if isinstance(s, ControlStep):
+            names = [k for k, v in s.node.attrs.items() if isinstance(v, Graph)]
+            graphs = tuple(
+                GraphReport(name, _kernels(p, lowered), _control_steps(p, lowered)) for name, p in zip(names, s.plans)
+            )
+            out.append(ControlReport(s.node.op.name, *_types(s.node), graphs, _source(s.node), kernels))
+    return tuple(out)
+
+
+def _types(node: Node) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Of operands, and of results."""
+    return tuple(str(v.type) for v in node.inputs), tuple(str(v.type) for v in node.outputs)
+
+
+def _source(node: Node) -> str:
+    return "" if node.loc is None else str(node.loc)
+
+
+def _memory(graph: Graph, plan: Plan) -> MemoryReport:
     def total(kind: str) -> DimLike:
         out: DimLike = 0
         for b in plan.buffers:
@@ -295,6 +347,7 @@ def _lines(graph: Graph) -> dict[str, str]:
 def _summary(t: TraceReport, most_guards: int = 1_000_000) -> list[str]:
     counts = f"{t.nodes} nodes, {t.optimized_nodes} after passes, {len(t.kernels)} kernels"
     counts += f", {len(t.host_steps)} host steps" if t.host_steps else ""
+    counts += f", {len(t.control_steps)} loops and branches" if t.control_steps else ""
     lines = [f"trace {t.name}: {counts}; {t.calls} calls, entry: {t.entry}"]
     if t.answers:
         lines.append("where " + ", ".join(f"{line} is {answer}" for line, answer in t.answers))
@@ -328,7 +381,16 @@ def _summary(t: TraceReport, most_guards: int = 1_000_000) -> list[str]:
 
 def _host_lines(t: TraceReport, after: int) -> list[str]:
     steps = [s for s in t.host_steps if s.after == after]
-    return [f"   on the host: {s.op}({', '.join(s.operands)}): {s.reason}  {s.source}".rstrip() for s in steps]
+    lines = [f"   on the host: {s.op}({', '.join(s.operands)}): {s.reason}  {s.source}".rstrip() for s in steps]
+    return lines + [line for c in t.control_steps if c.after == after for line in _control_lines(c)]
+
+
+def _control_lines(c: ControlReport, indent: str = "   ") -> list[str]:
+    lines = [f"{indent}natively: {c.op}({', '.join(c.operands)})  {c.source}".rstrip()]
+    for g in c.graphs:
+        lines += [f"{indent}  {g.name}: {_ops(k.ops)}" for k in g.kernels]
+        lines += [line for inner in g.control_steps for line in _control_lines(inner, f"{indent}  {g.name}: ")]
+    return lines
 
 
 def _ops(ops: tuple[str, ...]) -> str:

@@ -8,6 +8,7 @@ A trace tree becomes one spec with several endings: the guards are those of all 
 from __future__ import annotations
 
 import gc
+import math
 import types
 from collections.abc import Sequence
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ir.plan import Plan
 from ..ir.types import TensorType
 from ..runtime.entry_layout import UnknownLayout, cell_word, slot_word
 from ..runtime.executable import Executable
@@ -180,7 +182,7 @@ class _Writer:
             **self._asked(),
             plan=executable.address,
             arena=max(64, int(executable.arena_size)),  # type: ignore[arg-type]
-            release_gil=_seconds(executable) > LONG,
+            release_gil=_seconds(executable.plan) > LONG,
             keep=(executable,),
         )
 
@@ -424,7 +426,7 @@ class _TreeWriter(_Writer):
             stage.constants, stage.outputs = first, first + len(e.plan.constants)
         code: TreeCode = tree_code(root, len(self.traces))
         shared: dict[str, Any] = {**self._shared(), "arena": max(64, code.arena)}
-        slow = any(_seconds(e) > LONG for e in (*self.executables, *self.segments))
+        slow = any(_seconds(e.plan) > LONG for e in (*self.executables, *self.segments))
         endings = tuple(
             TraceSpec(**self.ending(t, e, first, self.constants, values), **shared, plan=address, release_gil=slow)
             for t, e, address in zip(self.traces, self.executables, code.endings)
@@ -591,8 +593,13 @@ def _require(holds: bool) -> None:
         raise Inexpressible("a guard that has failed meanwhile: another thread has changed something")
 
 
-def _seconds(executable: Executable) -> float:
-    """How long a plan takes on one core, roughly."""
-    costs = [kernel_cost(s.kernel) for s in executable.plan.kernel_steps]
+def _seconds(plan: Plan) -> float:
+    """How long a plan takes on one core, roughly. While loops may take forever."""
+    costs = [kernel_cost(s.kernel) for s in plan.kernel_steps]
     moved, done = sum(c.read + c.written for c in costs), sum(c.flops for c in costs)
-    return moved / BYTES_PER_SECOND + done / OPERATIONS_PER_SECOND  # type: ignore[operator]
+    total: float = moved / BYTES_PER_SECOND + done / OPERATIONS_PER_SECOND  # type: ignore[operator]
+    for s in plan.control_steps:
+        if s.node.op.name == "while":
+            return math.inf
+        total += sum(map(_seconds, s.plans)) * s.node.attrs.get("length", 1)
+    return total

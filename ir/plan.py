@@ -100,6 +100,11 @@ class Plan:
         return tuple(s for s in self.steps if isinstance(s, ControlStep))
 
     @property
+    def loops(self) -> bool:
+        """Whether there are loops in it, which can be interrupted."""
+        return any(s.node.op.name != "cond" or any(p.loops for p in s.plans) for s in self.control_steps)
+
+    @property
     def all_kernel_steps(self) -> tuple[Step, ...]:
         """Those of the plans of control steps too."""
         inner = (s for c in self.control_steps for p in c.plans for s in p.all_kernel_steps)

@@ -117,12 +117,13 @@ def concrete(graph: Graph, sizes: Mapping[str, int]) -> Graph:
 
 def concrete_attrs(attrs: Attrs, sizes: Mapping[str, int]) -> Attrs:
     """Attributes with numbers for symbolic sizes."""
-    return {k: _concrete(v, sizes) for k, v in attrs.items()}
+    return {k: concrete_value(v, sizes) for k, v in attrs.items()}
 
 
-def _concrete(v: Any, sizes: Mapping[str, int]) -> Any:
+def concrete_value(v: Any, sizes: Mapping[str, int]) -> Any:
+    """One of these."""
     if isinstance(v, Dim):
         return evaluate(v, sizes)
     if isinstance(v, tuple):
-        return tuple(_concrete(x, sizes) for x in v)
+        return tuple(concrete_value(x, sizes) for x in v)
     return concrete(v, sizes) if isinstance(v, Graph) else v

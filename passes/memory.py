@@ -46,7 +46,8 @@ class HostDraft:
 
     @property
     def may_fail(self) -> bool:
-        return not self.plans or any(p.checks for p in self.plans)
+        """Host steps raise, checks fail, and loops can be interrupted."""
+        return not self.plans or self.node.op.name != "cond" or any(p.checks or p.loops for p in self.plans)
 
 
 def lower_groups(partition: Partition) -> list[Draft | HostDraft]:
@@ -57,8 +58,8 @@ def lower_groups(partition: Partition) -> list[Draft | HostDraft]:
             (node,) = group.nodes
             writes = {v: None for v in node.outputs if v in partition.stored}
             if writes:
-                reads = dict.fromkeys(map(memory_root, node.inputs))
-                drafts.append(HostDraft(node, reads, writes, host_reason(node)))
+                read = dict.fromkeys(map(memory_root, node.inputs))
+                drafts.append(HostDraft(node, read, writes, host_reason(node)))
             continue
         low = GroupLowering(group, partition, "kernel")
         kernel = low.run()

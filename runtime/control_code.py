@@ -1,5 +1,6 @@
 """The code of control steps: branches and loops that call the functions of their plans with pointers into the arena.
 
+Every so many steps, which is every few milliseconds, a loop polls for signals: it may run forever.
 What a loop carries has two places, the result's own and a copy in the workspace. Each step reads one and writes the
 other, so that nothing is moved but pointers; the first one reads the operand itself.
 """
@@ -10,11 +11,33 @@ from collections.abc import Callable, Sequence
 
 from ..backends.llvm.builder import Block, Function, Val, i32, i64, literal
 from ..ir.dim import DimLike, ceildiv
-from ..ir.plan import ControlStep, Plan
+from ..ir.plan import ControlStep, Plan, Step
 from ..ir.types import TensorType
 
 ALIGN = 64
+POLL_BYTES, POLL_STEPS = 1 << 22, 1 << 14  # bytes, or steps, after which a loop polls
+UNKNOWN_BYTES = 1 << 20  # of a tensor of symbolic size
 Sizes = Callable[[DimLike], Val]
+
+
+def _work(plan: Plan) -> int:
+    """Bytes that a plan moves, roughly. Contractions read them several times."""
+    total = 1
+    for s in plan.steps:
+        if isinstance(s, ControlStep):
+            steps = s.node.attrs.get("length", 1)
+            total += sum(map(_work, s.plans)) * (steps if isinstance(steps, int) else 16)
+            continue
+        touched = (_bytes(plan.buffers[b].type) for b in s.buffers)
+        moved = sum(n if isinstance(n, int) else UNKNOWN_BYTES for n in touched)
+        total += moved * 64 if isinstance(s, Step) and s.kernel.anchor is not None else moved
+    return total
+
+
+def _poll_every(s: ControlStep) -> int:
+    """The steps of a loop between two polls, a power of two."""
+    most = max(1, min(POLL_STEPS, POLL_BYTES // sum(map(_work, s.plans))))
+    return 1 << most.bit_length() - 1
 
 
 def _bytes(t: TensorType) -> DimLike:
@@ -96,17 +119,40 @@ class _Writer:
         self.carried = _carried(s)
 
     def call(self, p: _Plan) -> None:
-        """Calls a plan. If one of its checks fails, the whole function returns."""
+        """Calls a plan. If one of its checks fails, or it is interrupted, the whole function returns."""
         f = self.f
         arguments = ", ".join(map(str, (p.values, self.dims, self.arena)))
         status = f.emit("i32", f"call i32 @{p.function}({arguments})")
-        if not p.plan.checks:
+        if not p.plan.checks and not p.plan.loops:
             return
         failed, passed = f.block("failed"), f.block("passed")
         f.cbr(f.cmp("ne", status, i32(0)), failed, passed)
         f.current = failed
-        f.ret(f.add(status, i32(p.first_check)))
+        f.ret(f.select(f.cmp("slt", status, i32(0)), status, f.add(status, i32(p.first_check))))
         f.current = passed
+
+    def poll(self, count: Val) -> None:
+        """Lets signals in, after some steps; what comes of them ends the whole function."""
+        f = self.f
+        due, interrupted, done = f.block("due"), f.block("interrupted"), f.block("polled")
+        every = _poll_every(self.s)
+        f.cbr(f.cmp("eq", f.binary("and", count, i64(every - 1)), i64(every - 1)), due, done)
+        f.current = due
+        status = f.call("tf_poll", "i32")
+        f.cbr(f.cmp("ne", status, i32(0)), interrupted, done)
+        f.current = interrupted
+        f.ret(status)
+        f.current = done
+
+    def next_step(self, count: Val, head: Block, before: Block, carry: _Carry) -> None:
+        """Ends a round of a loop."""
+        f = self.f
+        self.poll(count)
+        following = f.add(count, i64(1))
+        carry.close(head, before, f.current)
+        ends = f"[ 0, %{before.label} ], [ {following.ref}, %{f.current.label} ]"
+        head.lines.insert(0, f"  {count.ref} = phi i64 {ends}")
+        f.br(head)
 
     def cond(self) -> None:
         f = self.f
@@ -133,6 +179,7 @@ class _Writer:
         before, head, body, after = f.current, f.block("head"), f.block("body"), f.block("after")
         f.br(head)
         f.current = head
+        count = Val(f"%{head.label}_i", "i64")
         carry = _Carry(self)
         for k, x in enumerate(carry.now):
             test.give(k, x)
@@ -141,8 +188,7 @@ class _Writer:
         f.current = body
         carry.hand_over(step)
         self.call(step)
-        carry.close(head, before, f.current)
-        f.br(head)
+        self.next_step(count, head, before, carry)
         f.current = after
         carry.settle(carry.now)
 
@@ -169,10 +215,7 @@ class _Writer:
         for k, (y, size) in enumerate(zip(self.results[n:], ys), n):
             step.take(k, f.gep("i8", y, f.mul(at, size)))
         self.call(step)
-        following = f.add(count, i64(1))
-        carry.close(head, before, f.current)
-        head.lines.insert(0, f"  {count.ref} = phi i64 [ 0, %{before.label} ], [ {following.ref}, %{f.current.label} ]")
-        f.br(head)
+        self.next_step(count, head, before, carry)
         f.current = after
         carry.settle(carry.now)
 

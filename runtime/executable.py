@@ -26,7 +26,7 @@ from ..ir.plan import ControlStep, HostStep, Plan, Step
 from ..ir.target import Target
 from ..passes.fuel import Fuel
 from ..passes.pipeline import NAMES, Report, compile_graph
-from . import debug, knobs, memory
+from . import debug, interrupts, knobs, memory
 from .cache import disk_cache
 from .host import HostProgram
 from .plan_code import PlanCode, plan_code
@@ -90,7 +90,10 @@ class Executable:
         code = self.plan_code()
         objects.append(self._plan_object(code.text))
         start = time.perf_counter()
-        self.code = engine.link(objects, pool_symbols())
+        symbols = pool_symbols()
+        if plan.control_steps:
+            symbols |= interrupts.poll_symbols()
+        self.code = engine.link(objects, symbols)
         addresses = [self.code.address(p) if isinstance(p, str) else 0 for p in code.parts]
         self.seconds["link"] = time.perf_counter() - start
         self.arena_size = code.arena
@@ -155,7 +158,8 @@ class Executable:
         """The graph's outputs, fresh arrays. Outputs written into inputs, and checks, give None.
 
         Inputs must have the graph's dtypes and shapes; those that are written must be C-contiguous.
-        Raises, with nothing written, CheckFailed when an index was out of range, and whatever a host step raises.
+        Raises, with nothing written, CheckFailed when an index was out of range, and whatever a host step, or a signal
+        handler during a loop, raises.
         """
         plan = self.plan
         sizes = self._sizes(inputs)
@@ -179,6 +183,8 @@ class Executable:
         else:
             with memory.lease(max(64, dim.evaluate(self.arena_size, sizes))) as arena:
                 status = self._call(values, dims, arena.address)
+        if status == interrupts.INTERRUPTED:
+            interrupts.raise_pending()
         if status:
             raise CheckFailed(plan.checks[status - 1][1])
         n = len(self.graph.outputs)

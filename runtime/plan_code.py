@@ -4,7 +4,7 @@ Plans of control steps are functions of the same kind, which it calls (`control_
     i32 plan(ptr values, ptr dims, ptr arena)
 
 `values`: pointers to inputs, constants, then outputs. `dims`: the symbolic sizes. Returns 0, or 1 + the number of the
-check that failed, in which case no input has been written.
+check that failed, or INTERRUPTED, in which cases no input has been written.
 """
 
 from __future__ import annotations

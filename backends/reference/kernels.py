@@ -205,7 +205,7 @@ def run_plan(
     here. Temporaries share memory as the plan says. `sizes`: the symbolic ones, for plans inside of others. IndexError
     with the message of a check that failed.
     """
-    dims = bind_sizes(plan, inputs) if sizes is None else sizes
+    dims = bind_sizes(plan, inputs) if sizes is None else dict(sizes)
     arena = np.full(dim.evaluate(plan.arena, dims), 0xA5, np.uint8)  # what was never written should show
     arrays: list[np.ndarray] = []
     for b in plan.buffers:

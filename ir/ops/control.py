@@ -17,7 +17,7 @@ import numpy as np
 
 from ..batching import BatchContext, lane_by_lane, move_axis
 from ..derive import batched_graph, vjp_graph, zeros
-from ..dim import DimLike
+from ..dim import DimLike, evaluate
 from ..dtypes import bool_, float32, int64
 from ..graph import Graph, Signature
 from ..op import REQUIRED, ErrorSample, OpDef, Sample, VjpContext, register
@@ -377,7 +377,7 @@ def _parts(operands: Sequence[Any], carried: int, scanned: int) -> tuple[Any, An
 
 def _scan(*operands: np.ndarray, body: Graph, carried: int, scanned: int, length: Any, reverse: bool) -> tuple:
     carry, xs, rest = _parts(operands, carried, scanned)
-    ys = [np.empty((length, *map(int, t.shape)), t.dtype.np) for t in _types(body)[carried:]]
+    ys = [np.empty((length, *(evaluate(d, {}) for d in t.shape)), t.dtype.np) for t in _types(body)[carried:]]
     for i in reversed(range(length)) if reverse else range(length):
         out = _run(body, (*carry, *(x[i, ...] for x in xs), *rest))
         carry = out[:carried]

@@ -7,7 +7,7 @@ import random
 import ml_dtypes
 import numpy as np
 import pytest
-from tracefuse.ir import interpreter, ops
+from tracefuse.ir import interpreter, ops, subgraph
 from tracefuse.ir.dim import symbol
 from tracefuse.ir.dtypes import float64, from_numpy, int64
 from tracefuse.ir.graph import GraphBuilder
@@ -183,7 +183,7 @@ def test_symbolic_sizes(op, shapes, attrs):
         assert tuple(c.type.shape for c in ct) == shapes
         graph = b.finish((out, *ct))
     for n, h in ((1, 5), (2, 6), (3, 9)):
-        args = tuple(normal(*interpreter._concrete(s, {"n": n, "h": h}), seed=i) for i, s in enumerate(shapes))
+        args = tuple(normal(*subgraph.concrete_value(s, {"n": n, "h": h}), seed=i) for i, s in enumerate(shapes))
         expected = op.evaluate(args, attrs)
         g = normal(*expected.shape, seed=3)
         got = interpreter.run(graph, (np.zeros(n, np.int64), np.zeros(h, np.int64), *args, g))

@@ -10,9 +10,9 @@ import pytest
 from tracefuse.ir import dim, ops
 from tracefuse.ir.dim import DimLike, symbol
 from tracefuse.ir.dtypes import from_numpy
-from tracefuse.ir.interpreter import _concrete
 from tracefuse.ir.op import REGISTRY
 from tracefuse.ir.ops.index_maps import INDEX_MAPS, map_index, reshape_groups
+from tracefuse.ir.subgraph import concrete_attrs
 from tracefuse.ir.types import TensorType
 
 
@@ -33,7 +33,7 @@ def leaf(array: np.ndarray, shape: tuple[DimLike, ...] | None = None) -> Express
 
 def applied(op: str, sizes: dict[str, int], *operands: Expression, **attrs) -> Expression:
     (result,) = REGISTRY[op].result_types(tuple(e.type for e in operands), attrs)
-    value = REGISTRY[op].evaluate(tuple(e.value for e in operands), {k: _concrete(v, sizes) for k, v in attrs.items()})
+    value = REGISTRY[op].evaluate(tuple(e.value for e in operands), concrete_attrs(attrs, sizes))
     assert value.shape == tuple(dim.evaluate(d, sizes) for d in result.shape)
     return Expression(result, value, op, attrs, operands)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tracefuse.ir import interpreter, ops
+from tracefuse.ir import interpreter, ops, subgraph
 from tracefuse.ir.dim import symbol
 from tracefuse.ir.dtypes import float32, float64, from_numpy, int64, uint64
 from tracefuse.ir.graph import GraphBuilder
@@ -185,8 +185,8 @@ def test_symbolic_sizes_give_the_same_graph_for_every_size(op, shapes, attrs):
         graph = b.finish((out, *pullback(op, values, attrs, g, out)))
     for n, s in ((1, 4), (3, 7), (2, 10)):
         env = {"b": n, "s": s}
-        concrete = {k: interpreter._concrete(v, env) for k, v in attrs.items()}
-        args = tuple(normal(*interpreter._concrete(shape, env), seed=i) for i, shape in enumerate(shapes))
+        concrete = {k: subgraph.concrete_value(v, env) for k, v in attrs.items()}
+        args = tuple(normal(*subgraph.concrete_value(shape, env), seed=i) for i, shape in enumerate(shapes))
         expected = op.evaluate(args, concrete)
         ct = normal(*expected.shape, seed=9)
         got = interpreter.run(graph, (np.zeros(n, np.int64), np.zeros(s, np.int64), *args, ct))

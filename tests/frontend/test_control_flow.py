@@ -1,0 +1,625 @@
+"""cond, while_loop, fori_loop, scan and map: eager, compiled, differentiated, mapped, exported, and refused."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from tracefuse.frontend.introspect import native_of
+from tracefuse.ir.ops.control import NoReverseMode
+
+import tracefuse as tr
+from tracefuse import nn, optim
+
+
+def both(f, *args, host: bool = False):
+    """f(*args) eagerly, after checking that compiled code gives the same, natively."""
+    compiled = tr.compile(f, fullgraph=True)
+    want = f(*args)
+    for _ in range(3):
+        same(compiled(*args), want)
+    assert host or not any(t.host_steps for t in tr.explain(compiled).traces)
+    return want
+
+
+def same(got, want):
+    if isinstance(want, dict):
+        assert got.keys() == want.keys()
+        got, want = list(got.values()), list(want.values())
+    if isinstance(want, (tuple, list)):
+        assert type(got) is type(want) and len(got) == len(want)
+        for g, w in zip(got, want):
+            same(g, w)
+        return
+    if want is None:
+        assert got is None
+        return
+    assert got.shape == want.shape and got.dtype is want.dtype
+    np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=2e-5, atol=1e-5)
+
+
+def numbers(*shape, seed: int = 0) -> tr.Tensor:
+    return tr.tensor(np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32))
+
+
+# ------------------------------------------------------------------ values
+
+
+@pytest.mark.parametrize("positive", [True, False])
+def test_cond(positive):
+    def f(p, x):
+        return tr.cond(
+            p.sum() > 0, lambda x, k: {"a": x * 2, "b": (k, None)}, lambda x, k: {"a": -x, "b": (k + 1, None)}, x, 3
+        )
+
+    p = tr.ones(2) if positive else -tr.ones(2)
+    out = both(f, p, numbers(4))
+    assert int(out["b"][0]) == (3 if positive else 4) and out["b"][1] is None
+
+
+def test_a_branch_that_is_not_taken_does_not_run():
+    def f(x):
+        return tr.cond(x.sum() > 0, lambda: tr.log(x), lambda: x)
+
+    same(both(f, tr.tensor([-1.0, -2.0])), tr.tensor([-1.0, -2.0]))
+    seen = []
+    tr.cond(tr.tensor(True), lambda: seen.append("yes") or 0, lambda: seen.append("no") or 0)
+    assert seen == ["yes"]
+
+
+def test_predicates_may_be_numbers():
+    f = lambda k, x: tr.cond(k, lambda: x + 1, lambda: x - 1)  # noqa: E731
+    x = numbers(3)
+    for k in (tr.tensor(2), tr.tensor(0.0), tr.tensor(True)):
+        both(f, k, x)
+    same(tr.compile(f, fullgraph=True)(0, x), x - 1)  # a number of Python's: one branch is all there is
+
+
+def test_while_loop_against_numpy():
+    def f(x, c):
+        return tr.while_loop(lambda x: (x * x).sum() > c, lambda x: x * 0.5, x)
+
+    x, c = numbers(16), tr.tensor(0.01)
+    out = both(f, x, c)
+    want = x.numpy()
+    while (want * want).sum() > 0.01:
+        want = want * np.float32(0.5)
+    np.testing.assert_array_equal(out.numpy(), want)
+
+
+def test_while_loop_with_several_values_and_with_one_nested_one():
+    def several(x, n):
+        return tr.while_loop(lambda k, x: k < n, lambda k, x: (k + 1, x * x + k), 0, x)
+
+    def nested(x, n):
+        def step(c):
+            return {"k": c["k"] + 1, "x": [c["x"][0] + c["k"]]}
+
+        return tr.while_loop(lambda c: c["k"] < n, step, {"k": 0, "x": [x]})
+
+    x, n = numbers(3), tr.tensor(5)
+    k, _ = both(several, x, n)
+    assert int(k) == 5
+    out = both(nested, x, n)
+    same(out["x"][0], x + 10)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_scan_against_torch(reverse):
+    def f(h, xs, w):
+        def step(h, x):
+            h = tr.tanh(h @ w + x["a"])
+            return h, (h.sum(), x["b"] * 2)
+
+        return tr.scan(step, h, xs, reverse=reverse)
+
+    h, w = numbers(2, 4), numbers(4, 4, seed=1)
+    xs = {"a": numbers(6, 2, 4, seed=2), "b": tr.arange(6)}
+    last, (sums, doubled) = both(f, h, xs, w)
+    state, found = torch.tensor(h.numpy()), []
+    order = range(5, -1, -1) if reverse else range(6)
+    for i in order:
+        state = torch.tanh(state @ torch.tensor(w.numpy()) + torch.tensor(xs["a"].numpy()[i]))
+        found.append(state.sum())
+    found = found[::-1] if reverse else found
+    np.testing.assert_allclose(last.numpy(), state.numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(sums.numpy(), torch.stack(found).numpy(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(doubled.numpy(), np.arange(6) * 2)
+
+
+def test_scan_without_rows_and_without_steps():
+    def f(x):
+        carry, ys = tr.scan(lambda c, _: (c * 2, (c, None)), x, None, length=3)
+        nothing = tr.scan(lambda c, r: (c + r, c * 2), x, tr.zeros(0, 3))
+        return carry, ys, nothing
+
+    x = numbers(3)
+    carry, ys, (unchanged, none) = both(f, x)
+    same(carry, x * 8)
+    same(unchanged, x)
+    assert ys[1] is None and none.shape == (0, 3)
+
+
+def test_fori_loop_and_map():
+    x = numbers(5)
+    out = both(lambda x: tr.fori_loop(2, 6, lambda i, c: c * x + i, tr.zeros(5)), x)
+    want = np.zeros(5, np.float32)
+    for i in range(2, 6):
+        want = want * x.numpy() + i
+    np.testing.assert_allclose(out.numpy(), want, rtol=1e-5)
+    same(both(lambda x: tr.fori_loop(3, 3, lambda i, c: c + i, x), x), x)
+    bounded = lambda x, n: tr.fori_loop(0, n, lambda i, c: c + x[i], tr.tensor(0.0))  # noqa: E731
+    same(both(bounded, x, tr.tensor(3)), x[:3].sum())
+    squares = both(lambda x: tr.map(lambda r: {"s": (r * r).sum()}, x), numbers(4, 3))
+    same(squares["s"], (numbers(4, 3) ** 2).sum(axis=1))
+
+
+class Point(NamedTuple):
+    x: tr.Tensor
+    y: tr.Tensor
+
+
+@dataclass
+class State:
+    position: Point
+    count: tr.Tensor
+
+
+def test_records_are_carried():
+    def f(x, y):
+        def step(s, _):
+            p = s.position
+            return State(Point(p.y, p.x + p.y), s.count + 1), p
+
+        return tr.scan(step, State(Point(x, y), tr.tensor(0)), None, length=10)
+
+    s, ys = f(tr.tensor(0), tr.tensor(1))
+    c, cs = tr.compile(f, fullgraph=True)(tr.tensor(0), tr.tensor(1))
+    assert int(s.position.x) == int(c.position.x) == 55 and int(c.count) == 10
+    assert type(cs) is Point and cs.x.tolist() == ys.x.tolist() == [0, 1, 1, 2, 3, 5, 8, 13, 21, 34]
+
+
+def test_control_flow_nests():
+    def f(x, n):
+        def outer(i, a):
+            def inner(j, b):
+                return tr.cond(b.sum() > 10, lambda b: b * 0.5, lambda b: b + j.astype(tr.float32), b)
+
+            return tr.fori_loop(0, i + 1, inner, a)
+
+        return tr.fori_loop(0, n, outer, x)
+
+    both(f, numbers(4), tr.tensor(7))
+
+    def loop_in_cond(p, x):
+        def go(x):
+            return tr.while_loop(lambda x: x.sum() < 100, lambda x: x * 2 + 1, x)
+
+        return tr.cond(p, go, lambda x: -x, x)
+
+    for p in (True, False):
+        both(loop_in_cond, tr.tensor(p), tr.arange(4.0))
+
+
+def test_writes_and_views_inside_of_bodies():
+    def f(x, xs):
+        def step(c, r):
+            c = c.clone()
+            c[0] = r.sum()
+            row = c[1:]
+            row += 1
+            made = tr.zeros(3)
+            made[1] = c[2]
+            return c, made
+
+        return tr.scan(step, x, xs)
+
+    both(f, numbers(4), numbers(3, 2))
+
+
+def test_a_write_to_the_outside_ends_the_capture():
+    total = tr.zeros(3)
+
+    def f(xs):
+        def step(c, r):
+            total.add_(r)
+            return c, None
+
+        return tr.scan(step, tr.tensor(0.0), xs)[0]
+
+    with pytest.raises(tr.CaptureError, match=r"test_control_flow.py:\d+: .*writes into a tensor from outside"):
+        tr.compile(f, fullgraph=True)(tr.ones(2, 3))
+    with pytest.warns(tr.CaptureWarning):
+        tr.compile(f)(tr.ones(2, 3))
+    assert total.tolist() == [2, 2, 2]
+
+
+def test_asking_for_a_value_ends_the_capture():
+    f = lambda x: tr.scan(lambda c, r: (c + 1 if r.sum() > 0 else c, None), tr.tensor(0), x)[0]  # noqa: E731
+    with pytest.raises(tr.CaptureError, match="asks for the value of a tensor"):
+        tr.compile(f, fullgraph=True)(tr.ones(2, 3))
+    with pytest.warns(tr.CaptureWarning):
+        assert int(tr.compile(f)(tr.ones(2, 3))) == 2
+
+
+def test_a_bad_index_in_a_body_fails_the_call_and_changes_nothing():
+    def f(x, ks, total):
+        total += tr.fori_loop(0, 3, lambda i, c: c + x[ks[i]], tr.tensor(0.0))
+        return total
+
+    compiled, total, x = tr.compile(f, fullgraph=True), tr.zeros(1), tr.arange(4.0)
+    for _ in range(3):
+        compiled(x, tr.tensor([1, 2, -1]), total)
+    assert total.tolist() == [18]
+    with pytest.raises(IndexError, match="index 4 is out of bounds"):
+        compiled(x, tr.tensor([1, 4, 0]), total)
+    assert total.tolist() == [18]
+
+
+def test_random_numbers_in_a_body_run_as_plain_python():
+    f = lambda x: tr.scan(lambda c, _: (c + tr.rand(3), None), x, None, length=2)[0]  # noqa: E731
+    tr.manual_seed(0)
+    want = f(tr.zeros(3))
+    tr.manual_seed(0)
+    with pytest.warns(tr.CaptureWarning):
+        same(tr.compile(f)(tr.zeros(3)), want)
+
+
+# ------------------------------------------------------------------ gradients
+
+
+def gradients(f, *args):
+    """Gradients with respect to all floating arguments, the same eagerly and compiled."""
+    places = tuple(i for i, a in enumerate(args) if a.dtype.is_floating)
+    g = tr.grad(lambda *xs: f(*xs).sum(), argnums=places)
+    want = g(*args)
+    same(tr.compile(g, fullgraph=True)(*args), want)
+    return want
+
+
+def test_gradients_of_scan_against_torch():
+    def f(h, xs, w):
+        def step(h, x):
+            h = tr.tanh(h @ w + x)
+            return h, h * h
+
+        h, ys = tr.scan(step, h, xs)
+        return ys.sum() + 3 * h.sum()
+
+    args = numbers(2, 4), numbers(5, 2, 4, seed=1), numbers(4, 4, seed=2)
+    found = gradients(f, *args)
+    h, xs, w = (torch.tensor(a.numpy(), requires_grad=True) for a in args)
+    total, state = 0, h
+    for x in xs:
+        state = torch.tanh(state @ w + x)
+        total = total + (state * state).sum()
+    (total + 3 * state.sum()).backward()
+    for got, want in zip(found, (h, xs, w)):
+        np.testing.assert_allclose(got.numpy(), want.grad.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gradients_of_scans_with_integers_and_unused_values(reverse):
+    def f(x, xs, k):
+        def step(c, r):
+            a, n, b = c
+            return (a * r["x"], n + 1, b), {"y": a * n, "n": n, "u": b}
+
+        (a, _, b), ys = tr.scan(step, (x, k, x * 2), {"x": xs, "i": tr.arange(3)}, reverse=reverse)
+        return a.sum() + ys["y"].sum() + b.sum()
+
+    gradients(f, numbers(2), numbers(3, 2, seed=1), tr.tensor(1))
+
+
+@pytest.mark.parametrize("positive", [1.0, -1.0])
+def test_gradients_of_cond(positive):
+    w = numbers(3, seed=5).requires_grad_()
+
+    def f(p, x, y):
+        a, b = tr.cond(p.sum() > 0, lambda x: (x * y * w, x), lambda x: (tr.sin(x), x * x), x)
+        return a.sum() + (2 * b).sum()
+
+    gradients(f, tr.tensor([positive]), numbers(3), numbers(3, seed=1))
+
+
+def test_gradients_of_fori_loop_and_of_a_loop_with_a_limit():
+    gradients(lambda x: tr.fori_loop(0, 4, lambda i, c: c * x + i, x), numbers(3))
+
+    def limited(x, w):
+        return tr.while_loop(lambda x: (x * x).sum() > 0.2, lambda x: x * w, x, max_steps=20)
+
+    args = numbers(3), tr.tensor([0.5, 0.7, 0.6])
+    gradients(limited, *args)
+    same(both(limited, *args), limited(*args))
+    unlimited = tr.while_loop(lambda x: (x * x).sum() > 0.2, lambda x: x * args[1], args[0])
+    same(limited(*args), unlimited)
+    stopped = lambda x: tr.while_loop(lambda x: x.sum() > 0, lambda x: x * 2, x, max_steps=3)  # noqa: E731
+    same(both(stopped, tr.ones(2)), tr.ones(2) * 8)
+
+
+def test_the_gradient_of_a_loop_of_unknown_length_is_computed_on_the_host():
+    def f(x, w):
+        return tr.while_loop(lambda x: (x * x).sum() > 0.2, lambda x: x * w, x)
+
+    g = tr.grad(lambda x, w: f(x, w).sum(), argnums=(0, 1))
+    args = numbers(3), tr.tensor([0.5, 0.7, 0.6])
+    compiled = tr.compile(g, fullgraph=True)
+    same(compiled(*args), g(*args))
+    (trace,) = tr.explain(compiled).traces
+    assert [s.op for s in trace.host_steps] == ["while_vjp"] and "max_steps=" in trace.host_steps[0].reason
+    twice = tr.hessian(lambda x: f(x, args[1]).sum())
+    with pytest.raises(tr.CaptureError, match="while_loop.*max_steps=n"):
+        tr.compile(twice, fullgraph=True)(args[0])
+    with pytest.raises(NoReverseMode, match="Use scan or fori_loop"):
+        tr.vmap(twice)(tr.stack([args[0]]))
+
+
+def test_second_derivatives():
+    def f(x, xs):
+        def step(c, r):
+            return tr.cond(c.sum() > 0, lambda c: tr.sin(c) * r * x, lambda c: c * c + r, c), c * r
+
+        c, ys = tr.scan(step, x, xs)
+        return c.sum() + (ys * ys).sum()
+
+    x, xs = numbers(2), numbers(4, 2, seed=1)
+    hessian = lambda x: tr.hessian(lambda x: f(x, xs))(x)  # noqa: E731
+    got = both(hessian, x)
+    step = 1e-3
+    g = tr.grad(lambda x: f(x, xs))
+    for i in range(2):
+        e = tr.tensor(np.eye(2, dtype=np.float32)[i] * step)
+        np.testing.assert_allclose(got[i].numpy(), ((g(x + e) - g(x - e)) / (2 * step)).numpy(), rtol=2e-2, atol=2e-2)
+
+
+def test_histories_that_are_cut_inside_of_bodies():
+    def f(w, xs):
+        def step(c, x):
+            with tr.no_grad():
+                k = (c * c).sum()
+            return c * w + k + (x * w).detach(), c.detach() * w
+
+        c, ys = tr.scan(step, tr.ones(3), xs)
+        return c.sum() + ys.sum()
+
+    gradients(f, tr.tensor([0.5, 0.6, 0.7]), numbers(4, 3))
+
+
+def test_gradients_inside_of_bodies():
+    """Newton's method, with the derivatives taken in the body."""
+
+    def root(a):
+        f = lambda x: x * x - a  # noqa: E731
+        step = lambda x, _: (x - f(x) / tr.grad(f)(x), None)  # noqa: E731
+        return tr.scan(step, tr.tensor(1.0), None, length=6)[0]
+
+    same(both(root, tr.tensor(2.0)), tr.sqrt(tr.tensor(2.0)))
+    (g,) = gradients(root, tr.tensor(2.0))
+    np.testing.assert_allclose(float(g), 0.5 / np.sqrt(2), rtol=1e-4)
+
+
+def test_a_custom_function_inside_of_a_body_keeps_its_gradient():
+    class Doubled(tr.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, g):
+            return g * 2
+
+    f = lambda x: tr.scan(lambda c, _: (Doubled.apply(c), None), x, None, length=3)[0].sum()  # noqa: E731
+    x = tr.ones(2)
+    assert tr.grad(f)(x).tolist() == [8, 8]
+    with pytest.warns(tr.CaptureWarning, match="custom autograd.Function"):
+        assert tr.compile(tr.grad(f))(x).tolist() == [8, 8]
+
+
+class RNN(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.out = nn.Linear(8, 4), nn.Linear(4, 1)
+
+    def forward(self, xs):
+        def step(h, x):
+            h = tr.tanh(self.cell(tr.concat([h, x], axis=-1)))
+            return h, self.out(h)
+
+        return tr.scan(step, tr.zeros(xs.shape[1], 4), xs)[1]
+
+
+def test_training_through_scan():
+    """A whole training step of a recurrent network: losses and parameters as in plain Python."""
+    xs, ys = numbers(7, 3, 4), numbers(7, 3, 1, seed=1)
+
+    def trained(wrap):
+        tr.manual_seed(0)
+        net = RNN()
+        opt = optim.Adam(net.parameters(), lr=1e-2)
+
+        def step(xs, ys):
+            loss = ((net(xs) - ys) ** 2).mean()
+            loss.backward()
+            opt.step()
+            opt.zero_grad()
+            return loss
+
+        step = wrap(step)
+        return [float(step(xs, ys)) for _ in range(10)], [p.numpy() for p in net.parameters()]
+
+    losses, parameters = trained(lambda f: f)
+    compiled, native = trained(lambda f: tr.compile(f, fullgraph=True))
+    np.testing.assert_allclose(compiled, losses, rtol=1e-4)
+    for p, q in zip(parameters, native):
+        np.testing.assert_allclose(p, q, rtol=1e-3, atol=1e-5)
+    assert losses[-1] < losses[0]
+
+
+def test_a_compiled_forward_with_an_eager_loss():
+    net = RNN()
+    xs = numbers(7, 3, 4)
+    net(xs).sum().backward()
+    want = [p.grad.numpy() for p in net.parameters()]
+    net.zero_grad()
+    tr.compile(net, fullgraph=True)(xs).sum().backward()
+    for p, w in zip(net.parameters(), want):
+        np.testing.assert_allclose(p.grad.numpy(), w, rtol=1e-4, atol=1e-5)
+
+
+# ------------------------------------------------------------------ forward mode, many lanes
+
+
+def test_forward_mode():
+    w, xs = numbers(3, seed=3), numbers(4, 3, seed=1)
+    functions = [
+        lambda x: tr.scan(lambda c, r: (tr.tanh(c * x + r), c * x), x, xs),
+        lambda x: tr.cond(x.sum() > 0, lambda: x * w, lambda: tr.sin(x)),
+        lambda x: tr.while_loop(lambda x: (x * x).sum() < 50, lambda x: x * 2 + tr.sin(x * w), x),
+        lambda x: tr.fori_loop(0, 3, lambda i, c: c * c * x, x),
+    ]
+    x, v = numbers(3) + 1, numbers(3, seed=9)
+    for f in functions:
+        _, got = both(lambda x, v: tr.jvp(f, (x,), (v,)), x, v)  # noqa: B023
+        step = 1e-3
+        for g, a, b in zip(*(flat(t) for t in (got, f(x + step * v), f(x - step * v)))):
+            np.testing.assert_allclose(g.numpy(), (a - b).numpy() / (2 * step), rtol=2e-2, atol=2e-2)
+
+
+def flat(x) -> list:
+    return [t for part in x for t in flat(part)] if isinstance(x, (tuple, list)) else [x]
+
+
+def mapped(f, *stacks):
+    """vmap(f), the same as a loop and compiled."""
+    got = both(tr.vmap(f), *stacks)
+    rows = [flat(f(*(s[k] for s in stacks))) for k in range(stacks[0].shape[0])]
+    same(flat(got), [tr.stack(list(column)) for column in zip(*rows)])
+    return got
+
+
+def test_vmap_of_cond():
+    w = numbers(3, seed=2)
+    x = numbers(4, 3)
+    mapped(
+        lambda p, x: tr.cond(p > 0, lambda x: (x * w, p), lambda x: (x - 1, p * 2), x), tr.tensor([1.0, -1, 2, -3]), x
+    )
+    yes = tr.tensor(True)
+    mapped(lambda x: tr.cond(yes, lambda x: (x * 2, w), lambda x: (x, x), x), x)
+
+
+def test_vmap_of_loops():
+    x, w, rows = numbers(4, 3), numbers(3, seed=2), numbers(5, 3, seed=1)
+    mapped(lambda x: tr.while_loop(lambda c: (c * c).sum() < 20, lambda c: c * 2 + w, x), x * 3)
+    mapped(lambda x: tr.while_loop(lambda k, c: k < 3, lambda k, c: (k + 1, c * x), 0, x), x)
+    mapped(lambda x: tr.scan(lambda c, r: (c * r + w, (c, r)), x, rows), x)
+    mapped(lambda xs: tr.scan(lambda c, r: (c * r, c), w, xs), numbers(4, 5, 3))
+    mapped(lambda x: tr.grad(lambda x: tr.scan(lambda c, r: (tr.sin(c * r), None), x, x)[0].sum())(x), numbers(4, 3))
+    mapped(lambda x: tr.fori_loop(0, 3, lambda i, c: tr.cond(c.sum() > 0, lambda: -c, lambda: c + x), x), x)
+
+
+def test_gradients_of_vmap():
+    def f(w, x):
+        step = lambda c, r: (tr.tanh(c * w + r), c)  # noqa: E731
+        return tr.vmap(lambda x: tr.scan(step, w, x)[0])(x).sum()
+
+    gradients(f, numbers(3), numbers(4, 5, 3, seed=1))
+
+
+# ------------------------------------------------------------------ programs
+
+
+def test_programs_hold_loops(tmp_path):
+    w = numbers(3, seed=4)
+
+    def f(x, xs):
+        c, ys = tr.scan(lambda c, r: (tr.cond(c.sum() > 0, lambda: c * w, lambda: c + r), c), x, xs)
+        return tr.while_loop(lambda x: x.sum() < 5, lambda x: x + 1, c), ys
+
+    x, xs = numbers(3), numbers(4, 3, seed=1)
+    tr.export(f, (x, xs)).save(tmp_path / "f.tfx")
+    loaded = tr.load(tmp_path / "f.tfx")
+    same(loaded(x, xs), f(x, xs))
+
+
+def test_programs_with_loops_of_dynamic_length(tmp_path):
+    f = lambda x, xs: tr.scan(lambda c, r: (c + r.sum(), r * 2), x, xs)  # noqa: E731
+    program = tr.export(f, (numbers(2), numbers(4, 3)), dynamic={"xs": {0: "steps", 1: "width"}})
+    program.save(tmp_path / "f.tfx")
+    loaded = tr.load(tmp_path / "f.tfx")
+    for steps, width in ((4, 3), (9, 2)):
+        args = numbers(2), numbers(steps, width)
+        same(loaded(*args), f(*args))
+
+
+# ------------------------------------------------------------------ errors
+
+ERRORS = {
+    "cond: the predicate must be one truth value, not bool[3]": lambda x: tr.cond(x > 0, lambda: 1, lambda: 2),
+    "true_fn returns f32[3], false_fn f32[]": lambda x: tr.cond(x.sum() > 0, lambda: x, lambda: x.sum()),
+    "true_fn returns (f32[3], f32[3]), false_fn [f32[3]]": lambda x: tr.cond(
+        x.sum() > 0, lambda: (x, x), lambda: [x]
+    ),
+    "the carried value init is i64[], but the function makes it f32[]": lambda x: tr.while_loop(
+        lambda c: c < 3, lambda c: c + 0.5, 0
+    ),
+    "the carried value init[0] is f32[3], but the function makes it f32[1, 3]": lambda x: tr.while_loop(
+        lambda c, k: k < 3, lambda c, k: (c[None], k + 1), x, 0
+    ),
+    "cond_fn must return one truth value, not bool[3]": lambda x: tr.while_loop(lambda c: c < 3, lambda c: c + 1, x),
+    "the carried value init['a'] is f32[3], but the function makes it f64[3]": lambda x: tr.scan(
+        lambda c, r: ({"a": c["a"].astype("float64")}, None), {"a": x}, x
+    ),
+    "the carried values are (f32[3], f32[3]), but the function returns f32[3]": lambda x: tr.scan(
+        lambda c, r: (c[0], None), (x, x), x
+    ),
+    "scan: the function must return (carry, y), not a Tensor": lambda x: tr.scan(lambda c, r: c, x, x),
+    "the numbers of rows differ: xs[0]: f32[3], xs[1]: f32[2]": lambda x: tr.scan(lambda c, r: (c, r), 0, (x, x[1:])),
+    "the numbers of rows differ: xs: f32[3]; length=2": lambda x: tr.scan(lambda c, r: (c, r), 0, x, length=2),
+    "scan: without xs it needs length=": lambda x: tr.scan(lambda c, r: (c, r), x),
+    "xs is f32[], which has no first axis to go along": lambda x: tr.scan(lambda c, r: (c, r), x, x.sum()),
+    "length=-1 is no number of steps": lambda x: tr.scan(lambda c, r: (c, r), x, length=-1),
+    "cond: the result of true_fn": lambda x: tr.cond(x.sum() > 0, lambda: "a", lambda: "b"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", ERRORS)
+def test_errors_say_where_and_what(message):
+    f, x = ERRORS[message], tr.ones(3)
+    if "true_fn returns" not in message:  # which only shows where both are traced
+        with pytest.raises((TypeError, ValueError)) as caught:
+            f(x)
+        assert message in str(caught.value) and "test_control_flow.py:" in str(caught.value)
+    with pytest.raises(tr.CaptureError) as captured:
+        tr.compile(f, fullgraph=True)(x)
+    assert message in str(captured.value) and "test_control_flow.py:" in str(captured.value)
+
+
+def test_rows_of_one_type():
+    kinds = iter(("float32", "float64"))
+    with pytest.raises(TypeError, match="y is f32.2. in one step and f64.2. in another"):
+        tr.scan(lambda c, r: (c, r.astype(next(kinds))), 0, tr.ones(2, 2))
+
+
+def test_no_values():
+    with pytest.raises(TypeError, match="at least one value"):
+        tr.while_loop(lambda: True, lambda: None)
+
+
+# ------------------------------------------------------------------ what compiled code looks like
+
+
+def test_explain_shows_loops_and_branches():
+    f = lambda x: tr.scan(lambda c, r: (tr.cond(r.sum() > 0, lambda: c * 2, lambda: -c), c), x[0], x)  # noqa: E731
+    text = tr.explain(f, numbers(4, 3)).summary()
+    assert "1 loops and branches" in text
+    assert "natively: scan(f32[3], f32[4, 3])  test_control_flow.py:" in text
+    assert "natively: cond(" in text and "body:   true: mul" in text
+
+
+def test_calls_of_loops_are_native():
+    f = tr.compile(lambda x: tr.while_loop(lambda x: x.sum() < 10, lambda x: x * 2, x), fullgraph=True)
+    for _ in range(3):
+        f(tr.ones(3))
+    assert tr.explain(f).traces[0].entry == "native"
+    assert native_of(f.traces[0].executable).plan.control_steps
