@@ -272,7 +272,12 @@ class _Finish:
         value = tracer.read(x)
         if slot is None and x._view is not None and x._base is not None:
             root = root_of(x)
-            if type(root._data) is not Value or id(root) in tracer.slots or self.shared.get(id(root), 0) > 1 or self.views_share:
+            if (
+                type(root._data) is not Value
+                or id(root) in tracer.slots
+                or self.shared.get(id(root), 0) > 1
+                or self.views_share
+            ):
                 base = self.recipe(x._base)
                 op, attrs = x._view
                 return View(base, op, attrs, detached=x._requires_grad is False)

@@ -11,6 +11,7 @@ import operator
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, Any, Iterable
 
+from ..state import state
 from . import guards as g
 from .effects import Mutate
 from .lazy import LazyNumber, settled
@@ -123,7 +124,7 @@ class TrackedList(Tracked):
             self.settle()
         if self.sized:
             return len(self.items)
-        return LazyNumber(self.overlay, Length(self.origin), self.n) + (len(self.items) - self.n)
+        return LazyNumber(self.overlay, Length(self.origin), self.n)._with(len(self.items) - self.n, "+")
 
     def _read(self, position: int, from_end: bool = False) -> Any:
         x = self.items[position]
@@ -284,7 +285,7 @@ class TrackedList(Tracked):
 
     def do_sort(self, *, key: Any = None, reverse: bool = False) -> None:
         values = self.plain()
-        values.sort(key=None if key is None else self.overlay.hooks.callable(key), reverse=reverse)
+        values.sort(key=None if key is None else state.tracer.callable(key)  # type: ignore[union-attr], reverse=reverse)
         self._replace(values)
 
     def _replace(self, values: list[Any]) -> None:
@@ -377,8 +378,8 @@ class TrackedDict(Tracked):
         key = settled(key)
         return self._value(key) if isinstance(self.items.get(key), Old) or self._has(key) else default
 
-    def do_contains(self, key: Any) -> bool:
-        return self._has(settled(key))
+    def do_contains(self, x: Any) -> bool:
+        return self._has(settled(x))
 
     __contains__ = do_contains
 

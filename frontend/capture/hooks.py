@@ -19,7 +19,7 @@ import numpy as np
 from .. import autograd, scipy_special
 from ..state import SymbolicScalar
 from ..tensor import Tensor
-from . import array_mode, dunders, host_calls, policy, text
+from . import array_mode, dunders, host_calls, opt_out, policy, text
 from . import guards as g
 from .containers import KINDS
 from .instrument import NoSource, instrument, is_instrumented
@@ -47,6 +47,8 @@ class Hooks(ObjectHooks):
             raise self.tracer.stopped
         if host_calls.is_host_call(f):
             return host_calls.record(self, f, args, kwargs)
+        if opt_out.is_disabled(f):
+            self.tracer.stop(f"it calls {getattr(f, '__qualname__', f)}, which tr.disable keeps in plain Python")
         if host_calls.is_level(f):
             return host_calls.level(self, f, args)
         kind = type(f)
@@ -466,7 +468,6 @@ class Hooks(ObjectHooks):
                 return obj
             self._function(init, obj, args, kwargs)
         return obj
-
 
     def _with_post_init(self, obj: Any, post: Any, init: Any, args: tuple, kwargs: dict) -> None:
         """`__init__` of a dataclass, which calls the user's `__post_init__`: it finds the instrumented one."""

@@ -173,7 +173,9 @@ class _Instrument(ast.NodeTransformer):
     def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.AST:
         conversion = ast.Constant(chr(node.conversion) if node.conversion >= 0 else None)
         value = self.visit(node.value)
-        return _hook("formatted", value, conversion, self.visit(node.format_spec) if node.format_spec else _constant(""))
+        return _hook(
+            "formatted", value, conversion, self.visit(node.format_spec) if node.format_spec else _constant("")
+        )
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
         return _hook("joined", *[self.visit(v) for v in node.values])

@@ -1,6 +1,6 @@
 """`match` statements: lowered to `if` with a hook that takes subjects apart as Python does, through the other hooks.
 
-    case Point(x=0, y=b) if b > 1:    if (__tfm__ := __tf__.match(subject, pattern)) is not None and ...
+case Point(x=0, y=b) if b > 1:    if (__tfm__ := __tf__.match(subject, pattern)) is not None and ...
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _pattern(p: ast.pattern | None, visit: Callable[[Any], Any]) -> tuple[ast.ex
     n = len(p.patterns)
     positional, keyword = _tuple(*[m[0] for m in made[:n]]), _tuple(*[m[0] for m in made[n:]])
     names = [name for m in made for name in m[1]]
-    return _tuple(constant("class"), visit(p.cls), positional, constant(tuple(p.kwd_attrs)), keyword), names
+    return _tuple(constant("class"), visit(p.cls), positional, _tuple(*map(constant, p.kwd_attrs)), keyword), names
 
 
 # ------------------------------------------------------------------ meaning

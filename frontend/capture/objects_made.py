@@ -10,8 +10,20 @@ from typing import TYPE_CHECKING, Any, Callable, Sequence
 from ..tensor import Tensor
 from . import guards as g
 from . import policy, pytree
-from .effects import Action, Apply, Composite, Container, Found, HostCall, Instance, Make, Mutate, Pending
-from .effects import SetAttribute, SetCell
+from .effects import (
+    Action,
+    Apply,
+    Composite,
+    Container,
+    Found,
+    HostCall,
+    Instance,
+    Make,
+    Mutate,
+    Pending,
+    SetAttribute,
+    SetCell,
+)
 from .instrument import original_code
 from .lazy import LazyNumber
 from .origins import Call
@@ -88,13 +100,17 @@ def composite(x: Any, finish: "_Finish", remember: Callable[[Any], Any]) -> Any:
     if id(x) in overlay.tracked or id(x) in overlay.given or id(x) in overlay.origins:
         return remember(Found(overlay.tracked[id(x)].origin if id(x) in overlay.tracked else overlay.origin_of(x)))
     kind = type(x)
-    if kind in (list, tuple, set, frozenset, dict, OrderedDict, Counter, defaultdict, deque) or pytree.is_namedtuple(kind):
+    if kind in (list, tuple, set, frozenset, dict, OrderedDict, Counter, defaultdict, deque) or pytree.is_namedtuple(
+        kind
+    ):
         return _container(x, kind, finish, remember)
     return recipe(x, finish, remember)
 
 
 def _container(x: Any, kind: type, finish: "_Finish", remember: Callable[[Any], Any]) -> Any:
-    external = id(x) in finish.tracer.external or kind in (deque, Counter, defaultdict) and id(x) not in finish.tracer.created
+    external = (
+        id(x) in finish.tracer.external or kind in (deque, Counter, defaultdict) and id(x) not in finish.tracer.created
+    )
     if external and kind not in (tuple, frozenset) and not pytree.is_namedtuple(kind):
         return remember(Static(x))
     if kind in (set, frozenset):
@@ -197,7 +213,6 @@ def _instance(x: Any, finish: "_Finish", remember: Remember) -> Any:
 def _is_new(kind: type, finish: "_Finish") -> bool:
     """Whether the class itself was made by the call."""
     return any(isinstance(v, types.FunctionType) and original_code(v.__code__) is not None for v in vars(kind).values())
-
 
 
 def whole(result: Any, finish: "_Finish") -> Callable[[Any], bool]:

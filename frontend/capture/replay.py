@@ -268,7 +268,9 @@ class Captured:
 
         assert self.backward is not None
         roots: list[Tensor | None] = [None] * len(self.backward.roots)
-        for r in leaves_of([*self.recipes, *(e.recipe for e in self.effects), *(r for a in self.actions for r in a.recipes)]):
+        for r in leaves_of(
+            [*self.recipes, *(e.recipe for e in self.effects), *(r for a in self.actions for r in a.recipes)]
+        ):
             while isinstance(r, View):
                 r = r.base
             if isinstance(r, Fresh) and r.requires_grad:
