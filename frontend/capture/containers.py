@@ -285,7 +285,8 @@ class TrackedList(Tracked):
 
     def do_sort(self, *, key: Any = None, reverse: bool = False) -> None:
         values = self.plain()
-        values.sort(key=None if key is None else state.tracer.callable(key)  # type: ignore[union-attr], reverse=reverse)
+        assert state.tracer is not None
+        values.sort(key=None if key is None else state.tracer.callable(key), reverse=reverse)
         self._replace(values)
 
     def _replace(self, values: list[Any]) -> None:
