@@ -467,6 +467,221 @@ def lists_in_objects_in_lists():
     return f, boxes
 
 
+@program(n=6)
+def swaps_attributes():
+    box = Box(a=vector(1), b=vector(5))
+
+    def f(x):
+        box.a, box.b = box.b, box.a + x
+        return box.a
+
+    return f, box
+
+
+@program(n=6)
+def nested_lists_that_grow():
+    rows = [[1], [2]]
+
+    def f(x):
+        rows[0].append(3)
+        rows.append([4])
+        rows[1][0] += 1
+        return x * len(rows[0])
+
+    return f, rows
+
+
+@program()
+def one_list_under_two_names():
+    items = [1]
+    box = Box(a=items, b=items)
+
+    def f(x):
+        box.a.append(2)
+        n = len(box.b)
+        box.b.append(n)
+        return x * n
+
+    return f, box
+
+
+@program(traces=2)
+def iterates_over_a_dict_that_it_has_changed():
+    table = {"a": 1, "b": 2}
+
+    def f(x):
+        table["c"] = 3
+        total = 0
+        for _, v in table.items():
+            total += v
+        return x * total + len(table) + sum(table.values())
+
+    return f, table
+
+
+@program(traces=2, n=5)
+def a_flag_that_a_module_clears():
+    class Carry(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.h = True, None
+
+        def forward(self, x):
+            self.h = x if self.h is None else self.h * 0.5 + x
+            if self.first:
+                self.first = False
+                return x * 0
+            return self.h
+
+    net = Carry()
+    return lambda x: net(x), net
+
+
+@program(traces=3, n=6)
+def a_number_that_is_a_range():
+    box = Box(n=1)
+
+    def f(x):
+        for i in range(box.n):
+            x = x + i
+        box.n = min(box.n + 1, 3)
+        return x
+
+    return f, box
+
+
+# ------------------------------------------------------------------ tensors: writes, views, transforms
+
+
+@program(arguments=lambda i: (vector(i, 5)[1:4],))
+def writes_into_a_view_that_is_an_argument():
+    def f(x):
+        x.add_(1)
+        return x * 2
+
+    return f, None
+
+
+@program()
+def prints_around_a_write():
+    total = tr.zeros(3)
+
+    def f(x):
+        print(total)
+        total.add_(x)
+        print(total, total.sum())
+        x.mul_(2)
+        print(x)
+        return total
+
+    return f, total
+
+
+@program()
+def transforms_of_functions_with_effects():
+    box = Box(n=0, log=[])
+
+    def loss(x):
+        box.n += 1
+        return (x**2).sum()
+
+    def f(x):
+        g = tr.grad(loss)(x)
+        box.log.append(g)
+        return tr.vmap(lambda v: v * box.n)(g)
+
+    return f, box
+
+
+@program()
+def compiled_functions_inside_of_another():
+    box = Box(n=0)
+
+    @tr.compile
+    def inner(x):
+        box.n += 1
+        return x * box.n
+
+    return lambda x: inner(x) + inner(x), box
+
+
+@program(arguments=lambda i: (vector(i), 0.1 * i))
+def numbers_among_the_arguments_are_kept_and_printed():
+    box = Box(rates=[])
+
+    def f(x, lr):
+        box.rates.append(lr)
+        print(f"lr={lr:.3f} {lr * 2:.2f}")
+        box.last = lr
+        return x * lr
+
+    return f, box
+
+
+@program(arguments=lambda i: (np.arange(3.0) + i,))
+def numpy_arrays_are_kept_and_printed():
+    box = Box(a=None)
+
+    def f(x):
+        y, s = x * 2, x.sum()
+        print(y, s, f"{s:.2f}")
+        box.a, box.s = y, s
+        return s
+
+    return f, box
+
+
+@program(traces=1, n=3)
+def a_training_step_with_a_log():
+    tr.manual_seed(0)
+    net, log = nn.Linear(3, 2), Box(losses=[], steps=0)
+    opt = tr.optim.SGD(net.parameters(), lr=0.01)
+
+    def step(x):
+        loss = (net(x) ** 2).sum()
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+        log.steps += 1
+        log.losses.append(loss.detach())
+        return loss
+
+    return step, [net, log]
+
+
+def test_results_with_a_history_are_kept():
+    w, box = tr.tensor([1.0, 2.0, 3.0], requires_grad=True), Box(loss=None)
+
+    def f(x):
+        box.loss = (w * x).sum()
+        return x
+
+    compiled, want = tr.compile(f, fullgraph=True), np.zeros(3)
+    for i in range(3):
+        compiled(vector(i))
+        box.loss.backward()
+        want += np.asarray(vector(i))
+        np.testing.assert_allclose(w.grad.numpy(), want)
+
+
+def test_what_is_kept_shares_storage_as_in_plain_python():
+    box = Box()
+
+    def f(x):
+        y = x * 2
+        box.v, box.x, box.w, box.y = x[1:], x, y[:2], y
+        return y
+
+    compiled = tr.compile(f, fullgraph=True)
+    for _ in range(3):
+        x = vector(0)
+        y = compiled(x)
+        assert box.x is x and box.y is y
+        x[1] = 50.0
+        y[0] = 9.0
+        assert box.v[0].item() == 50.0 and box.w[0].item() == 9.0
+
+
 # ------------------------------------------------------------------ globals and closure variables
 
 
