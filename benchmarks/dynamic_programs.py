@@ -74,11 +74,13 @@ def same(a: Any, b: Any) -> bool:
 class Side:
     """A library: its arrays, and how it compiles a function whole."""
 
-    def __init__(self, name: str, library: Any, array: Callable[[np.ndarray], Any], whole: Callable[[Callable], Callable]):
+    def __init__(
+        self, name: str, library: Any, array: Callable[[np.ndarray], Any], whole: Callable[[Callable], Callable]
+    ):
         self.name, self.library, self.array, self.whole = name, library, array, whole
 
     def judge(self, program: Callable, inputs: list[np.ndarray]) -> str:
-        """"whole", "wrong", the name of an error, or "not expressible"."""
+        """ "whole", "wrong", the name of an error, or "not expressible"."""
         f = rebound(program, self.library)
         try:
             want = [plain(f(self.array(x))) for x in inputs]

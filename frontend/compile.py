@@ -10,6 +10,7 @@ guarded by value. Tensors need equal dtype, shape and layout to share a trace.
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 import time
 import types
@@ -169,7 +170,19 @@ class CompiledFunction:
         }
 
     def __reduce__(self) -> Any:
+        """By reference, as functions are: copies are the function itself."""
+        name: str = getattr(self, "__qualname__", "")
+        found: Any = sys.modules.get(self.__module__)
+        for step in name.split("."):
+            found = getattr(found, step, None)
+        if found is self:
+            return name
         raise TypeError(f"can't pickle {self!r}: pickle the function, and compile it again")
+
+    def __deepcopy__(self, memo: Any) -> Any:
+        return self
+
+    __copy__ = functools.partialmethod(__deepcopy__, None)
 
     def __repr__(self) -> str:
         return f"<compiled {getattr(self, '__qualname__', self.__tracefuse_wrapped__)}: {len(self.traces)} traces>"
@@ -190,6 +203,8 @@ class CompiledFunction:
         if state.tracer is not None:  # library code of another trace calls this one: it becomes part of it
             return state.tracer.callable(self)(*args, **kwargs)  # type: ignore[attr-defined]
         publish_modes()
+        if state.disabled:
+            return function(*args, **kwargs)
         loaded, at_epoch = self._loaded, epoch.value
         try:
             call = flatten_call(args, kwargs)
@@ -421,7 +436,7 @@ def _compiled_module(module: Any, settings: dict[str, Any]) -> Any:
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
-        "__reduce_ex__": lambda self, protocol: module.__reduce_ex__(protocol),
+        "__reduce_ex__": lambda self, protocol: (_compiled_module, (module, settings)),
     }
     twin: Any = type(cls)(cls.__name__, (cls,), members)  # type: ignore[operator]
     out = object.__new__(twin)

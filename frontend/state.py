@@ -87,6 +87,7 @@ class _State(threading.local):
     mode_before_walk: bool | None = None  # the grad mode around a running backward pass; None outside of one
     draws: Any = 1  # how many independent numbers each random number is: vmap with randomness="different"
     inference: bool = False  # inside of inference_mode
+    disabled: int = 0  # how many `disable` blocks this thread is in: compiled functions run as plain Python
     anomaly: Any = None  # the running detect_anomaly
     on_node: Callable[[Any], None] | None = None  # is told of each new node of the tape
 
@@ -112,6 +113,8 @@ def modes() -> int:
         number |= (1 + FLOATS.index(dtype)) << 3
     if state.autocast is not None:
         number |= (1 + FLOATS.index(state.autocast)) << 16
+    if state.disabled:
+        number |= 1 << 30
     return number if state.tracer is None else number | 4
 
 

@@ -174,8 +174,8 @@ class _Finish:
 
     def captured(self, result: Any) -> Captured:
         tracer = self.tracer
+        self.views_share = bool(self.hooks.overlay.actions)
         actions = objects_made.actions(self.hooks.overlay.actions, self)
-        self.views_share = bool(actions)
         leaves, spec = pytree.flatten(result, objects_made.whole(result, self))
         for x in leaves:
             if isinstance(x, Tensor):

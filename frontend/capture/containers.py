@@ -11,6 +11,7 @@ import operator
 from collections import Counter, OrderedDict, defaultdict, deque
 from typing import TYPE_CHECKING, Any, Iterable
 
+from ..state import state
 from . import guards as g
 from .effects import Mutate
 from .lazy import LazyNumber, settled
@@ -23,12 +24,13 @@ KINDS = (list, dict, set, deque, OrderedDict, defaultdict, Counter)
 
 
 class Old:
-    """An element that was there before the call; `key` is its index or key."""
+    """An element that was there before the call; `key` is its index or key. `known`: the value is what the trace has read
+    there, or put there."""
 
-    __slots__ = ("key", "value")
+    __slots__ = ("key", "known", "value")
 
-    def __init__(self, key: Any, value: Any):
-        self.key, self.value = key, value
+    def __init__(self, key: Any, value: Any, known: bool = False):
+        self.key, self.value, self.known = key, value, known
 
 
 _READING = frozenset("__getitem__ getitem get __contains__ contains copy __copy__".split())
@@ -60,8 +62,7 @@ class Tracked:
         if method is not None:
             return method(*args, **kwargs)
         if name in getattr(self, "READS", ()):
-            plain = self.plain()
-            return getattr(plain, name)(*args, **kwargs)
+            return self.own(getattr(self.plain(), name)(*args, **kwargs))
         return self.unknown(name)
 
     def plain(self) -> Any:
@@ -128,14 +129,17 @@ class TrackedList(Tracked):
             self.settle()
         if self.sized:
             return len(self.items)
-        return LazyNumber(self.overlay, Length(self.origin), self.n) + (len(self.items) - self.n)
+        return LazyNumber(self.overlay, Length(self.origin), self.n)._with(len(self.items) - self.n, "+")
 
     def _read(self, position: int, from_end: bool = False) -> Any:
         x = self.items[position]
-        if isinstance(x, Old):
+        if not isinstance(x, Old):
+            return x
+        if not x.known:
             key = x.key - self.n if from_end and not self.sized else x.key
-            x = self.items[position] = self.overlay.read(Item(self.origin, key), x.value, f"{self.name}[{key}]")
-        return x
+            x.value = self.overlay.read(Item(self.origin, key), x.value, f"{self.name}[{key}]")
+            x.known = True
+        return x.value
 
     def _is_at(self, index: int) -> bool:
         """Whether `index` means the same element whatever the length is, as long as that element is there."""
@@ -170,13 +174,14 @@ class TrackedList(Tracked):
             self._there(index)
         else:
             self.settle()
-        self.items[index] = value
+        old = self.items[index]
+        self.items[index] = Old(old.key, value, True) if isinstance(old, Old) else value
         self.record("__setitem__", index, value)
 
     def _there(self, index: int) -> None:
         """Expects that there is an element `index`."""
         old = self.items[index]
-        if isinstance(old, Old) and not self.sized:
+        if isinstance(old, Old) and not old.known and not self.sized:
             least = old.key if index >= 0 else self.n - old.key - 1
             longer = Operation(">", (Length(self.origin), Held(least)))
             self.overlay.expect(longer, g.Equal(True), f"the {self.name} has more than {least} elements")
@@ -289,7 +294,8 @@ class TrackedList(Tracked):
 
     def do_sort(self, *, key: Any = None, reverse: bool = False) -> None:
         values = self.plain()
-        values.sort(key=None if key is None else self.overlay.hooks.callable(key), reverse=reverse)
+        assert state.tracer is not None
+        values.sort(key=None if key is None else state.tracer.callable(key), reverse=reverse)
         self._replace(values)
 
     def _replace(self, values: list[Any]) -> None:
@@ -336,10 +342,13 @@ class TrackedDict(Tracked):
 
     def _value(self, key: Any) -> Any:
         x = self.items[key]
-        if isinstance(x, Old):
+        if not isinstance(x, Old):
+            return x
+        if not x.known:
             self.decided.add(key)  # its guard says so
-            x = self.items[key] = self.overlay.read(Item(self.origin, x.key), x.value, f"{self.name}[{key!r}]")
-        return x
+            x.value = self.overlay.read(Item(self.origin, x.key), x.value, f"{self.name}[{key!r}]")
+            x.known = True
+        return x.value
 
     def plain(self) -> Any:
         self.settle()
@@ -382,8 +391,8 @@ class TrackedDict(Tracked):
         key = settled(key)
         return self._value(key) if isinstance(self.items.get(key), Old) or self._has(key) else default
 
-    def do_contains(self, key: Any) -> bool:
-        return self._has(settled(key))
+    def do_contains(self, x: Any) -> bool:
+        return self._has(settled(x))
 
     __contains__ = do_contains
 

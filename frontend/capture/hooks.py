@@ -20,7 +20,7 @@ from .. import autograd, scipy_special
 from ..operators import one_element
 from ..state import SymbolicScalar
 from ..tensor import Tensor
-from . import array_mode, dunders, host_calls, policy, text
+from . import array_mode, dunders, host_calls, opt_out, policy, text
 from . import guards as g
 from .containers import KINDS
 from .instrument import NoSource, instrument, is_instrumented
@@ -72,6 +72,8 @@ class Hooks(ObjectHooks):
             raise self.tracer.stopped
         if host_calls.is_host_call(f):
             return host_calls.record(self, f, args, kwargs)
+        if opt_out.is_disabled(f):
+            self.tracer.stop(f"it calls {getattr(f, '__qualname__', f)}, which tr.disable keeps in plain Python")
         if host_calls.is_level(f):
             return host_calls.level(self, f, args)
         kind = type(f)

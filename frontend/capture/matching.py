@@ -79,7 +79,7 @@ def _pattern(p: ast.pattern | None, visit: Callable[[Any], Any]) -> tuple[ast.ex
     n = len(p.patterns)
     positional, keyword = _tuple(*[m[0] for m in made[:n]]), _tuple(*[m[0] for m in made[n:]])
     names = [name for m in made for name in m[1]]
-    return _tuple(constant("class"), visit(p.cls), positional, constant(tuple(p.kwd_attrs)), keyword), names
+    return _tuple(constant("class"), visit(p.cls), positional, _tuple(*map(constant, p.kwd_attrs)), keyword), names
 
 
 # ------------------------------------------------------------------ meaning

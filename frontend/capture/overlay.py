@@ -175,7 +175,7 @@ class Overlay:
             self.expect(origin, Kind(kind), f"{path} is a {kind.__name__}")
             self.expect(Length(origin), g.Equal(len(v)), f"{path} has {len(v)} elements")
             parts = [self.read(Item(origin, i), x, f"{path}[{i}]") for i, x in enumerate(v)]
-            return tuple(parts) if kind is tuple else kind._make(parts)
+            return tuple(parts) if kind is tuple else kind._make(parts)  # type: ignore[attr-defined]
         if kind in KINDS:
             self.expect(origin, Kind(kind), f"{path} is a {kind.__name__}")
             self._dynamic.append(origin)

@@ -159,10 +159,10 @@ def _own_text(hooks: "ObjectHooks", v: Any, conversion: str | None, spec: str) -
             return hooks.call(types.MethodType(type(v).__format__, v), spec)
         if conversion in (None, "s") and policy.user_dunder(v, "__str__"):
             return hooks.call(types.MethodType(type(v).__str__, v))
+        if _prints_its_fields(v):
+            return _of_dataclass(hooks, v)
         own = policy.user_dunder(v, "__repr__")
         if own is not None:
-            if _is_of_dataclass(own):
-                return _of_dataclass(hooks, v)
             return hooks.call(types.MethodType(own, v))
     if isinstance(v, BaseException):
         return _of_exception(hooks, v, conversion)
@@ -171,8 +171,10 @@ def _own_text(hooks: "ObjectHooks", v: Any, conversion: str | None, spec: str) -
     return _of_container(hooks, hooks.overlay.plain(v))
 
 
-def _is_of_dataclass(own: types.FunctionType) -> bool:
-    return policy.is_generated(own) or policy.is_generated(getattr(own, "__wrapped__", own))
+def _prints_its_fields(v: Any) -> bool:
+    """Whether `__repr__` is the one that `dataclass` has generated."""
+    own = getattr(type(v).__repr__, "__wrapped__", None)
+    return dataclasses.is_dataclass(v) and isinstance(own, types.FunctionType) and policy.is_generated(own)
 
 
 def _of_dataclass(hooks: "ObjectHooks", v: Any) -> Any:
@@ -192,7 +194,7 @@ def _of_exception(hooks: "ObjectHooks", e: BaseException, conversion: str | None
         return ""
     if len(args) > 1:
         return formatted(hooks, args, "s") if type(e).__str__ is BaseException.__str__ else str(e)
-    return formatted(hooks, args[0], "r" if isinstance(e, KeyError) else "s")
+    return formatted(hooks, list(args)[0], "r" if isinstance(e, KeyError) else "s")
 
 
 def _listed(hooks: "ObjectHooks", values: Any) -> list[Any]:
@@ -217,7 +219,7 @@ def _of_container(hooks: "ObjectHooks", v: Any) -> Any:
         return repr(v)
     if pytree.is_namedtuple(kind) and not policy.user_dunder(v, "__repr__"):
         parts = []
-        for i, name in enumerate(kind._fields):
+        for i, name in enumerate(kind._fields):  # type: ignore[attr-defined]
             parts += [", " if i else "", f"{name}=", formatted(hooks, v[i], "r")]
         return join(hooks, [kind.__name__, "(", *parts, ")"])
     return None

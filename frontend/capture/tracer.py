@@ -17,6 +17,7 @@ from ...ir.graph import GraphBuilder, Location, Value
 from ...ir.op import Attrs, OpDef
 from ...ir.types import TensorType
 from ..state import state
+from ..tape import needs_grad
 from ..tensor import Tensor, new_tensor
 from ..trace_views import TraceViews
 from .origins import NumberSource
@@ -261,8 +262,8 @@ class Tracer(TraceViews):
         source = slot.source
         if isinstance(source, TensorSource) and source.frozen:
             self.stop("it writes into a tensor that is reached in a way capture does not know")
-        if root._base is not None:
-            self.stop("it writes into a view that was made outside")
+        if root._base is not None and needs_grad(root):
+            self.stop("it writes into a view that was made outside, and that has a history")
         slot.current = v
 
     def make_view(self, base: Tensor, op: OpDef, attrs: Attrs, value: Value) -> Tensor:

@@ -7,10 +7,14 @@ there may be only so many traces.
 
 import collections
 import contextlib
+import copy
 import dataclasses
 import enum
 import functools
+import linecache
 import logging
+import pickle
+import threading
 import types
 import warnings
 
@@ -69,6 +73,8 @@ def play(f, state, n, arguments):
         args = arguments(i) if arguments else (vector(i),)
         try:
             result = f(*args)
+        except tr.CaptureError:
+            raise
         except Exception as e:
             result = ("raised", type(e).__name__, str(e))
         else:
@@ -313,7 +319,7 @@ def reads_the_last_entry():
     return f, log
 
 
-@program(n=3)
+@program(traces=2, n=3)
 def every_list_method():
     log = [3, 1, 2]
 
@@ -461,6 +467,221 @@ def lists_in_objects_in_lists():
     return f, boxes
 
 
+@program(n=6)
+def swaps_attributes():
+    box = Box(a=vector(1), b=vector(5))
+
+    def f(x):
+        box.a, box.b = box.b, box.a + x
+        return box.a
+
+    return f, box
+
+
+@program(n=6)
+def nested_lists_that_grow():
+    rows = [[1], [2]]
+
+    def f(x):
+        rows[0].append(3)
+        rows.append([4])
+        rows[1][0] += 1
+        return x * len(rows[0])
+
+    return f, rows
+
+
+@program()
+def one_list_under_two_names():
+    items = [1]
+    box = Box(a=items, b=items)
+
+    def f(x):
+        box.a.append(2)
+        n = len(box.b)
+        box.b.append(n)
+        return x * n
+
+    return f, box
+
+
+@program(traces=2)
+def iterates_over_a_dict_that_it_has_changed():
+    table = {"a": 1, "b": 2}
+
+    def f(x):
+        table["c"] = 3
+        total = 0
+        for _, v in table.items():
+            total += v
+        return x * total + len(table) + sum(table.values())
+
+    return f, table
+
+
+@program(traces=2, n=5)
+def a_flag_that_a_module_clears():
+    class Carry(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.h = True, None
+
+        def forward(self, x):
+            self.h = x if self.h is None else self.h * 0.5 + x
+            if self.first:
+                self.first = False
+                return x * 0
+            return self.h
+
+    net = Carry()
+    return lambda x: net(x), net
+
+
+@program(traces=3, n=6)
+def a_number_that_is_a_range():
+    box = Box(n=1)
+
+    def f(x):
+        for i in range(box.n):
+            x = x + i
+        box.n = min(box.n + 1, 3)
+        return x
+
+    return f, box
+
+
+# ------------------------------------------------------------------ tensors: writes, views, transforms
+
+
+@program(arguments=lambda i: (vector(i, 5)[1:4],))
+def writes_into_a_view_that_is_an_argument():
+    def f(x):
+        x.add_(1)
+        return x * 2
+
+    return f, None
+
+
+@program()
+def prints_around_a_write():
+    total = tr.zeros(3)
+
+    def f(x):
+        print(total)
+        total.add_(x)
+        print(total, total.sum())
+        x.mul_(2)
+        print(x)
+        return total
+
+    return f, total
+
+
+@program()
+def transforms_of_functions_with_effects():
+    box = Box(n=0, log=[])
+
+    def loss(x):
+        box.n += 1
+        return (x**2).sum()
+
+    def f(x):
+        g = tr.grad(loss)(x)
+        box.log.append(g)
+        return tr.vmap(lambda v: v * box.n)(g)
+
+    return f, box
+
+
+@program()
+def compiled_functions_inside_of_another():
+    box = Box(n=0)
+
+    @tr.compile
+    def inner(x):
+        box.n += 1
+        return x * box.n
+
+    return lambda x: inner(x) + inner(x), box
+
+
+@program(arguments=lambda i: (vector(i), 0.1 * i))
+def numbers_among_the_arguments_are_kept_and_printed():
+    box = Box(rates=[])
+
+    def f(x, lr):
+        box.rates.append(lr)
+        print(f"lr={lr:.3f} {lr * 2:.2f}")
+        box.last = lr
+        return x * lr
+
+    return f, box
+
+
+@program(arguments=lambda i: (np.arange(3.0) + i,))
+def numpy_arrays_are_kept_and_printed():
+    box = Box(a=None)
+
+    def f(x):
+        y, s = x * 2, x.sum()
+        print(y, s, f"{s:.2f}")
+        box.a, box.s = y, s
+        return s
+
+    return f, box
+
+
+@program(traces=1, n=3)
+def a_training_step_with_a_log():
+    tr.manual_seed(0)
+    net, log = nn.Linear(3, 2), Box(losses=[], steps=0)
+    opt = tr.optim.SGD(net.parameters(), lr=0.01)
+
+    def step(x):
+        loss = (net(x) ** 2).sum()
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+        log.steps += 1
+        log.losses.append(loss.detach())
+        return loss
+
+    return step, [net, log]
+
+
+def test_results_with_a_history_are_kept():
+    w, box = tr.tensor([1.0, 2.0, 3.0], requires_grad=True), Box(loss=None)
+
+    def f(x):
+        box.loss = (w * x).sum()
+        return x
+
+    compiled, want = tr.compile(f, fullgraph=True), np.zeros(3)
+    for i in range(3):
+        compiled(vector(i))
+        box.loss.backward()
+        want += np.asarray(vector(i))
+        np.testing.assert_allclose(w.grad.numpy(), want)
+
+
+def test_what_is_kept_shares_storage_as_in_plain_python():
+    box = Box()
+
+    def f(x):
+        y = x * 2
+        box.v, box.x, box.w, box.y = x[1:], x, y[:2], y
+        return y
+
+    compiled = tr.compile(f, fullgraph=True)
+    for _ in range(3):
+        x = vector(0)
+        y = compiled(x)
+        assert box.x is x and box.y is y
+        x[1] = 50.0
+        y[0] = 9.0
+        assert box.v[0].item() == 50.0 and box.w[0].item() == 9.0
+
+
 # ------------------------------------------------------------------ globals and closure variables
 
 
@@ -512,7 +733,7 @@ def prints_values():
         y = x * 2
         print(f"{y.sum():.3f} {x!r} {'static':>8} {[x[0], 1]} {{}}")
         y += 1
-        print("{} and {0!s:>5}".format("a") if False else "{:.2f} {k}".format(y.sum(), k=x), "%.1f%%" % y.sum())
+        print("{:.2f} {k}".format(y.sum(), k=x), "%.1f%%" % y.sum())
         return y
 
     return f, None
@@ -1101,3 +1322,88 @@ def test_states_that_changed_outside_are_seen():
     box.n = 2.5
     assert compiled(vector(0)).tolist() == (vector(0) * 3.5).tolist()
     assert type(types.SimpleNamespace()) is types.SimpleNamespace
+
+
+@tr.compile
+def importable(x):
+    return x * 2
+
+
+def test_compiled_functions_pickle_by_reference():
+    assert pickle.loads(pickle.dumps(importable)) is importable and copy.deepcopy(importable) is importable
+    with pytest.raises(TypeError, match="compile it again"):
+        pickle.dumps(tr.compile(lambda x: x))
+
+
+def test_compiled_modules_stay_compiled_when_copied_and_pickled():
+    from tracefuse.frontend.compile import is_compiled
+
+    net = tr.compile(nn.Linear(3, 2), fullgraph=True)
+    x = tr.ones((1, 3))
+    for twin in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):
+        assert is_compiled(twin) and isinstance(twin, nn.Linear) and twin.weight is not net.weight
+        assert twin(x).tolist() == net(x).tolist()
+
+
+def test_disabled_functions_stay_in_plain_python():
+    traced = []
+
+    @tr.compile
+    def inner(x):
+        traced.append(isinstance(tr.Tensor, type))
+        return x + 1
+
+    @tr.disable
+    def plain(x):
+        return float(inner(x).sum())
+
+    @tr.compile
+    def f(x):
+        return x * plain(x)
+
+    with pytest.warns(tr.CaptureWarning, match="disable"):
+        assert f(vector(0)).tolist() == (vector(0) * plain(vector(0))).tolist()
+    with tr.disable():
+        inner(vector(0))
+    assert inner.cache_info()["traces"] == 0 and plain.__name__ == "plain"
+    inner(vector(0))
+    inner(vector(0))
+    with tr.disable():
+        inner(vector(0))
+    info = inner.cache_info()
+    assert info["traces"] == 1 and info["hits"] == 1
+
+
+def test_threads_share_a_compiled_function():
+    box = Box(log=[])
+
+    def f(x):
+        box.log.append(x.sum())
+        return x * 2
+
+    compiled = tr.compile(f, fullgraph=True)
+    threads = [threading.Thread(target=lambda: [compiled(vector(i)) for i in range(50)]) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(box.log) == 200 and all(type(v) is tr.Tensor and float(v) > 0 for v in box.log)
+
+
+def test_source_that_only_linecache_knows():
+    text = "def made(x, log):\n    log.append(x * 2)\n    return x + 1\n"
+    linecache.cache["<cell 1>"] = (len(text), None, text.splitlines(True), "<cell 1>")
+    space: dict = {}
+    exec(compile(text, "<cell 1>", "exec"), space)
+    compiled, log = tr.compile(space["made"], fullgraph=True), []
+    assert compiled(vector(0), log).tolist() == (vector(0) + 1).tolist() and len(log) == 1
+
+
+def test_relative_imports_inside():
+    import tracefuse.frontend.demo as demo
+
+    text = "def f(x):\n    from . import large\n    from .costs import kernel_cost\n    return x * 2\n"
+    linecache.cache["<cell 2>"] = (len(text), None, text.splitlines(True), "<cell 2>")
+    space = {"__package__": demo.__package__, "__name__": "some.module"}
+    exec(compile(text, "<cell 2>", "exec"), space)
+    assert tr.compile(space["f"], fullgraph=True)(vector(0)).tolist() == (vector(0) * 2).tolist()
