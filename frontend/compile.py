@@ -4,7 +4,8 @@ A call looks up the traces of its argument layout, takes the first whose guards 
 captures, builds and runs a new trace; what can't be captured runs as plain Python, with a warning that names the line.
 
 Python float arguments that only meet arithmetic are inputs of the trace; every other Python number is a constant of it,
-guarded by value. Tensors need equal dtype, shape and layout to share a trace.
+guarded by value. Tensors need equal dtype, rank and layout to share a trace, and equal sizes until some of them change
+(`capture/dynamic.py`).
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
+from ..ir.dim import Dim
 from ..ir.graph import Graph
 from . import events
-from .capture.capture import CaptureStop, Segment, Specialize, TraceTree, capture, flatten_call
+from .capture.capture import Call, CaptureStop, Segment, Specialize, TraceTree, capture, flatten_call
+from .capture.dynamic import Dynamic
 from .capture.replay import Captured, Invocation
 from .epoch import epoch
 from .state import publish_modes, publish_modes_to, state
@@ -107,7 +110,15 @@ class CompiledFunction:
     __slots__ = ()
 
     def __init__(
-        self, function: Callable, *, fullgraph: bool, mode: str, backend: str, check: int, options: dict[str, Any]
+        self,
+        function: Callable,
+        *,
+        fullgraph: bool,
+        mode: str,
+        backend: str,
+        check: int,
+        options: dict[str, Any],
+        dynamic: Any = None,
     ):
         if backend not in BACKENDS:
             raise ValueError(f"backend {backend!r}: it is one of {', '.join(BACKENDS)}")
@@ -118,6 +129,7 @@ class CompiledFunction:
         self._miss = self._called
         self._target: tuple[Any, tuple[Any, ...]] = (self, ())
         self.fullgraph, self.mode, self.backend, self.check, self.options = fullgraph, mode, backend, check, options
+        self.dynamic = Dynamic(dynamic)
         self.fallbacks: list[str] = []
         self._build = BACKENDS[backend]
         self._lock = threading.RLock()
@@ -132,6 +144,7 @@ class CompiledFunction:
             self._traces: dict[tuple, list[TraceTree]] = {}
             self._eager: set[tuple] = set()
             self._static: dict[tuple, frozenset[int]] = {}
+            self.dynamic.families.clear()
             self._loaded = object()  # another one after each unload
             self._hits = self._misses = self._python = 0
             self._warned = False
@@ -192,7 +205,8 @@ class CompiledFunction:
         except (TypeError, RecursionError) as e:
             return self._fall_back(None, f"the arguments can't be flattened: {e}", args, kwargs)
         invocation = Invocation(call.leaves, args, kwargs, at_epoch, self._target[1])
-        found = self._find(key, call.leaves)
+        self.dynamic.check(function, call)
+        found = self._find(key, call)
         if found is not None:
             self._hits += 1
             self._offer(found, invocation, loaded)
@@ -202,18 +216,31 @@ class CompiledFunction:
             return function(*args, **kwargs)
         if len(self.traces) >= MAX_TRACES:
             return self._fall_back(key, self._too_many(), args, kwargs)
-        return self._trace(key, invocation)
+        return self._trace(key, call, invocation)
 
-    def _find(self, key: tuple, leaves: list[Any]) -> Captured | None:
-        for tree in self._traces.get(key, ()):
+    def _find(self, key: tuple, call: Call) -> Captured | None:
+        trees = self._traces.get(key, [])
+        pattern = self._pattern(key, call)
+        sized = [] if pattern is None else self._traces.get(pattern, [])
+        for tree in (*trees, *sized):
             captured = tree.root.captured
-            failed = captured.matches(leaves)
+            failed = captured.matches(call.leaves)
             if failed is None:
                 return captured
             text = getattr(failed, "failed", "") or failed.text
             if text in self._failing or len(self._failing) < 100:
                 self._failing[text] = self._failing.get(text, 0) + 1
         return None
+
+    def _pattern(self, key: tuple, call: Call) -> tuple | None:
+        """Where traces with symbolic sizes are kept that may serve the call."""
+        return self.dynamic.pattern(self.__tracefuse_wrapped__, key, call)
+
+    def _keep(self, key: tuple, call: Call, captured: Captured) -> None:
+        """Puts a new trace where calls look for it."""
+        place = key if captured.sizes is None else self._pattern(key, call)
+        assert place is not None
+        self._traces.setdefault(place, []).append(TraceTree(Segment(captured)))
 
     def _offer(self, captured: Captured, call: Invocation, loaded: object) -> None:
         """Has native code serve calls like this one, which is about to run, from the next one on."""
@@ -231,44 +258,64 @@ class CompiledFunction:
         finally:
             self._lock.release()
 
-    def _trace(self, key: tuple, call: Invocation) -> Any:
+    def _trace(self, key: tuple, flat: Call, call: Invocation) -> Any:
         """Captures this call and runs it."""
         args, kwargs = call.args, call.kwargs
         with self._lock:
-            captured = self._find(key, call.leaves) if key in self._traces else None
+            captured = self._find(key, flat) if self._traces else None
             if captured is None:  # else another thread was faster
                 start, error = time.perf_counter(), None
                 try:
-                    captured = self._capture(key, args, kwargs)
+                    captured = self._capture(key, flat, args, kwargs)
                 except CaptureStop as e:
                     reason = str(e)
                 except Exception as e:  # an error of the user's, or of capture: plain Python tells which
                     reason, error = f"{type(e).__name__} while tracing: {e}", e
                 if captured is None:
                     return self._fall_back(key, reason, args, kwargs, error)
-                again = events.why_again(self.__tracefuse_wrapped__, self._traces, key, call.leaves)
+                pattern = self._pattern(key, flat)
+                again = events.why_again(self.__tracefuse_wrapped__, self._traces, key, pattern, flat)
                 events.captured(captured.graph.name, captured, time.perf_counter() - start, again)
                 try:
-                    self._compile(captured)
+                    captured = self._compiled(captured, key, args, kwargs)
                 except Exception as e:
                     reason = f"the {self.backend} backend failed: {type(e).__name__}: {e}"
                     return self._fall_back(key, reason, args, kwargs)
-                self._traces.setdefault(key, []).append(TraceTree(Segment(captured)))
+                self._keep(key, flat, captured)
                 self._misses += 1
                 self._offer(captured, call, self._loaded)  # inside the lock: nobody has unloaded it
             else:
                 self._hits += 1
         return self._run(captured, call.leaves, args, kwargs)
 
-    def _capture(self, key: tuple, args: tuple, kwargs: dict[str, Any]) -> Captured:
+    def _capture(self, key: tuple, call: Call, args: tuple, kwargs: dict[str, Any]) -> Captured:
+        def once(tracer: Callable[[], Any]) -> Captured:
+            return self._capture_once(key, args, kwargs, tracer)
+
+        return self.dynamic.capture(self.__tracefuse_wrapped__, key, call, once)
+
+    def _capture_once(self, key: tuple, args: tuple, kwargs: dict[str, Any], tracer: Callable[[], Any]) -> Captured:
         while True:
             static = self._static.get(key, frozenset())
             try:
-                return capture(self.__tracefuse_wrapped__, args, kwargs, static)
+                return capture(self.__tracefuse_wrapped__, args, kwargs, static, tracer())
             except Specialize as e:
+                if isinstance(e.leaf, Dim):
+                    raise
                 if e.leaf in static:
                     raise CaptureStop("a float argument can't be made a constant of the trace", None) from None
                 self._static[key] = static | {e.leaf}
+
+    def _compiled(self, captured: Captured, key: tuple, args: tuple, kwargs: dict[str, Any]) -> Captured:
+        """`captured` with its code; if the backend can't have its symbolic sizes, another trace without any."""
+        try:
+            self._compile(captured)
+        except Exception:
+            if captured.sizes is None:
+                raise
+            captured = self._capture_once(key, args, kwargs, lambda: None)
+            self._compile(captured)
+        return captured
 
     def _compile(self, captured: Captured) -> None:
         captured.executable = self._build(captured.graph)
@@ -322,7 +369,7 @@ def compile(
     *,
     fullgraph: bool = False,
     mode: str = "default",
-    dynamic: bool | None = None,
+    dynamic: Any = None,
     backend: str = "llvm",
     check: int = 0,
     options: dict[str, Any] | None = None,
@@ -330,14 +377,20 @@ def compile(
     """Compiles a function, a method, or a Module (its forward). Also a decorator: `@compile`, `@compile(check=1)`.
 
     fullgraph: a call that can't be captured raises CaptureError instead of running as plain Python.
-    mode: "default", "lazy", "max". dynamic: None or False: every shape gets its own trace.
+    mode: "default", "lazy", "max".
+    dynamic: None: the first call fixes all sizes; sizes of arguments that differ in a later one become symbolic in a
+    second trace, which then serves all. False: every shape gets its own trace. True: all sizes of arguments but 0 and 1
+    are symbolic at once. {"x": {0: "batch"}}: these are, by name or as a `Dim` with a range (ValueError for a call
+    outside of it); sizes of one name are equal.
     backend: "llvm", or "reference" (NumPy; slow, for comparison). check: compare the first n calls of each trace with
     plain Python; CheckError where they differ. options: for the backend.
     A compiled Module is of the same class and shares parameters, buffers and attributes with the original.
     """
-    settings: dict[str, Any] = dict(fullgraph=fullgraph, mode=mode, backend=backend, check=check, options=options or {})
+    settings: dict[str, Any] = dict(
+        fullgraph=fullgraph, mode=mode, backend=backend, check=check, options=options or {}, dynamic=dynamic
+    )
     if fn is None:
-        return functools.partial(compile, dynamic=dynamic, **settings)
+        return functools.partial(compile, **settings)
     from .nn.module import Module
 
     if isinstance(fn, Module):

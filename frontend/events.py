@@ -32,16 +32,20 @@ def fell_back(name: str, reason: str) -> None:
         debug.say(f"{name}: runs as plain Python: {reason}")
 
 
-def why_again(function: Any, traces: dict[tuple, list], key: tuple, leaves: list[Any]) -> str:
+def why_again(function: Any, traces: dict[tuple, list], key: tuple, sized: tuple | None, call: Call) -> str:
     """Why none of the traces serves a call: guards that fail and what they find, or how its arguments differ."""
     if not debug.level() or not traces:
         return ""
-    failed = [t.root.captured.matches(leaves) for t in traces.get(key, ())]
+    leaves = call.leaves
+    near = [t for k in (key, sized) if k is not None for t in traces.get(k, ())]
+    failed = [f for t in near if (f := t.root.captured.matches(leaves)) is not None]
     if failed:
-        texts = [(getattr(f, "failed", "") or f.text) + " no longer holds" + _found(f, leaves) for f in failed if f]
+        texts = [(getattr(f, "failed", "") or f.text) + " no longer holds" + _found(f, leaves) for f in failed]
         return "; ".join(texts)
-    nearest = min(traces, key=lambda other: _differences(other, key))
-    return _difference(function, nearest, key, leaves)
+    # keys of traces with symbolic sizes are the others without those sizes, behind one more entry
+    pairs = [(k[1:], (sized or ("", *key))[1:]) if k[0] == "sizes" else (k, key) for k in traces]
+    nearest, new = min(pairs, key=lambda pair: _differences(*pair))
+    return _difference(function, nearest, new, leaves)
 
 
 def _found(guard: Any, leaves: list[Any]) -> str:

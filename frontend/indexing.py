@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..ir import dim
+from ..ir.decider import decider
 from ..ir.dim import Dim, DimLike
 from ..ir.dtypes import bool_
 from ..ir.op import get_op
@@ -206,8 +207,8 @@ def _basic_part(x: Tensor, items: list[Any]) -> tuple[Tensor, tuple[int, ...], A
 
 
 def _position(k: Any, size: DimLike, axis: int, shape: tuple) -> Any:
-    if isinstance(k, int) and isinstance(size, int):
-        if not -size <= k < size:
+    if isinstance(k, int) and isinstance(size, int) or decider() is not None:
+        if not (k < size and -k <= size):
             raise IndexError(f"index {k} is out of bounds for axis {axis} of shape {shape}")
         return k + size if k < 0 else k
     return k + size if isinstance(k, int) and k < 0 else k
@@ -242,6 +243,8 @@ def _bound(k: Any, size: DimLike, missing: DimLike) -> DimLike:
     if k is None:
         return missing
     if isinstance(k, Dim):
+        if decider() is not None and k < 0:
+            return dim.maximum(size + k, 0)
         return dim.minimum(k, size)
     k = k.__index__()
     return dim.maximum(size + k, 0) if k < 0 else dim.minimum(k, size)

@@ -6,7 +6,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-from .capture.capture import CaptureStop, Segment, TraceTree, flatten_call
+from .capture.capture import CaptureStop, flatten_call
 from .capture.replay import Captured
 from .compile import CompiledFunction, compile, compiled_function, is_compiled
 
@@ -53,16 +53,17 @@ def trace_of(compiled: CompiledFunction, args: tuple, kwargs: dict[str, Any]) ->
         hash(key)
     except (TypeError, RecursionError) as e:
         raise NotCaptured(f"the arguments can't be flattened: {e}") from None
-    found = compiled._find(key, call.leaves)
+    compiled.dynamic.check(compiled.__tracefuse_wrapped__, call)
+    found = compiled._find(key, call)
     if found is not None:
         return found
     with compiled._lock:
         try:
-            captured = compiled._capture(key, args, kwargs)
+            captured = compiled._capture(key, call, args, kwargs)
         except CaptureStop as e:
             raise NotCaptured(str(e)) from None
-        compiled._compile(captured)
-        compiled._traces.setdefault(key, []).append(TraceTree(Segment(captured)))
+        captured = compiled._compiled(captured, key, args, kwargs)
+        compiled._keep(key, call, captured)
     return captured
 
 

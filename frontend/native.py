@@ -399,7 +399,7 @@ class _Finish:
         found = made.get(id(r))
         if found is None:
             if isinstance(r, View):
-                found = make_view(self._make(r.base, results, made), r)
+                found = make_view(self._make(r.base, results, made), r, {})
             else:
                 found = results[self.places[id(r)]]
                 if isinstance(r, Fresh) and r.kind == "number":

@@ -15,6 +15,8 @@ from typing import Any, Callable
 
 import numpy as np
 
+from ...ir.decider import decider
+from ...ir.dim import Dim
 from .. import autograd, scipy_special
 from ..state import SymbolicScalar
 from ..tensor import Tensor
@@ -23,6 +25,7 @@ from . import guards as g
 from .instrument import NoSource, instrument, is_instrumented
 from .objects import ObjectHooks
 from .scalars import ScalarArgument
+from .sizes import SizeNumber, square_root
 from .tracer import Specialize, Tracer
 from .watch import optimizers
 
@@ -237,6 +240,8 @@ class Hooks(ObjectHooks):
             return self._of_builtins(f, name, args, kwargs)
         if module in policy.PURE_MODULES or _module_of_builtin(f) in policy.PURE_MODULES:
             self._iterators(name, args)
+            if name == "sqrt" and len(args) == 1 and isinstance(args[0], (Dim, SizeNumber)) and decider() is not None:
+                return square_root(args[0])
             return f(*[self._passed(a) for a in args], **{k: self._passed(v) for k, v in kwargs.items()})
         self.tracer.stop(f"it calls {module}.{name}, which is not known to be pure")
 
@@ -248,6 +253,8 @@ class Hooks(ObjectHooks):
         if kind in (str, bytes) and name in ("format", "join", "format_map"):
             for a in (*args, *kwargs.values()):
                 self.formatted(a)
+        elif isinstance(owner, (dict, set, frozenset)):
+            self.numbers(args)
         if isinstance(owner, types.GeneratorType) and id(owner) not in self.tracer.created:
             self.tracer.stop("it advances a generator that was made outside")
         if not isinstance(owner, types.GeneratorType):
@@ -301,6 +308,8 @@ class Hooks(ObjectHooks):
     def _isinstance(self, x: Any, classes: Any) -> bool:
         if isinstance(x, SymbolicScalar):
             return issubclass(x.python_type, classes)
+        if isinstance(x, Dim) and decider() is not None:
+            return issubclass(int, classes)
         if isinstance(x, array_mode.ArrayTracer):
             return issubclass(x.stands_for, classes)
         return isinstance(x, classes)
@@ -313,6 +322,8 @@ class Hooks(ObjectHooks):
             x = args[0]
             if isinstance(x, SymbolicScalar):
                 return x.python_type
+            if isinstance(x, Dim) and decider() is not None:
+                return int
             return x.stands_for if isinstance(x, array_mode.ArrayTracer) else type(x)
         if issubclass(cls, Module):
             self.tracer.stop(f"it makes a new {cls.__name__}")
@@ -328,6 +339,10 @@ class Hooks(ObjectHooks):
             self._iterators(cls.__name__, args)
             for a in args:
                 self.options(a)
+            if cls in (int, float) and len(args) == 1 and isinstance(args[0], Dim) and (asked := decider()):
+                return args[0] if cls is int else asked.real(args[0])
+            if cls in (set, frozenset, dict):
+                self.numbers(args)
             if cls in (int, float, bool, complex) and args and isinstance(args[0], ScalarArgument):
                 raise Specialize(args[0].leaf)
             if args and policy.user_dunder(args[0], f"__{cls.__name__}__"):

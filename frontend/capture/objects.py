@@ -11,6 +11,7 @@ from typing import Any, Callable
 
 import numpy as np
 
+from ...ir.decider import decider
 from ...ir.dim import Dim
 from ..state import SymbolicScalar
 from ..tensor import Tensor
@@ -93,9 +94,7 @@ class ObjectHooks(Watch):
         kind = type(v)
         if kind is np.ndarray:
             return self.array(v)
-        if isinstance(v, Tensor) or g.is_value(v):
-            return v
-        if isinstance(v, SymbolicScalar):
+        if isinstance(v, (Tensor, SymbolicScalar)) or g.is_value(v):
             return v
         if policy.is_user(kind) and any(policy.user_dunder(v, d) for d in _DUNDERS):
             self.tracer.stop(f"it uses an operator that the class {kind.__name__} defines in Python")
@@ -103,7 +102,9 @@ class ObjectHooks(Watch):
 
     def compared(self, v: Any) -> Any:
         """An operand of a comparison."""
-        return ComparedSize(v, self.tracer) if isinstance(v, Dim) else self.operand(v)
+        if isinstance(v, Dim):
+            return ComparedSize(v, self.tracer) if decider() is None else v
+        return self.operand(v)
 
     def known(self, v: Any) -> Any:
         """`v`, unless it is an object from outside whose contents can change without a guard noticing."""
@@ -205,9 +206,19 @@ class ObjectHooks(Watch):
 
     def formatted(self, v: Any) -> Any:
         parts = v if isinstance(v, (list, tuple)) else (v,)
+        self.numbers(parts)
         if not all(g.is_value(p) for p in parts) or any(isinstance(p, SymbolicScalar) for p in parts):
             self.tracer.stop(f"it turns a {type(v).__name__} into text")
         return v
+
+    def numbers(self, parts: Any) -> None:
+        """Has the sizes among `parts` as numbers, where Python is about to print or look them up."""
+        asked = decider()
+        for p in parts if asked is not None else ():
+            if isinstance(p, Dim):
+                asked.concrete(p)  # type: ignore[union-attr]
+            elif isinstance(p, (tuple, list)):
+                self.numbers(p)
 
     def context(self, v: Any) -> Any:
         if (

@@ -6,11 +6,12 @@ Everything a native entry needs to run the trace without Python is in `Captured`
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
 from ...ir.graph import Graph
+from ...ir.interpreter import concrete
 from ...ir.op import Attrs, OpDef
 from ..autograd import no_grad
 from ..dispatch import run as run_op
@@ -18,6 +19,7 @@ from ..tape import root_of
 from ..tensor import Tensor, new_tensor
 from . import pytree
 from .guards import Guard
+from .size_guards import SizesGuard
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,7 @@ class Captured:
     backward: Backward | None = None
     keep: list[Any] = field(default_factory=list)  # arguments that are known by identity: it must not be used again
     executable: Any = None
+    sizes: SizesGuard | None = None  # of a trace with symbolic sizes
     native: Any = None  # its NativeTrace; False when the native entry can't serve it
     calls: int = 0
 
@@ -239,7 +242,7 @@ class Captured:
             out = _object(r.source, leaves)
         else:
             base = self._make(r.base, leaves, outputs, made)
-            out = make_view(base, r)
+            out = make_view(base, r, {} if self.sizes is None else self.sizes.bind(leaves))
         made[id(r)] = out
         return out
 
@@ -261,14 +264,15 @@ class Captured:
         connect(self.backward, roots, leaves, arrays, outputs, tensors, self.graph, written)
 
 
-def make_view(base: Any, r: View) -> Any:
-    """The view `r` of `base`, which has been made already."""
+def make_view(base: Any, r: View, sizes: Mapping[str, int]) -> Any:
+    """The view `r` of `base`, which has been made already. sizes: of the symbols, if there are any."""
+    attrs = concrete(r.attrs, sizes) if sizes else r.attrs
     if type(base) is np.ndarray:
-        return r.op.reference(base, **r.attrs)
+        return r.op.reference(base, **attrs)
     if not r.detached:
-        return run_op(r.op, (base,), r.attrs)
+        return run_op(r.op, (base,), attrs)
     with no_grad():
-        return run_op(r.op, (base,), r.attrs)
+        return run_op(r.op, (base,), attrs)
 
 
 def _object(source: Source, leaves: Sequence[Any]) -> Any:

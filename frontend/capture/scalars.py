@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from ...ir import ops
+from ...ir.dim import Dim
 from ...ir.dtypes import DType, float64
 from ...ir.graph import Value
 from ..state import SymbolicScalar, state
@@ -22,7 +23,7 @@ class ScalarArgument(SymbolicScalar):
     __slots__ = ("value", "leaf", "original")
     python_type = float
 
-    def __init__(self, value: Value, leaf: int, original: bool = False):
+    def __init__(self, value: Value, leaf: Any, original: bool = False):
         self.value, self.leaf, self.original = value, leaf, original
 
     def to_tensor(self, dtype: DType) -> Tensor:
@@ -35,9 +36,11 @@ class ScalarArgument(SymbolicScalar):
             b = other.value
         elif type(other) in (int, float, bool):
             b = ops.full(value=float(other), shape=(), dtype=float64)
+        elif isinstance(other, Dim):
+            b = ops.full(value=other, shape=(), dtype=float64)
         else:
             return NotImplemented
-        return ScalarArgument(op(b, self.value) if swapped else op(self.value, b), self.leaf)
+        return type(self)(op(b, self.value) if swapped else op(self.value, b), self.leaf)
 
     def __add__(self, other: Any) -> Any:
         return self._with(other, ops.add)
@@ -63,7 +66,7 @@ class ScalarArgument(SymbolicScalar):
         return NotImplemented if isinstance(other, Tensor) else self._concrete()
 
     def __neg__(self) -> "ScalarArgument":
-        return ScalarArgument(ops.neg(self.value), self.leaf)
+        return type(self)(ops.neg(self.value), self.leaf)
 
     def __pos__(self) -> "ScalarArgument":
         return self

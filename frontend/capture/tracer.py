@@ -38,9 +38,9 @@ class CaptureStop(BaseException):
 
 
 class Specialize(BaseException):
-    """Starts the capture again with a float argument as a constant of the trace."""
+    """Starts the capture again with a float argument as a constant of the trace. (`leaf` a `Dim`: its sizes.)"""
 
-    def __init__(self, leaf: int):
+    def __init__(self, leaf: Any):
         self.leaf = leaf
 
 
