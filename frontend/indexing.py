@@ -198,9 +198,10 @@ def _basic_part(x: Tensor, items: list[Any]) -> tuple[Tensor, tuple[int, ...], A
         steps.append(abs(step))
         axis += 1
     view = x
-    if any(s != 0 for s in starts) or tuple(stops) != x.shape or any(s != 1 for s in steps):
+    whole = all(dim.same(s, 0) for s in starts) and all(map(dim.same, stops, x.shape)) and all(s == 1 for s in steps)
+    if not whole:
         view = apply(get_op("slice"), x, start=tuple(starts), stop=tuple(stops), step=tuple(steps))
-    if view is x or tuple(shape) != view.shape:
+    if view is x or len(shape) != view.ndim or not all(map(dim.same, shape, view.shape)):
         view = apply(get_op("reshape"), view, shape=tuple(shape))
     together = all(b - a == 1 for a, b in pairwise(positions))
     return view, tuple(flips), advanced, advanced[0][0] if advanced and together else 0

@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from ..ir import dim
 from ..runtime import entry
+from ..runtime.dims_code import Dims, UnknownSize
 from ..runtime.entry_layout import UnknownLayout, cell_word, slot_word, word_position
 from ..runtime.executable import Executable
 from ..runtime.trace_spec import (
@@ -30,6 +32,7 @@ from ..runtime.trace_spec import (
     Output,
     Result,
     ScalarArg,
+    Size,
     State,
     StaticArg,
     TraceSpec,
@@ -54,6 +57,7 @@ from .capture.replay import (
     View,
     make_view,
 )
+from .capture.size_guards import RelationGuard, SizesGuard
 from .costs import kernel_cost
 from .epoch import epoch
 from .state import modes, state
@@ -83,7 +87,7 @@ def trace_spec(captured: Captured, call: Invocation) -> TraceSpec | None:
     `call` is served by the trace, and belongs to this thread with its modes as they are.
     """
     executable = executable_of(captured)
-    if executable is None or captured.backward is not None or executable.plan.dims or call.kwargs:
+    if executable is None or captured.backward is not None or call.kwargs:
         return None
     if executable.plan.host_steps:
         return None
@@ -91,7 +95,7 @@ def trace_spec(captured: Captured, call: Invocation) -> TraceSpec | None:
         return None
     try:
         return _Writer(captured, executable, call).spec()
-    except (Inexpressible, UnknownLayout):
+    except (Inexpressible, UnknownLayout, UnknownSize):
         return None
 
 
@@ -110,10 +114,13 @@ class _Writer:
         self.disjoint: list[tuple[int, int]] = []
         self.without_grad: set[int] = set()  # leaves
         self.with_epoch = False
+        self.sizes = captured.sizes
+        self.dims = Dims(executable.plan.dims)
 
     def spec(self) -> TraceSpec:
         for guard in self.captured.guards:
             self._guard(guard)
+        args = (*map(StaticArg, self.prefix), *(self._arg(i, x) for i, x in enumerate(self.leaves)))
         if self.with_epoch:  # the first word: it is renewed in place
             self.words.insert(0, Word(epoch.address, self.epoch, epoch))
         plan = self.executable.plan
@@ -127,13 +134,15 @@ class _Writer:
             buffer = plan.buffers[b]
             if buffer.kind == "output":
                 self.places[j] = len(outputs)
-                shape = tuple(int(d) for d in buffer.type.shape)  # type: ignore[arg-type]
+                shape = tuple(self.dims.size(d) for d in buffer.type.shape)
                 outputs.append(Output(first_output + j, buffer.type.dtype.np, shape))
             else:
                 constants.append(Constant(first_output + j, 0))  # written into an input, or a check: nobody looks here
         results = _Results(self)
         states = self._states()
-        args = (*map(StaticArg, self.prefix), *(self._arg(i, x) for i, x in enumerate(self.leaves)))
+        arena = self.dims.size(dim.maximum(64, self.executable.arena_size))
+        relations = [] if self.sizes is None else [(r.difference, r.sign) for r in self.sizes.relations]
+        derive, code = self.dims.derive(relations, self.executable.target, self.executable.compile_text)
         return TraceSpec(
             plan=self.executable.address,
             args=args,
@@ -153,9 +162,11 @@ class _Writer:
             loads=tuple(self.loads),
             written=self._versions(),
             disjoint=tuple(self.disjoint),
-            arena=max(64, int(self.executable.arena_size)),  # type: ignore[arg-type]
-            release_gil=_seconds(self.executable) > LONG,
-            keep=(self.executable,),
+            dims=len(self.dims.slots),
+            derive=derive,
+            arena=arena,
+            release_gil=_seconds(self.executable, {} if self.sizes is None else self.sizes.bind(self.leaves)) > LONG,
+            keep=(self.executable, code),
         )
 
     # ---- inputs
@@ -183,15 +194,22 @@ class _Writer:
                 slots.append(("_grad", (None,)))
             fresh = state.grad_enabled and not written
             array = self._array(x._data, value)
-            return ArrayArg(value, array.dtype, array.shape, writeable=written, slots=tuple(slots), fresh=fresh)
+            return ArrayArg(
+                value, array.dtype, self._shape(leaf, array), writeable=written, slots=tuple(slots), fresh=fresh
+            )
         if isinstance(x, np.ndarray):
             array = self._array(x, value)
             if not array.flags.writeable:
                 raise Inexpressible("an array that can't be written")
-            return ArrayArg(value, array.dtype, array.shape, tensor=False, writeable=True)
+            return ArrayArg(value, array.dtype, self._shape(leaf, array), tensor=False, writeable=True)
         if type(x) is float:
             return ScalarArg(value) if source is not None else EqualArg(x)
         return EqualArg(x) if type(x) in (int, str, bytes) else StaticArg(x)
+
+    def _shape(self, leaf: int, array: np.ndarray) -> tuple[Size, ...]:
+        """The shape that an argument must have."""
+        symbolic = None if self.sizes is None else self.sizes.symbolic.get(leaf)
+        return array.shape if symbolic is None else tuple(map(self.dims.argument, symbolic[1]))
 
     def _array(self, array: Any, value: int) -> np.ndarray:
         """An array that native code can take, as input `value` (-1: none) of the graph."""
@@ -201,7 +219,8 @@ class _Writer:
             raise Inexpressible("an array that is not contiguous")
         if value >= 0:
             wanted = self.captured.graph.inputs[value].type
-            _require(array.dtype == wanted.dtype.np and array.shape == wanted.shape)
+            _require(array.dtype == wanted.dtype.np and array.ndim == wanted.ndim)
+            _require(all(n == d for n, d in zip(array.shape, wanted.shape) if isinstance(d, int)))
         return array
 
     def _states(self) -> tuple[State, ...]:
@@ -252,7 +271,8 @@ class _Writer:
             self._grad(guard)
         elif isinstance(guard, OverlapGuard):
             self._overlap(guard)
-        elif not isinstance(guard, (g.ScalarGuard, g.ArrayGuard)):  # those are in the arguments and the states
+        elif not isinstance(guard, (g.ScalarGuard, g.ArrayGuard, SizesGuard, RelationGuard)):
+            # those are in the arguments, the states and the sizes
             raise Inexpressible(f"a {type(guard).__name__}")
 
     def _slot(self, t: Tensor, name: str, holds: bool) -> None:
@@ -327,6 +347,7 @@ class _Results:
         self._known: dict[int, int] = {}  # by recipe
         recipes, spec = self.captured.recipes, self.captured.spec
         flat = spec.kind is None or spec.kind in (tuple, list) and all(c.kind is None for c in spec.children)
+        self.sized: dict[int, int] = {}
         self.structure: Any = "single" if spec.kind is None else "tuple"
         if flat and all(map(_is_plain, recipes)):
             for r in recipes:
@@ -338,6 +359,7 @@ class _Results:
         else:
             for r in recipes:
                 self._base(r)
+            self.sized = self._sized()
         self.returned = len(self.items)
         for effect in self.captured.effects:
             if not isinstance(effect.target, TensorSource):
@@ -347,9 +369,19 @@ class _Results:
             number = None if effect.recipe is None else self._base(effect.recipe)
             self.effects.append(Effect(effect.target.held, "_grad", number))
         if not flat or not all(map(_is_plain, recipes)):
-            self.structure = _Finish(self.captured, self._known)
+            self.structure = _Finish(self.captured, self._known, self.sized)
         elif spec.kind is list:
             self.structure = partial(_listed, self.returned) if self.effects else list
+
+    def _sized(self) -> dict[int, int]:
+        """Where `_Finish` finds the arguments (by leaf) whose shapes tell the symbolic sizes that views are made with."""
+        sizes = self.captured.sizes
+        out: dict[int, int] = {}
+        for leaf, _, _ in () if sizes is None else sizes.sources.values():
+            if leaf not in out:
+                out[leaf] = len(self.items)
+                self.items.append(Result("argument", len(self.writer.prefix) + leaf))
+        return out
 
     def _base(self, r: Recipe) -> int:
         """The place of what `r` is made from."""
@@ -385,21 +417,24 @@ class _Results:
 class _Finish:
     """Makes views and nested containers of the plain results."""
 
-    __slots__ = ("captured", "places")
+    __slots__ = ("captured", "places", "sized")
 
-    def __init__(self, captured: Captured, places: dict[int, int]):
-        self.captured, self.places = captured, places
+    def __init__(self, captured: Captured, places: dict[int, int], sized: dict[int, int]):
+        self.captured, self.places, self.sized = captured, places, sized
 
     def __call__(self, results: tuple[Any, ...]) -> Any:
         made: dict[int, Any] = {}
-        leaves = [self._make(r, results, made) for r in self.captured.recipes]
+        sizes: dict[str, int] = {}
+        if self.captured.sizes is not None:
+            sizes = self.captured.sizes.bind({leaf: results[k] for leaf, k in self.sized.items()})
+        leaves = [self._make(r, results, made, sizes) for r in self.captured.recipes]
         return pytree.unflatten(self.captured.spec, leaves)
 
-    def _make(self, r: Recipe, results: tuple[Any, ...], made: dict[int, Any]) -> Any:
+    def _make(self, r: Recipe, results: tuple[Any, ...], made: dict[int, Any], sizes: dict[str, int]) -> Any:
         found = made.get(id(r))
         if found is None:
             if isinstance(r, View):
-                found = make_view(self._make(r.base, results, made), r, {})
+                found = make_view(self._make(r.base, results, made, sizes), r, sizes)
             else:
                 found = results[self.places[id(r)]]
                 if isinstance(r, Fresh) and r.kind == "number":
@@ -431,11 +466,11 @@ def _require(holds: bool) -> None:
         raise Inexpressible("a guard that has failed meanwhile: another thread has changed something")
 
 
-def _seconds(executable: Executable) -> float:
-    """How long a plan takes on one core, roughly."""
+def _seconds(executable: Executable, sizes: dict[str, int]) -> float:
+    """How long a plan takes on one core, roughly. sizes: of the symbols in it."""
     costs = [kernel_cost(s.kernel) for s in executable.plan.kernel_steps]
     moved, done = sum(c.read + c.written for c in costs), sum(c.flops for c in costs)
-    return moved / BYTES_PER_SECOND + done / OPERATIONS_PER_SECOND  # type: ignore[operator]
+    return dim.evaluate(moved, sizes) / BYTES_PER_SECOND + dim.evaluate(done, sizes) / OPERATIONS_PER_SECOND
 
 
 class NativeTrace:

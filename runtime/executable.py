@@ -87,7 +87,7 @@ class Executable:
         self.kernels: dict[str, LoweredKernel] = {}
         objects = [self._object(s.kernel, s.schedule) for s in {s.kernel.name: s for s in plan.kernel_steps}.values()]
         code = self.plan_code()
-        objects.append(self._plan_object(code.text))
+        objects.append(self.compile_text(code.text))
         start = time.perf_counter()
         self.code = engine.link(objects, pool_symbols())
         addresses = [self.code.address(p) if isinstance(p, str) else 0 for p in code.parts]
@@ -132,7 +132,8 @@ class Executable:
         self.kernels[kernel.name] = found[0]
         return found[1]
 
-    def _plan_object(self, text: str) -> bytes:
+    def compile_text(self, text: str) -> bytes:
+        """LLVM text as an object, from disk or compiled now."""
         key = self._key(text)
         disk = disk_cache(self.target.key)
         found = disk.get(key)

@@ -40,7 +40,7 @@ class SizesGuard:
     def symbols(self) -> list[Dim]:
         return sorted({s for _, shape in self.symbolic.values() for d in shape for s in dim.symbols(d)}, key=str)
 
-    def bind(self, leaves: Sequence[Any]) -> dict[str, int]:
+    def bind(self, leaves: Any) -> dict[str, int]:
         """The value of each symbol. Only for leaves that `check` accepts."""
         return {name: leaves[k].shape[axis] // factor for name, (k, axis, factor) in self.sources.items()}
 
