@@ -236,7 +236,7 @@ def slice_bounds(s: slice, size: DimLike) -> tuple[Any, Any, int, Any]:
         first = dim.mod(size - 1, -step)
         return first, size, step, dim.ceildiv(size, -step)
     start = _bound(s.start, size, 0)
-    stop = dim.maximum(_bound(s.stop, size, size), start)
+    stop = _larger(_bound(s.stop, size, size), start)
     return start, stop, step, dim.ceildiv(stop - start, step)
 
 
@@ -244,11 +244,16 @@ def _bound(k: Any, size: DimLike, missing: DimLike) -> DimLike:
     if k is None:
         return missing
     if isinstance(k, Dim):
-        if decider() is not None and k < 0:
-            return dim.maximum(size + k, 0)
-        return dim.minimum(k, size)
+        if decider() is None:
+            return dim.minimum(k, size)
+        return _larger(size + k, 0) if k < 0 else k if k <= size else size
     k = k.__index__()
     return dim.maximum(size + k, 0) if k < 0 else dim.minimum(k, size)
+
+
+def _larger(a: DimLike, b: DimLike) -> DimLike:
+    """The maximum; where somebody decides on sizes, the one that it is now."""
+    return dim.maximum(a, b) if decider() is None else a if a >= b else b
 
 
 def _index_tensors(view: Tensor, advanced: Advanced) -> list[Tensor]:
