@@ -4,7 +4,8 @@ A call looks up the traces of its argument layout, takes the first whose guards 
 captures, builds and runs a new trace; what can't be captured runs as plain Python, with a warning that names the line.
 
 Python float arguments that only meet arithmetic are inputs of the trace; every other Python number is a constant of it,
-guarded by value. Tensors need equal dtype, shape and layout to share a trace.
+guarded by value. Tensors need equal dtype, rank and layout to share a trace, and equal sizes until some of them change
+(`capture/dynamic.py`).
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
+from ..ir.dim import Dim
 from ..ir.graph import Graph
 from ..runtime import interrupts
 from . import events
-from .capture.capture import CaptureStop, Restart, Specialize, Volatile, capture, flatten_call
+from .capture.capture import Call, CaptureStop, Restart, Specialize, Volatile, capture, flatten_call
+from .capture.dynamic import Dynamic
 from .capture.guards import Guard
 from .capture.replay import Captured, Invocation
-from .capture.tree import Declined, Found, Route, TreeNode, leaves_of, walk
+from .capture.tree import Declined, Found, Route, TreeNode, Values, leaves_of, walk
 from .epoch import epoch
 from .state import publish_modes, publish_modes_to, state
 from .tensor import Tensor
@@ -112,7 +115,15 @@ class CompiledFunction:
     __slots__ = ()
 
     def __init__(
-        self, function: Callable, *, fullgraph: bool, mode: str, backend: str, check: int, options: dict[str, Any]
+        self,
+        function: Callable,
+        *,
+        fullgraph: bool,
+        mode: str,
+        backend: str,
+        check: int,
+        options: dict[str, Any],
+        dynamic: Any = None,
     ):
         if backend not in BACKENDS:
             raise ValueError(f"backend {backend!r}: it is one of {', '.join(BACKENDS)}")
@@ -123,6 +134,7 @@ class CompiledFunction:
         self._miss = self._called
         self._target: tuple[Any, tuple[Any, ...]] = (self, ())
         self.fullgraph, self.mode, self.backend, self.check, self.options = fullgraph, mode, backend, check, options
+        self.dynamic = Dynamic(dynamic)
         self.fallbacks: list[str] = []
         self._build = BACKENDS[backend]
         self._lock = threading.RLock()
@@ -137,6 +149,7 @@ class CompiledFunction:
             self._traces: dict[tuple, list[TreeNode]] = {}
             self._eager: set[tuple] = set()
             self._static: dict[tuple, frozenset[int]] = {}
+            self.dynamic.families.clear()
             self._loaded = object()  # another one after each unload
             self._hits = self._misses = self._python = 0
             self._warned = False
@@ -213,8 +226,9 @@ class CompiledFunction:
         except (TypeError, RecursionError) as e:
             return self._fall_back(None, f"the arguments can't be flattened: {e}", args, kwargs)
         invocation = Invocation(call.leaves, args, kwargs, at_epoch, self._target[1])
+        self.dynamic.check(function, call)
         try:
-            found = self._find(key, call.leaves)
+            found = self._find(key, call)
         except Declined:
             self._python += 1
             return function(*args, **kwargs)
@@ -225,25 +239,43 @@ class CompiledFunction:
         if key in self._eager:
             self._python += 1
             return function(*args, **kwargs)
-        if self._full(key):
+        if self._full(key, call):
             return self._fall_back(key, self._too_many(), args, kwargs)
-        return self._trace(key, invocation)
+        return self._trace(key, call, invocation)
 
-    def _full(self, key: tuple) -> bool:
+    def _full(self, key: tuple, call: Call) -> bool:
         """Whether there are as many traces as may be."""
         trees = sum(map(len, list(self._traces.values())))
-        if self._traces.get(key):  # the call may be one more branch of a trace that is there
+        if self._near(key, call):  # the call may be one more branch of a trace that is there
             trees -= 1
         return trees >= MAX_TRACES or len(self.traces) >= MAX_BRANCHES
 
-    def _find(self, key: tuple, leaves: list[Any]) -> Found:
+    def _near(self, key: tuple, call: Call) -> list[TreeNode]:
+        """The traces that may serve the call, the guards permitting: first those of its very sizes."""
+        pattern = self._pattern(key, call)
+        return [*self._traces.get(key, ()), *(() if pattern is None else self._traces.get(pattern, ()))]
+
+    def _find(self, key: tuple, call: Call) -> Found:
         """Where the traces lead a call. Declined if a part of them fails for it."""
-        return walk(self._traces.get(key, ()), leaves, self._failed, [])
+        return walk(self._near(key, call), call.leaves, self._failed, [])
 
     def _failed(self, guard: Guard) -> None:
         text = getattr(guard, "failed", "") or guard.text
         if text in self._failing or len(self._failing) < 100:
             self._failing[text] = self._failing.get(text, 0) + 1
+
+    def _pattern(self, key: tuple, call: Call) -> tuple | None:
+        """Where traces with symbolic sizes are kept that may serve the call."""
+        return self.dynamic.pattern(self.__tracefuse_wrapped__, key, call)
+
+    def _keep(self, key: tuple, call: Call, captured: Captured) -> None:
+        """Puts a new trace where calls look for it."""
+        place = key if captured.sizes is None else self._pattern(key, call)
+        assert place is not None
+        nodes = self._traces.setdefault(place, [])
+        for segment, answer in captured.above:
+            nodes = segment.branches.setdefault(answer, [])
+        nodes.append(captured)
 
     def _offer(self, captured: Captured, call: Invocation, loaded: object) -> None:
         """Has native code serve calls like this one, which is about to run, from the next one on."""
@@ -261,17 +293,18 @@ class CompiledFunction:
         finally:
             self._lock.release()
 
-    def _trace(self, key: tuple, call: Invocation) -> Any:
+    def _trace(self, key: tuple, flat: Call, call: Invocation) -> Any:
         """Captures this call and runs it."""
         args, kwargs = call.args, call.kwargs
         with self._lock:
-            found = self._find(key, call.leaves) if key in self._traces else Found(None, [])
+            found = self._find(key, flat) if self._traces else Found(None, [])
             if found.captured is None:  # else another thread was faster
                 start, error = time.perf_counter(), None
                 captured: Captured | None = None
-                again = events.why_again(self.__tracefuse_wrapped__, self._traces, key, call.leaves)
+                pattern = self._pattern(key, flat)
+                again = events.why_again(self.__tracefuse_wrapped__, self._traces, key, pattern, flat)
                 try:
-                    captured, values = self._capture(key, call.leaves, args, kwargs)
+                    captured, values = self._capture(key, flat, args, kwargs)
                 except CaptureStop as e:
                     reason = str(e)
                 except Exception as e:  # an error of the user's, or of capture: plain Python tells which
@@ -280,11 +313,11 @@ class CompiledFunction:
                     return self._fall_back(key, reason, args, kwargs, error)
                 events.captured(captured.graph.name, captured, time.perf_counter() - start, again)
                 try:
-                    self._compile(captured)
+                    captured, values = self._compiled(captured, values, key, flat, args, kwargs)
                 except Exception as e:
                     reason = f"the {self.backend} backend failed: {type(e).__name__}: {e}"
                     return self._fall_back(key, reason, args, kwargs)
-                self._add(key, captured)
+                self._keep(key, flat, captured)
                 self._misses += 1
                 found = Found(captured, values)
                 self._offer(captured, call, self._loaded)  # inside the lock: nobody has unloaded it
@@ -292,27 +325,51 @@ class CompiledFunction:
                 self._hits += 1
         return self._run(found, call.leaves, args, kwargs)
 
-    def _capture(self, key: tuple, leaves: list[Any], args: tuple, kwargs: dict[str, Any]) -> tuple[Captured, Any]:
+    def _capture(self, key: tuple, call: Call, args: tuple, kwargs: dict[str, Any]) -> tuple[Captured, Values]:
         """A trace of the call, and what the segments on its way have computed."""
+        values: Values = []
+
+        def once(tracer: Callable[[], Any]) -> Captured:
+            captured, found = self._capture_once(key, call, args, kwargs, tracer)
+            values[:] = found
+            return captured
+
+        return self.dynamic.capture(self.__tracefuse_wrapped__, key, call, once), values
+
+    def _capture_once(
+        self, key: tuple, call: Call, args: tuple, kwargs: dict[str, Any], make: Callable[[], Any]
+    ) -> tuple[Captured, Values]:
         while True:
             static = self._static.get(key, frozenset())
-            route = Route(self._traces.setdefault(key, []), leaves, self._build)
             try:
-                fn = self.__tracefuse_wrapped__
-                return capture(fn, args, kwargs, static, route=route, volatile=self._volatile), route.values
+                fn, tracer = self.__tracefuse_wrapped__, make()
+                place = key if tracer is None else self._pattern(key, call)
+                assert place is not None
+                route = Route(self._traces.setdefault(place, []), call.leaves, self._build)
+                with route:
+                    out = capture(fn, args, kwargs, static, tracer, route=route, volatile=self._volatile)
+                return out, route.values
             except Restart:
                 continue
             except Specialize as e:
+                if isinstance(e.leaf, Dim):
+                    raise
                 if e.leaf in static:
                     raise CaptureStop("a float argument can't be made a constant of the trace", None) from None
                 self._static[key] = static | {e.leaf}
 
-    def _add(self, key: tuple, captured: Captured) -> None:
-        """Hangs a trace that has been compiled into the tree."""
-        nodes = self._traces.setdefault(key, [])
-        for segment, answer in captured.above:
-            nodes = segment.branches.setdefault(answer, [])
-        nodes.append(captured)
+    def _compiled(
+        self, captured: Captured, values: Values, key: tuple, call: Call, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[Captured, Values]:
+        """`captured` with its code; if the backend can't have its symbolic sizes, another trace without any."""
+        try:
+            self._compile(captured)
+        except Exception:
+            if captured.sizes is None:
+                raise
+            captured, values = self._capture_once(key, call, args, kwargs, lambda: None)
+            self._compile(captured)
+        return captured, values
 
     def _compile(self, captured: Captured) -> None:
         captured.executable = self._build(captured.graph if captured.rest is None else captured.rest)
@@ -369,7 +426,7 @@ def compile(
     *,
     fullgraph: bool = False,
     mode: str = "default",
-    dynamic: bool | None = None,
+    dynamic: Any = None,
     backend: str = "llvm",
     check: int = 0,
     options: dict[str, Any] | None = None,
@@ -377,14 +434,20 @@ def compile(
     """Compiles a function, a method, or a Module (its forward). Also a decorator: `@compile`, `@compile(check=1)`.
 
     fullgraph: a call that can't be captured raises CaptureError instead of running as plain Python.
-    mode: "default", "lazy", "max". dynamic: None or False: every shape gets its own trace.
+    mode: "default", "lazy", "max".
+    dynamic: None: the first call fixes all sizes; sizes of arguments that differ in a later one become symbolic in a
+    second trace, which then serves all. False: every shape gets its own trace. True: all sizes of arguments but 0 and 1
+    are symbolic at once. {"x": {0: "batch"}}: these are, by name or as a `Dim` with a range (ValueError for a call
+    outside of it); sizes of one name are equal.
     backend: "llvm", or "reference" (NumPy; slow, for comparison). check: compare the first n calls of each trace with
     plain Python; CheckError where they differ. options: for the backend.
     A compiled Module is of the same class and shares parameters, buffers and attributes with the original.
     """
-    settings: dict[str, Any] = dict(fullgraph=fullgraph, mode=mode, backend=backend, check=check, options=options or {})
+    settings: dict[str, Any] = dict(
+        fullgraph=fullgraph, mode=mode, backend=backend, check=check, options=options or {}, dynamic=dynamic
+    )
     if fn is None:
-        return functools.partial(compile, dynamic=dynamic, **settings)
+        return functools.partial(compile, **settings)
     from .nn.module import Module
 
     if isinstance(fn, Module):

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.dim import Dim, ceildiv
+from ..ir.decider import decider
+from ..ir.dim import Dim, ceildiv, maximum
 from ..ir.dtypes import DType, bool_, dtype_of, int64
 from ..ir.op import get_op
 from .convert import as_tensor, cast_to, check_cast, is_scalar, native, result_dtype, scalar_tensor
@@ -218,7 +219,8 @@ def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None,
         raise ValueError("arange: step must not be 0")
     wanted = result_dtype(start, stop, step) if dtype is None else dtype_of(dtype)
     if any(isinstance(x, Dim) for x in (start, stop, step)):
-        count = ceildiv(stop - start, step)
+        count = ceildiv(stop - start, step) if step > 0 else ceildiv(start - stop, -step)
+        count = maximum(count, 0) if decider() is None else count if count >= 0 else 0
     else:
         count = max(0, int(np.ceil((stop - start) / step)))
     out = iota(count, wanted if wanted is not bool_ else int64)

@@ -33,11 +33,12 @@ def fell_back(name: str, reason: str) -> None:
         debug.say(f"{name}: runs as plain Python: {reason}")
 
 
-def why_again(function: Any, traces: dict[tuple, list], key: tuple, leaves: list[Any]) -> str:
+def why_again(function: Any, traces: dict[tuple, list], key: tuple, sized: tuple | None, call: Call) -> str:
     """Why none of the traces serves a call: guards that fail and what they find, or how its arguments differ."""
     if not debug.level() or not traces:
         return ""
-    nodes = traces.get(key, [])
+    leaves = call.leaves
+    nodes = [n for k in (key, sized) if k is not None for n in traces.get(k, ())]
     failed: list[g.Guard] = []
     try:
         way = walk(nodes, leaves, failed.append, [])
@@ -48,8 +49,10 @@ def why_again(function: Any, traces: dict[tuple, list], key: tuple, leaves: list
     if failed:
         texts = [(getattr(f, "failed", "") or f.text) + " no longer holds" + _found(f, leaves) for f in failed]
         return "; ".join(texts)
-    nearest = min(traces, key=lambda other: _differences(other, key))
-    return _difference(function, nearest, key, leaves)
+    # keys of traces with symbolic sizes are the others without those sizes, behind one more entry
+    pairs = [(k[1:], (sized or ("", *key))[1:]) if k[0] == "sizes" else (k, key) for k in traces]
+    nearest, new = min(pairs, key=lambda pair: _differences(*pair))
+    return _difference(function, nearest, new, leaves)
 
 
 def _unseen(nodes: list, leaves: list[Any]) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..ir.dim import DimLike, symbol
+from ..ir.dim import DimLike
 from ..ir.dtypes import from_numpy
 from ..ir.graph import Graph, GraphBuilder, Node, OutputSpec, Signature, Value
 from ..ir.serial import Contents, InvalidProgram
@@ -19,36 +18,17 @@ from .autograd import no_grad
 from .capture.capture import Call, CaptureStop, Restart, Specialize, Volatile, argument_paths, capture, flatten_call
 from .capture.replay import Alias, ArgSource, Captured, Fresh, Leaf, Recipe, ScalarSource, Static, View
 from .capture.tracer import Slot, Tracer
+from .dims import Dim
 from .introspect import eager_of, name_of
 from .nn.module import Module
 from .program import Program, load
 from .tensor import Tensor, new_tensor
 
 _PLAIN = (str, int, float, bool, type(None))
-_TAKEN = re.compile(r"[a-z]\d*|acc|img")  # how kernels name their loops
 
 
 class ExportError(ValueError):
     """What was to be exported can't be a program. The message names the user's line where there is one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Dim:
-    """A dynamic size for `export`: its name, and the least and greatest value that it may have (None: no limit)."""
-
-    name: str
-    min: int = 1
-    max: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.name.isidentifier():
-            raise ValueError(f"a dynamic size needs an identifier as its name, not {self.name!r}")
-        if self.min < 1 or self.max is not None and self.max < self.min:
-            raise ValueError(f"dynamic size {self.name}: [{self.min}, {self.max}] is no range of sizes from 1 on")
-
-    def symbol(self) -> DimLike:
-        name = self.name + "_" if _TAKEN.fullmatch(self.name) else self.name
-        return symbol(name, self.min, self.max)
 
 
 Dynamic = Mapping[str, Mapping[int, "str | Dim"]]

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..ir import dim
+from ..ir.decider import decider
 from ..ir.dim import Dim, DimLike
 from ..ir.dtypes import bool_
 from ..ir.op import get_op
@@ -199,17 +200,18 @@ def _basic_part(x: Tensor, items: list[Any]) -> tuple[Tensor, tuple[int, ...], A
         steps.append(abs(step))
         axis += 1
     view = x
-    if any(s != 0 for s in starts) or tuple(stops) != x.shape or any(s != 1 for s in steps):
+    whole = all(dim.same(s, 0) for s in starts) and all(map(dim.same, stops, x.shape)) and all(s == 1 for s in steps)
+    if not whole:
         view = apply(get_op("slice"), x, start=tuple(starts), stop=tuple(stops), step=tuple(steps))
-    if view is x or tuple(shape) != view.shape:
+    if view is x or len(shape) != view.ndim or not all(map(dim.same, shape, view.shape)):
         view = apply(get_op("reshape"), view, shape=tuple(shape))
     together = all(b - a == 1 for a, b in pairwise(positions))
     return view, tuple(flips), advanced, advanced[0][0] if advanced and together else 0
 
 
 def _position(k: Any, size: DimLike, axis: int, shape: tuple) -> Any:
-    if isinstance(k, int) and isinstance(size, int):
-        if not -size <= k < size:
+    if isinstance(k, int) and isinstance(size, int) or decider() is not None:
+        if not (k < size and -k <= size):
             raise IndexError(f"index {k} is out of bounds for axis {axis} of shape {shape}")
         return k + size if k < 0 else k
     return k + size if isinstance(k, int) and k < 0 else k
@@ -236,7 +238,7 @@ def slice_bounds(s: slice, size: DimLike) -> tuple[Any, Any, int, Any]:
         first = dim.mod(size - 1, -step)
         return first, size, step, dim.ceildiv(size, -step)
     start = _bound(s.start, size, 0)
-    stop = dim.maximum(_bound(s.stop, size, size), start)
+    stop = _larger(_bound(s.stop, size, size), start)
     return start, stop, step, dim.ceildiv(stop - start, step)
 
 
@@ -244,9 +246,16 @@ def _bound(k: Any, size: DimLike, missing: DimLike) -> DimLike:
     if k is None:
         return missing
     if isinstance(k, Dim):
-        return dim.minimum(k, size)
+        if decider() is None:
+            return dim.minimum(k, size)
+        return _larger(size + k, 0) if k < 0 else k if k <= size else size
     k = k.__index__()
     return dim.maximum(size + k, 0) if k < 0 else dim.minimum(k, size)
+
+
+def _larger(a: DimLike, b: DimLike) -> DimLike:
+    """The maximum; where somebody decides on sizes, the one that it is now."""
+    return dim.maximum(a, b) if decider() is None else a if a >= b else b
 
 
 def _index_tensors(view: Tensor, advanced: Advanced) -> list[Tensor]:

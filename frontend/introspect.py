@@ -54,19 +54,20 @@ def trace_of(compiled: CompiledFunction, args: tuple, kwargs: dict[str, Any]) ->
         hash(key)
     except (TypeError, RecursionError) as e:
         raise NotCaptured(f"the arguments can't be flattened: {e}") from None
+    compiled.dynamic.check(compiled.__tracefuse_wrapped__, call)
     try:
-        found = compiled._find(key, call.leaves).captured
+        found = compiled._find(key, call).captured
     except Declined:
         raise NotCaptured("the call fails before it is known which way it takes") from None
     if found is not None:
         return found
     with compiled._lock:
         try:
-            captured, _ = compiled._capture(key, call.leaves, args, kwargs)
+            captured, _ = compiled._capture(key, call, args, kwargs)
         except CaptureStop as e:
             raise NotCaptured(str(e)) from None
-        compiled._compile(captured)
-        compiled._add(key, captured)
+        captured, _ = compiled._compiled(captured, [], key, call, args, kwargs)
+        compiled._keep(key, call, captured)
     return captured
 
 

@@ -69,7 +69,7 @@ def squeeze(x: Any, /, axis: Any = None, *, dim: Any = None) -> Tensor:
     """Without the axes of size 1 in `axis` (all of them if None). ValueError if one is longer (`dim`: it stays)."""
     x = as_tensor(x)
     if axis is None and dim is None:
-        drop = tuple(i for i, d in enumerate(x.shape) if isinstance(d, int) and d == 1)
+        drop = tuple(i for i, d in enumerate(x.shape) if d == 1)
     else:
         drop = normalize_axes(axis if dim is None else dim, x.ndim) if x.ndim else ()
         if dim is not None:

@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from ..ir import dim
 from ..ir.plan import Plan
 from ..ir.types import TensorType
+from ..runtime.dims_code import Dims, UnknownSize
 from ..runtime.entry_layout import UnknownLayout, cell_word, slot_word
 from ..runtime.executable import Executable
 from ..runtime.trace_spec import (
@@ -32,6 +34,7 @@ from ..runtime.trace_spec import (
     Output,
     Result,
     ScalarArg,
+    Size,
     State,
     StaticArg,
     TraceSpec,
@@ -61,6 +64,7 @@ from .capture.replay import (
     as_kind,
     make_view,
 )
+from .capture.size_guards import RelationGuard, SizesGuard
 from .capture.tree import Segment, leaves_of
 from .costs import kernel_cost
 from .epoch import epoch
@@ -93,8 +97,8 @@ def trace_spec(captured: Captured, call: Invocation) -> TraceSpec | None:
         return None
     try:
         executable = _expressible(captured)
-        return _Writer([captured], call).spec(captured, executable)
-    except (Inexpressible, UnknownLayout):
+        return _Writer([captured], call, executable).spec(captured, executable)
+    except (Inexpressible, UnknownLayout, UnknownSize):
         return None
 
 
@@ -106,7 +110,7 @@ def tree_spec(captured: Captured, call: Invocation) -> tuple[TraceSpec, list[Cap
     try:
         writer = _TreeWriter(captured, call)
         return writer.tree_spec(), writer.traces
-    except (Inexpressible, UnknownLayout):
+    except (Inexpressible, UnknownLayout, UnknownSize):
         return None
 
 
@@ -118,8 +122,8 @@ def _flat(call: Invocation) -> bool:
 
 def _expressible(node: Captured | Segment) -> Executable:
     executable = executable_of(node)
-    if executable is None or executable.plan.dims or executable.plan.host_steps:
-        raise Inexpressible("code of another kind, with symbolic sizes, or with steps on the host")
+    if executable is None or executable.plan.host_steps:
+        raise Inexpressible("code of another kind, or with steps on the host")
     if isinstance(node, Captured) and node.backward is not None:
         raise Inexpressible("results with a history")
     if len(executable.plan.buffers) > MOST_VALUES:
@@ -139,7 +143,9 @@ def _source_key(s: Source) -> tuple:
 class _Writer:
     """Writes one spec, for the traces of one tree that are to be in it."""
 
-    def __init__(self, traces: Sequence[Captured], call: Invocation):
+    def __init__(self, traces: Sequence[Captured], call: Invocation, executable: Executable | None = None):
+        self.sizes = traces[0].sizes
+        self.dims = Dims(() if executable is None else executable.plan.dims)
         self.leaves, self.prefix, self.epoch = call.leaves, call.prefix, call.epoch
         self.sources: list[Source] = []  # of all traces; their places among the values are their numbers
         self.types: list[TensorType] = []
@@ -175,15 +181,22 @@ class _Writer:
     def spec(self, captured: Captured, executable: Executable) -> TraceSpec:
         """That of a single trace."""
         first = len(self.sources)
+        shared = self._shared()  # arguments give sizes their places: they come first
         ending = self.ending(captured, executable, first, (), first + executable_values(executable))
+        arena = self.dims.size(dim.maximum(64, executable.arena_size))
+        relations = [] if self.sizes is None else [(r.difference, r.sign) for r in self.sizes.relations]
+        derive, code = self.dims.derive(relations, executable.target, executable.compile_text)
+        known = {} if self.sizes is None else self.sizes.bind(self.leaves)
         return TraceSpec(
             **ending,
-            **self._shared(),
+            **shared,
             **self._asked(),
             plan=executable.address,
-            arena=max(64, int(executable.arena_size)),  # type: ignore[arg-type]
-            release_gil=_seconds(executable.plan) > LONG,
-            keep=(executable,),
+            dims=len(self.dims.slots),
+            derive=derive,
+            arena=arena,
+            release_gil=_seconds(executable.plan, known) > LONG,
+            keep=(executable, code),
         )
 
     def _shared(self) -> dict[str, Any]:
@@ -216,7 +229,7 @@ class _Writer:
             buffer = plan.buffers[b]
             if buffer.kind == "output":
                 places[j] = len(outputs)
-                shape = tuple(int(d) for d in buffer.type.shape)  # type: ignore[arg-type]
+                shape = tuple(self.dims.size(d) for d in buffer.type.shape)
                 outputs.append(Output(first + j, buffer.type.dtype.np, shape))
             else:
                 constants.append(Constant(first + j, 0))  # written into an input, or a check: nobody looks here
@@ -258,15 +271,22 @@ class _Writer:
                 slots.append(("_grad", (None,)))
             fresh = state.grad_enabled and not written
             array = self._array(x._data, value)
-            return ArrayArg(value, array.dtype, array.shape, writeable=written, slots=tuple(slots), fresh=fresh)
+            return ArrayArg(
+                value, array.dtype, self._shape(leaf, array), writeable=written, slots=tuple(slots), fresh=fresh
+            )
         if isinstance(x, np.ndarray):
             array = self._array(x, value)
             if not array.flags.writeable:
                 raise Inexpressible("an array that can't be written")
-            return ArrayArg(value, array.dtype, array.shape, tensor=False, writeable=True)
+            return ArrayArg(value, array.dtype, self._shape(leaf, array), tensor=False, writeable=True)
         if type(x) is float:
             return ScalarArg(value) if source is not None else EqualArg(x)
         return EqualArg(x) if type(x) in (int, str, bytes) else StaticArg(x)
+
+    def _shape(self, leaf: int, array: np.ndarray) -> tuple[Size, ...]:
+        """The shape that an argument must have."""
+        symbolic = None if self.sizes is None else self.sizes.symbolic.get(leaf)
+        return array.shape if symbolic is None else tuple(map(self.dims.argument, symbolic[1]))
 
     def _array(self, array: Any, value: int) -> np.ndarray:
         """An array that native code can take, as input `value` (-1: none) of the graph."""
@@ -276,7 +296,8 @@ class _Writer:
             raise Inexpressible("an array that is not contiguous")
         if value >= 0:
             wanted = self.types[value]
-            _require(array.dtype == wanted.dtype.np and array.shape == wanted.shape)
+            _require(array.dtype == wanted.dtype.np and array.ndim == len(wanted.shape))
+            _require(all(n == d for n, d in zip(array.shape, wanted.shape) if isinstance(d, int)))
         return array
 
     def _states(self) -> tuple[State, ...]:
@@ -329,7 +350,8 @@ class _Writer:
             self._grad(guard)
         elif isinstance(guard, OverlapGuard):
             self._overlap(guard, captured)
-        elif not isinstance(guard, (g.ScalarGuard, g.ArrayGuard)):  # those are in the arguments and the states
+        elif not isinstance(guard, (g.ScalarGuard, g.ArrayGuard, SizesGuard, RelationGuard)):
+            # those are in the arguments, the states and the sizes
             raise Inexpressible(f"a {type(guard).__name__}")
 
     def _slot(self, t: Tensor, name: str, holds: bool) -> None:
@@ -410,7 +432,7 @@ class _TreeWriter(_Writer):
         try:
             _Writer([t], call)._shared()
             _Writer([t], call).ending(t, _expressible(t), 0, (), 0)
-        except (Inexpressible, UnknownLayout):
+        except (Inexpressible, UnknownLayout, UnknownSize):
             return False
         return True
 
@@ -418,6 +440,8 @@ class _TreeWriter(_Writer):
         self.numbers = {id(t): k for k, t in enumerate(self.traces)}
         self.constants: list[Constant] = []
         self.executables = [_expressible(t) for t in self.traces]
+        if any(t.sizes is not None for t in self.traces):
+            raise Inexpressible("a tree with symbolic sizes")
         self.depths: list[tuple[Segment, Any]] = []
         root = self._stage(self.root)
         first = len(self.sources) + len(self.constants)
@@ -426,7 +450,7 @@ class _TreeWriter(_Writer):
             stage.constants, stage.outputs = first, first + len(e.plan.constants)
         code: TreeCode = tree_code(root, len(self.traces))
         shared: dict[str, Any] = {**self._shared(), "arena": max(64, code.arena)}
-        slow = any(_seconds(e.plan) > LONG for e in (*self.executables, *self.segments))
+        slow = any(_seconds(e.plan, {}) > LONG for e in (*self.executables, *self.segments))
         endings = tuple(
             TraceSpec(**self.ending(t, e, first, self.constants, values), **shared, plan=address, release_gil=slow)
             for t, e, address in zip(self.traces, self.executables, code.endings)
@@ -482,6 +506,7 @@ class _Results:
         self._known: dict[int, int] = {}  # by recipe
         recipes, spec = self.captured.recipes, self.captured.spec
         flat = spec.kind is None or spec.kind in (tuple, list) and all(c.kind is None for c in spec.children)
+        self.sized: dict[int, int] = {}
         self.structure: Any = "single" if spec.kind is None else "tuple"
         actions = self.captured.actions
         if flat and all(map(_is_plain, recipes)) and not actions:
@@ -494,6 +519,7 @@ class _Results:
         else:
             for r in parts_of([*recipes, *(r for a in actions for r in a.recipes)]):
                 self._base(r)
+            self.sized = self._sized()
         self.returned = len(self.items)
         for effect in self.captured.effects:
             if not isinstance(effect.target, TensorSource):
@@ -503,9 +529,19 @@ class _Results:
             number = None if effect.recipe is None else self._base(effect.recipe)
             self.effects.append(Effect(effect.target.held, "_grad", number))
         if not flat or not all(map(_is_plain, recipes)) or actions:
-            self.structure = _Finish(self.captured, self._known)
+            self.structure = _Finish(self.captured, self._known, self.sized)
         elif spec.kind is list:
             self.structure = partial(_listed, self.returned) if self.effects else list
+
+    def _sized(self) -> dict[int, int]:
+        """Where `_Finish` finds the arguments (by leaf) whose shapes tell the symbolic sizes that views are made with."""
+        sizes = self.captured.sizes
+        out: dict[int, int] = {}
+        for leaf, _, _ in () if sizes is None else sizes.sources.values():
+            if leaf not in out:
+                out[leaf] = len(self.items)
+                self.items.append(Result("argument", self.prefix + leaf))
+        return out
 
     def _base(self, r: Recipe) -> int:
         """The place of what `r` is made from."""
@@ -541,27 +577,30 @@ class _Results:
 class _Finish:
     """Makes views and nested containers of the plain results."""
 
-    __slots__ = ("captured", "places")
+    __slots__ = ("captured", "places", "sized")
 
-    def __init__(self, captured: Captured, places: dict[int, int]):
-        self.captured, self.places = captured, places
+    def __init__(self, captured: Captured, places: dict[int, int], sized: dict[int, int]):
+        self.captured, self.places, self.sized = captured, places, sized
 
     def __call__(self, results: tuple[Any, ...]) -> Any:
         made: dict[int, Any] = {}
-        leaves = [self._make(r, results, made) for r in self.captured.recipes]
+        sizes: dict[str, int] = {}
+        if self.captured.sizes is not None:
+            sizes = self.captured.sizes.bind({leaf: results[k] for leaf, k in self.sized.items()})
+        leaves = [self._make(r, results, made, sizes) for r in self.captured.recipes]
         if self.captured.actions:
-            steps = [a.prepare(lambda r: self._make(r, results, made), None) for a in self.captured.actions]
+            steps = [a.prepare(lambda r: self._make(r, results, made, sizes), None) for a in self.captured.actions]
             for step in steps:
                 step()
         return pytree.unflatten(self.captured.spec, leaves)
 
-    def _make(self, r: Recipe, results: tuple[Any, ...], made: dict[int, Any]) -> Any:
+    def _make(self, r: Recipe, results: tuple[Any, ...], made: dict[int, Any], sizes: dict[str, int]) -> Any:
         found = made.get(id(r))
         if found is None:
             if isinstance(r, Composite):
-                return r.build(lambda part: self._make(part, results, made), made, None)
+                return r.build(lambda part: self._make(part, results, made, sizes), made, None)
             if isinstance(r, View):
-                found = make_view(self._make(r.base, results, made), r)
+                found = make_view(self._make(r.base, results, made, sizes), r, sizes)
             else:
                 found = results[self.places[id(r)]]
                 if isinstance(r, Fresh) and r.kind != "tensor":
@@ -593,13 +632,13 @@ def _require(holds: bool) -> None:
         raise Inexpressible("a guard that has failed meanwhile: another thread has changed something")
 
 
-def _seconds(plan: Plan) -> float:
-    """How long a plan takes on one core, roughly. While loops may take forever."""
+def _seconds(plan: Plan, sizes: dict[str, int]) -> float:
+    """How long a plan takes on one core, roughly. sizes: of the symbols in it. While loops may take forever."""
     costs = [kernel_cost(s.kernel) for s in plan.kernel_steps]
     moved, done = sum(c.read + c.written for c in costs), sum(c.flops for c in costs)
-    total: float = moved / BYTES_PER_SECOND + done / OPERATIONS_PER_SECOND  # type: ignore[operator]
+    total = dim.evaluate(moved, sizes) / BYTES_PER_SECOND + dim.evaluate(done, sizes) / OPERATIONS_PER_SECOND
     for s in plan.control_steps:
         if s.node.op.name == "while":
             return math.inf
-        total += sum(map(_seconds, s.plans)) * s.node.attrs.get("length", 1)
+        total += sum(_seconds(p, sizes) for p in s.plans) * dim.evaluate(s.node.attrs.get("length", 1), sizes)
     return total

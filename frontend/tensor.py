@@ -73,7 +73,7 @@ class Tensor(TensorMethods):
     def size(self) -> Any:
         """Number of elements. As in PyTorch it may be called: `x.size()` is the shape, `x.size(i)` one of its sizes."""
         n = dim.numel(self._data.shape)
-        return _Size(n, self._data.shape) if isinstance(n, int) else n
+        return _Size(n, self._data.shape) if isinstance(n, int) else _SymbolicSize(n, self._data.shape)
 
     @property
     def itemsize(self) -> int:
@@ -208,6 +208,19 @@ class _Size(int):
 
     def __reduce__(self) -> Any:
         return (int, (int(self),))
+
+
+class _SymbolicSize(dim.Dim):
+    """The same while tracing with symbolic sizes."""
+
+    __slots__ = ("shape",)
+
+    def __init__(self, n: dim.Dim, shape: tuple):
+        super().__init__(n.terms)
+        self.shape = shape
+
+    def __call__(self, axis: int | None = None) -> Any:
+        return self.shape if axis is None else self.shape[axis]
 
 
 def new_tensor(data: Any, cls: type = Tensor) -> Any:

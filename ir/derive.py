@@ -20,7 +20,7 @@ def zeros(t: TensorType) -> Any:
 def sum_to(g: Any, shape: tuple) -> Any:
     """The cotangent `g` of a value that was broadcast from `shape`: summed over what broadcasting repeated."""
     have = tuple(g.shape)
-    if have == tuple(shape):
+    if len(have) == len(shape) and have == tuple(shape):
         return g
     lead = len(have) - len(shape)
     axes = (*range(lead), *(lead + i for i, d in enumerate(shape) if d != have[lead + i]))

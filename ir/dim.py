@@ -3,57 +3,23 @@
 A `Dim` is a sum of integer multiples of products of *atoms*; an atom is a named symbol with a range, or a
 floordiv, mod, max or min of two expressions. Constant expressions are plain ints everywhere, so static shapes
 stay tuples of ints. Expressions are normalised when they are built and hash-consed: equal ones are identical.
+
+`==` is structural, and what else Python asks of a number (order, truth, an index) has no answer, unless a `Decider` is
+at work in this thread: it knows the sizes of one call, answers for them, and notes what the answers rest on.
 """
 
 from __future__ import annotations
 
-import re
+import sys
 from math import gcd
-from typing import Callable, Mapping, Union
+from typing import Any, Callable, Mapping, Union
+
+from .decider import Decider, decider
+from .dim_atom import Atom, Monomial
 
 DimLike = Union[int, "Dim"]
 _INTERNED: dict[tuple, "Dim"] = {}
 _INTERN_LIMIT = 200_000
-
-
-class Atom:
-    """One indivisible factor: a symbol, or `kind(a, b)` that no rule could simplify."""
-
-    __slots__ = ("kind", "name", "a", "b", "lo", "hi", "_key", "_hash", "_order")
-
-    def __init__(self, kind: str, name: str, a: DimLike, b: DimLike, lo: DimLike, hi: DimLike | None):
-        self.kind, self.name, self.a, self.b, self.lo, self.hi = kind, name, a, b, lo, hi
-        first, second = (lo, 0 if hi is None else hi) if kind == "sym" else (a, b)
-        self._key = (kind, name, hi is None, _key(first), _key(second))
-        self._hash = hash(self._key)
-        self._order: tuple | None = None
-
-    def __eq__(self, other: object) -> bool:
-        return self is other or isinstance(other, Atom) and self._hash == other._hash and self._key == other._key
-
-    def __hash__(self) -> int:
-        return self._hash
-
-    def __repr__(self) -> str:
-        if self.kind == "sym":
-            return self.name
-        if self.kind in ("max", "min"):
-            return f"{self.kind}({self.a}, {self.b})"
-        return f"({_wrapped(self.a)} {'//' if self.kind == 'floordiv' else '%'} {_wrapped(self.b)})"
-
-
-def _wrapped(d: DimLike) -> str:
-    if isinstance(d, int):
-        return str(d) if d >= 0 else f"({d})"
-    ((monomial, coefficient), *others) = d.terms
-    return str(d) if not others and coefficient == 1 and len(monomial) == 1 else f"({d})"
-
-
-def _key(d: DimLike):
-    return d if isinstance(d, int) else d.terms
-
-
-Monomial = tuple[Atom, ...]
 
 
 class Dim:
@@ -68,13 +34,78 @@ class Dim:
 
     # ---- identity
     def __eq__(self, other: object) -> bool:
-        return self is other or isinstance(other, Dim) and self._hash == other._hash and self.terms == other.terms
+        if same(self, other):
+            return True
+        found = decider()
+        return found is not None and isinstance(other, (int, Dim)) and found.equal(self, other)
 
     def __hash__(self) -> int:
+        found = decider()
+        if found is not None:
+            found.hashed(self, sys._getframe(1).f_globals.get("__name__", ""))
         return self._hash
 
+    # ---- questions that only a number answers
+    def _decided(self, question: str) -> Decider:
+        found = decider()
+        if found is None:
+            raise TypeError(f"{question} of the symbolic size {self} is not known while tracing")
+        return found
+
     def __bool__(self) -> bool:
-        raise TypeError(f"the truth value of the symbolic size {self} is not known while tracing")
+        return not self._decided("the truth value").equal(self, 0)
+
+    def __index__(self) -> int:
+        return self._decided("the value").concrete(self)
+
+    def __float__(self) -> float:
+        return float(self._decided("the value").concrete(self))
+
+    def __ge__(self, other: DimLike) -> bool:
+        if not isinstance(other, (int, Dim)):
+            return NotImplemented
+        difference = self - other
+        if nonnegative(difference):
+            return True
+        if negative(difference):
+            return False
+        assert isinstance(difference, Dim)
+        return self._decided(f"whether {self} >= {other}: the order").nonnegative(difference)
+
+    def __gt__(self, other: DimLike) -> bool:
+        return self >= other + 1 if isinstance(other, (int, Dim)) else NotImplemented
+
+    def __lt__(self, other: DimLike) -> bool:
+        return not self >= other if isinstance(other, (int, Dim)) else NotImplemented
+
+    def __le__(self, other: DimLike) -> bool:
+        return not self >= other + 1 if isinstance(other, (int, Dim)) else NotImplemented
+
+    def __truediv__(self, other: Any) -> Any:
+        return NotImplemented if decider() is None else self._decided("a quotient").real(self) / other
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return NotImplemented if decider() is None else other / self._decided("a quotient").real(self)
+
+    def __pow__(self, other: Any) -> Any:
+        if isinstance(other, int) and 0 <= other <= 8:
+            out: DimLike = 1
+            for _ in range(other):
+                out = out * self
+            return out
+        return NotImplemented if decider() is None else self._decided("a power").real(self) ** other
+
+    def __divmod__(self, other: DimLike) -> tuple[DimLike, DimLike]:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: DimLike) -> tuple[DimLike, DimLike]:
+        return other // self, other % self
+
+    def __pos__(self) -> Dim:
+        return self
+
+    def __abs__(self) -> DimLike:
+        return self if self >= 0 else -self
 
     def __repr__(self) -> str:
         out = ""
@@ -109,7 +140,8 @@ class Dim:
         if isinstance(other, int):
             return 0 if other == 0 else self if other == 1 else _make({m: c * other for m, c in self.terms})
         if not isinstance(other, Dim):
-            return NotImplemented
+            real = isinstance(other, float) and decider()
+            return real.real(self) * other if real else NotImplemented
         out: dict[Monomial, int] = {}
         for m1, c1 in self.terms:
             for m2, c2 in other.terms:
@@ -120,16 +152,16 @@ class Dim:
     __rmul__ = __mul__
 
     def __floordiv__(self, other: DimLike) -> DimLike:
-        return floordiv(self, other)
+        return floordiv(self, _divisor(other)) if isinstance(other, (int, Dim)) else NotImplemented
 
     def __rfloordiv__(self, other: DimLike) -> DimLike:
-        return floordiv(other, self)
+        return floordiv(other, _divisor(self)) if isinstance(other, (int, Dim)) else NotImplemented
 
     def __mod__(self, other: DimLike) -> DimLike:
-        return mod(self, other)
+        return mod(self, _divisor(other)) if isinstance(other, (int, Dim)) else NotImplemented
 
     def __rmod__(self, other: DimLike) -> DimLike:
-        return mod(other, self)
+        return mod(other, _divisor(self)) if isinstance(other, (int, Dim)) else NotImplemented
 
     # ---- inspection
     @property
@@ -167,6 +199,25 @@ class Dim:
             if any(a.kind != "sym" and (sym in symbols(a.a) or sym in symbols(a.b)) for a in m):
                 return False
         return True
+
+
+def same(a: object, b: object) -> bool:
+    """Whether two sizes are structurally equal, whoever decides."""
+    if a is b:
+        return True
+    if isinstance(a, Dim):
+        return isinstance(b, Dim) and a._hash == b._hash and a.terms == b.terms
+    return not isinstance(b, Dim) and a == b
+
+
+def _divisor(d: DimLike) -> DimLike:
+    """A divisor in the user's code. The rules here are for positive ones: others ask for the number itself."""
+    found = decider()
+    if found is None or d >= 1:
+        return d
+    if d == 0:
+        raise ZeroDivisionError("integer division or modulo by zero")
+    raise TypeError(f"a symbolic size is divided by {d}, which is negative")
 
 
 def _atom_order(a: Atom):
@@ -243,7 +294,7 @@ def _outer_mods(terms: dict[Monomial, int], x: DimLike, d: DimLike):
     quotient = floordiv(x, d)
     for m in list(terms):
         for a in m:
-            if a.kind == "mod" and a.a == quotient:
+            if a.kind == "mod" and same(a.a, quotient):
                 yield mod(quotient, a.b), mod(x, a.b * d)
 
 
@@ -266,10 +317,10 @@ def floordiv(a: DimLike, b: DimLike) -> DimLike:
     """floor(a / b); b must be positive."""
     if isinstance(a, int) and isinstance(b, int):
         return a // b
-    if b == 1:
+    if same(b, 1):
         return a
     whole, rest = _split(a, b)
-    if rest == 0:
+    if same(rest, 0):
         return whole
     if within(rest, b):
         return whole
@@ -289,7 +340,7 @@ def mod(a: DimLike, b: DimLike) -> DimLike:
     """a - b * floor(a / b); b must be positive."""
     if isinstance(a, int) and isinstance(b, int):
         return a % b
-    if b == 1:
+    if same(b, 1):
         return 0
     _, rest = _split(a, b)
     if isinstance(rest, int) and isinstance(b, int):
@@ -323,10 +374,9 @@ def ceildiv(a: DimLike, b: DimLike) -> DimLike:
 def _extremum(kind: str, a: DimLike, b: DimLike) -> DimLike:
     if isinstance(a, int) and isinstance(b, int):
         return max(a, b) if kind == "max" else min(a, b)
-    lo, hi = bounds(a - b)
-    if lo is not None and lo >= 0:
+    if nonnegative(a - b):
         return a if kind == "max" else b
-    if hi is not None and hi <= 0:
+    if nonnegative(b - a):
         return b if kind == "max" else a
     if str(b) < str(a):
         a, b = b, a
@@ -370,7 +420,7 @@ def _split(a: DimLike, b: DimLike) -> tuple[DimLike, DimLike]:
             else:
                 rest[m] = c
         return _make(whole), _make(rest)
-    if a == b:
+    if same(a, b):
         return 1, 0
     return 0, a
 
@@ -444,7 +494,7 @@ def nonnegative(d: DimLike) -> bool:
         if isinstance(d, int):
             return False
         lower = _lowered(d)
-        if lower is None or lower == d:
+        if lower is None or same(lower, d):
             return False
         d = lower
     return False
@@ -469,7 +519,7 @@ def _lowered(d: Dim) -> DimLike | None:
             rest = m[:i] + m[i + 1 :]
             if a.kind == "floordiv" and all(_nonnegative_atom(x) for x in rest):
                 whole, left = _split(_make({rest: c}), a.b)
-                if left == 0:
+                if same(left, 0):
                     return d - _make({m: c}) + whole * (a.a if c < 0 else a.a - a.b + 1)
     return None
 
@@ -500,7 +550,7 @@ def evaluate(d: DimLike, env: Mapping[str, int]) -> int:
     return out
 
 
-_OPS: dict[str, Callable[[DimLike, DimLike], DimLike]] = {
+OPS: dict[str, Callable[[DimLike, DimLike], DimLike]] = {
     "floordiv": floordiv,
     "mod": mod,
     "max": maximum,
@@ -515,7 +565,7 @@ def _rebuild(d: DimLike, leaf: Callable[[Atom], DimLike]) -> DimLike:
     for m, c in d.terms:
         product: DimLike = c
         for a in m:
-            product = product * (leaf(a) if a.kind == "sym" else _OPS[a.kind](_rebuild(a.a, leaf), _rebuild(a.b, leaf)))
+            product = product * (leaf(a) if a.kind == "sym" else OPS[a.kind](_rebuild(a.a, leaf), _rebuild(a.b, leaf)))
         out = out + product
     return out
 
@@ -536,65 +586,3 @@ def contiguous_strides(shape: tuple[DimLike, ...]) -> tuple[DimLike, ...]:
         out.append(step)
         step = step * d
     return tuple(reversed(out))
-
-
-def parse(text: str, scope: Callable[[str], DimLike] = symbol) -> DimLike:
-    """Reads what `str(dim)` prints. Names are resolved by `scope`. ValueError on malformed text."""
-    tokens = re.findall(r"\d+|[A-Za-z_][\w.]*|//|[-+*%(),]", text)
-    if "".join(tokens) != text.replace(" ", ""):
-        raise ValueError(f"not a size expression: {text!r}")
-    position = 0
-
-    def peek() -> str:
-        return tokens[position] if position < len(tokens) else ""
-
-    def take(expected: str = "") -> str:
-        nonlocal position
-        t = peek()
-        if not t or expected and t != expected:
-            raise ValueError(f"not a size expression: {text!r}")
-        position += 1
-        return t
-
-    def atom() -> DimLike:
-        t = take()
-        if t == "-":
-            return -atom()
-        if t == "(":
-            out = total()
-            take(")")
-            return out
-        if t.isdigit():
-            return int(t)
-        if t in ("max", "min") and peek() == "(":
-            take("(")
-            a = total()
-            take(",")
-            b = total()
-            take(")")
-            return _OPS[t](a, b)
-        if not (t[0].isalpha() or t[0] == "_"):
-            raise ValueError(f"not a size expression: {text!r}")
-        return scope(t)
-
-    def product() -> DimLike:
-        out = atom()
-        while peek() in ("*", "//", "%"):
-            sign, right = take(), atom()
-            if isinstance(out, Dim) and isinstance(right, Dim) and len(out.terms) * len(right.terms) > 256:
-                raise ValueError(f"size expression {text!r} is too large")
-            if sign != "*" and isinstance(right, int) and right <= 0:
-                raise ValueError(f"division by {right} in size expression {text!r}")
-            out = out * right if sign == "*" else floordiv(out, right) if sign == "//" else mod(out, right)
-        return out
-
-    def total() -> DimLike:
-        out = product()
-        while peek() in ("+", "-"):
-            out = out + product() if take() == "+" else out - product()
-        return out
-
-    out = total()
-    if position != len(tokens):
-        raise ValueError(f"not a size expression: {text!r}")
-    return out

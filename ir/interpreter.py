@@ -23,21 +23,30 @@ def run(graph: Graph, inputs: Sequence[np.ndarray], dims: Mapping[str, int] | No
     return [env[v] for v in graph.outputs]
 
 
-def dim_sources(graph: Graph) -> dict[str, tuple[int, int]]:
-    """Where the sizes of the graph's symbols stand: (input, axis), the first where a whole axis is that symbol."""
-    out: dict[str, tuple[int, int]] = {}
+def dim_sources(graph: Graph) -> dict[str, tuple[int, int, int]]:
+    """Where the sizes of the graph's symbols stand: (input, axis, factor), the first where a whole axis is that symbol,
+    or else a multiple of it."""
+    out: dict[str, tuple[int, int, int]] = {}
     for k, v in enumerate(graph.inputs):
         for axis, d in enumerate(v.type.shape):
-            if not isinstance(d, int) and str(d).isidentifier():
-                out.setdefault(str(d), (k, axis))
+            if isinstance(d, int) or len(d.terms) != 1 or len(d.terms[0][0]) != 1:
+                continue
+            (atom,), factor = d.terms[0]
+            if atom.kind == "sym" and (atom.name not in out or factor < out[atom.name][2]):
+                out[atom.name] = (k, axis, factor)
     return out
 
 
 def bind_dims(graph: Graph, inputs: Sequence[np.ndarray]) -> dict[str, int]:
     """The sizes of the graph's symbols, read off the inputs."""
-    return {name: inputs[k].shape[axis] for name, (k, axis) in dim_sources(graph).items()}
+    return {name: inputs[k].shape[axis] // factor for name, (k, axis, factor) in dim_sources(graph).items()}
 
 
 def concrete_attrs(node: Node, sizes: Mapping[str, int]) -> Attrs:
     """The node's attributes with symbolic sizes replaced by numbers."""
-    return subgraph.concrete_attrs(node.attrs, sizes)
+    return concrete(node.attrs, sizes)
+
+
+def concrete(attrs: Attrs, sizes: Mapping[str, int]) -> Attrs:
+    """Attributes with symbolic sizes replaced by numbers."""
+    return subgraph.concrete_attrs(attrs, sizes)

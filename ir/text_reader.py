@@ -10,6 +10,7 @@ import numpy as np
 
 from . import dim
 from .dim import DimLike
+from .dim_text import parse as parse_dim
 from .dtypes import EVERY, DType, from_numpy
 from .graph import Graph, InputSpec, Location, Node, OutputSpec, Signature, Value
 from .op import REGISTRY, Attrs
@@ -253,7 +254,7 @@ class _Reader:
     def size(self, text: str) -> DimLike:
         if len(text) > SIZE_LENGTH:
             raise self.fail("size expression too long")
-        return dim.parse(text, self.named)
+        return parse_dim(text, self.named)
 
     def named(self, name: str) -> DimLike:
         found = self.symbols.get(name)

@@ -49,6 +49,11 @@ def same_dim(a: DimLike, b: DimLike) -> bool:
     return a == b
 
 
+def _identical(a: Shape, b: Shape) -> bool:
+    """Structural equality: a question that leaves nothing behind where somebody decides on sizes."""
+    return len(a) == len(b) and all(map(dim.same, a, b))
+
+
 def broadcast_shapes(*shapes: Shape) -> Shape:
     """NumPy's rule. A symbolic size equals only itself; against 1 the other one wins. TypeRuleError if they don't fit."""
     if len(shapes) == 1:
@@ -56,7 +61,7 @@ def broadcast_shapes(*shapes: Shape) -> Shape:
     if not shapes:
         return ()
     first = shapes[0]
-    if all(s == first for s in shapes):
+    if all(_identical(s, first) for s in shapes):
         return first
     rank = max(map(len, shapes))
     out: list[DimLike] = []
@@ -66,11 +71,11 @@ def broadcast_shapes(*shapes: Shape) -> Shape:
             if len(s) < -axis:
                 continue
             d = s[axis]
-            if isinstance(d, int) and d == 1 or d == size:
+            if isinstance(d, int) and d == 1:
                 continue
             if isinstance(size, int) and size == 1:
                 size = d
-            else:
+            elif d != size:
                 text = " and ".join(f"({', '.join(map(str, s))})" for s in shapes)
                 raise TypeRuleError(f"shapes {text} do not broadcast: sizes {size} and {d} differ at axis {axis}")
         out.append(size)

@@ -18,6 +18,7 @@ from ..backends.llvm.codegen import lower_loops
 from ..backends.llvm.elements import ElementEmitter
 from ..backends.llvm.lowered import LoweredKernel, Phase
 from ..ir import dim
+from ..ir.dim_text import parse as parse_dim
 from ..ir.graph import Graph
 from ..ir.interpreter import dim_sources
 from ..ir.kernel import Kernel, Schedule
@@ -88,7 +89,7 @@ class Executable:
             self._object(s.kernel, s.schedule) for s in {s.kernel.name: s for s in plan.all_kernel_steps}.values()
         ]
         code = self.plan_code()
-        objects.append(self._plan_object(code.text))
+        objects.append(self.compile_text(code.text))
         start = time.perf_counter()
         symbols = pool_symbols()
         if plan.control_steps:
@@ -136,7 +137,8 @@ class Executable:
         self.kernels[kernel.name] = found[0]
         return found[1]
 
-    def _plan_object(self, text: str) -> bytes:
+    def compile_text(self, text: str) -> bytes:
+        """LLVM text as an object, from disk or compiled now."""
         key = self._key(text)
         disk = disk_cache(self.target.key)
         found = disk.get(key)
@@ -203,7 +205,7 @@ class Executable:
     def _sizes(self, inputs: Sequence[np.ndarray]) -> dict[str, int]:
         """The symbolic sizes. ValueError if the shapes of the inputs do not go together."""
         try:
-            sizes = {name: inputs[k].shape[axis] for name, (k, axis) in self._dims.items()}
+            sizes = {name: inputs[k].shape[axis] // factor for name, (k, axis, factor) in self._dims.items()}
             for want, a in zip(self._shapes, inputs, strict=True):
                 if want != a.shape and (not sizes or tuple([dim.evaluate(d, sizes) for d in want]) != a.shape):
                     break
@@ -230,8 +232,8 @@ def _unpack(entry: bytes) -> tuple[LoweredKernel, bytes] | None:
     try:
         head, _, data = entry.partition(b"\n")
         fields = json.loads(head)
-        phases = tuple(Phase(str(n), dim.parse(t), int(g)) for n, t, g in fields["phases"])
-        return LoweredKernel("", phases, dim.parse(fields["workspace"]), int(fields["scratch"])), data
+        phases = tuple(Phase(str(n), parse_dim(t), int(g)) for n, t, g in fields["phases"])
+        return LoweredKernel("", phases, parse_dim(fields["workspace"]), int(fields["scratch"])), data
     except (ValueError, KeyError, TypeError):
         return None
 

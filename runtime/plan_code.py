@@ -100,7 +100,7 @@ class _Writer:
         pointers = [("ptr noalias", "values"), ("ptr noalias", "dims"), ("ptr noalias", "arena")]
         f = self.module.function(name, "i32", pointers, "nounwind", linkage)
         dims = {d: f.load("i64", f.gep("i64", f.args[1], i64(k)), 8) for k, d in enumerate(plan.dims)}
-        emit = _Sizes(f, dims)
+        emit = Sizes(f, dims)
         kernels = [s for _, s in steps if isinstance(s, Step)]
         params = max((len(s.args) for s in kernels), default=0)
         slots = f.alloca("ptr", params + 2)
@@ -139,7 +139,7 @@ class _Writer:
         steps = [(k, s) for k, s in enumerate(plan.steps) if not isinstance(s, HostStep)]
         return _Writer(self.module, plan, self.layout).function(name, steps, last=True, linkage="internal")
 
-    def _call(self, f: Function, code: LoweredKernel, slots: Val, sizes: Val, emit: _Sizes) -> None:
+    def _call(self, f: Function, code: LoweredKernel, slots: Val, sizes: Val, emit: Sizes) -> None:
         for phase in code.phases:
             self.module.declare(phase.symbol, "void", ["ptr", "ptr", "i64", "i64", "i64"])
             tasks = phase.tasks
@@ -170,7 +170,7 @@ def _check(f: Function, plan: Plan, pointer) -> None:
         f.current = going_on
 
 
-class _Sizes:
+class Sizes:
     """Evaluates sizes as i64 from the symbols' values."""
 
     def __init__(self, f: Function, dims: dict[Dim, Val]):
@@ -192,5 +192,12 @@ class _Sizes:
             return self.dims[_same(dim._of_atom(a), tuple(self.dims))]
         x, y = self(a.a), self(a.b)
         if a.kind in ("floordiv", "mod"):
-            return self.f.binary("udiv" if a.kind == "floordiv" else "urem", x, y)
+            f, quotient = self.f, a.kind == "floordiv"
+            if dim.nonnegative(a.a):
+                return f.binary("udiv" if quotient else "urem", x, y)
+            rest = f.binary("srem", x, y)  # towards 0: one less for a negative rest
+            down = f.cmp("slt", rest, i64(0))
+            if quotient:
+                return f.add(f.binary("sdiv", x, y), f.select(down, i64(-1), i64(0)))
+            return f.add(rest, f.select(down, y, i64(0)))
         return self.f.select(self.f.cmp("sgt" if a.kind == "max" else "slt", x, y), x, y)

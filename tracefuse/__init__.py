@@ -136,7 +136,7 @@ _LAZY = {
     "export": ("frontend.export", "export"),
     "load": ("frontend.serialize", "load"),
     "Program": ("frontend.export", "Program"),
-    "Dim": ("frontend.export", "Dim"),
+    "Dim": ("frontend.dims", "Dim"),
     "ExportError": ("frontend.export", "ExportError"),
     "InvalidProgram": ("frontend.export", "InvalidProgram"),
     "save": ("frontend.serialize", "save"),

@@ -21,7 +21,7 @@ from .elements import ElementEmitter
 from .gemm_direct import lower_direct, suits_direct
 from .gemm_frame import EmitterFactory
 from .gemm_micro import Output, Tile
-from .gemm_packed import Blocking, lower_packed
+from .gemm_packed import TASK_WORK, TASKS, Blocking, lower_packed
 from .gemm_sides import linearize, merged_stages, operand, side, swapped
 from .gemm_skinny import lower_skinny, skinny_form
 from .lowered import LoweredKernel
@@ -29,8 +29,6 @@ from .lowered import LoweredKernel
 KC = 384  # steps of k per pass: a panel of the resident operand stays in L1
 BLOCK_COLUMNS = 256  # points of the blocked operand per task, kc of them stay in L2
 GROUP_ROWS = 1024  # points of the resident operand per task
-TASKS = 16  # tasks wanted before blocks get smaller
-TASK_WORK = 4 << 20  # multiply-adds below which a task is not split further
 
 
 def lower_contraction(

@@ -22,6 +22,8 @@ from .gemm_sides import Operand, Side
 from .lowered import LoweredKernel, Phase
 
 PANELS_PER_PACKING_TASK = 8
+TASKS = 16  # tasks wanted before blocks get smaller
+TASK_WORK = 4 << 20  # multiply-adds below which a task is not split further
 WORTHWHILE = 1 << 20  # multiply-adds that pay for waking a thread
 
 
@@ -68,7 +70,21 @@ class _Packed:
         self.copies: DimLike = 1 if self.shared else batch.extent
         self.count = self.resident_panels.count(self.resident.panel.extent)
         self.groups = dim.ceildiv(self.count, blocking.group)
-        self.blocks = dim.ceildiv(self.blocked.panel.extent, blocking.block * widths[1])
+        self.per_task = self._panels_per_task(widths[1])
+        self.blocks = dim.ceildiv(self.blocked.panel.extent, self.per_task * widths[1])
+
+    def _panels_per_task(self, width: int) -> DimLike:
+        """Panels of the blocked operand per task: where its extent is symbolic, fewer if it turns out to be short."""
+        extent, most = self.blocked.panel.extent, self.blocking.block
+        if isinstance(extent, int) or most == 1:
+            return most
+        resident = self.blocking.group * self.resident_panels.width
+        if isinstance(self.count, int):
+            resident = min(resident, self.count * self.resident_panels.width)
+        depth = min(dim.bounds(self.depth)[1] or self.blocking.kc, self.blocking.kc)
+        least = min(most, max(1, -(-TASK_WORK // (2 * resident * depth * width))))
+        shares = TASKS if not isinstance(self.groups, int) else max(1, TASKS // self.groups)
+        return dim.minimum(most, dim.maximum(least, dim.ceildiv(dim.ceildiv(extent, width), shares)))
 
     def lower(self) -> LoweredKernel:
         module = Module(self.target.triple)
@@ -115,6 +131,7 @@ class _Packed:
             self.count,
             self.groups,
             self.blocks,
+            self.per_task,
             self.depth,
         ):
             frame.size(d)
@@ -155,10 +172,9 @@ class _Packed:
             rest, group = frame.divide(loop.index, self.groups)
             batch, block = frame.divide(rest, self.blocks)
             frame.bind(self.batch, batch)
-            start = frame.times(block, b.block * self.block_panels.width)
-            points = frame.min(
-                i64(b.block * self.block_panels.width), f.sub(frame.size(self.blocked.panel.extent), start)
-            )
+            long = f.mul(frame.size(self.per_task), i64(self.block_panels.width))
+            start = f.mul(block, long)
+            points = frame.min(long, f.sub(frame.size(self.blocked.panel.extent), start))
             first_panel = frame.times(group, b.group)
             last_panel = frame.min(f.add(first_panel, i64(b.group)), frame.size(self.count))
             copy = i64(0) if self.shared else f.mul(batch, frame.size(self.count))

@@ -328,7 +328,7 @@ class GuardLog:
 
     def take(self) -> list[g.Guard]:
         tracer, hooks = self.tracer, self.hooks
-        out: list[g.Guard] = []
+        out: list[g.Guard] = list(tracer.size_guards())
         entries = hooks.epoch_guard.entries
         if len(entries) > self._members:
             out.append(g.EpochGuard(entries[self._members :], epoch.value))

@@ -16,6 +16,8 @@ from typing import Any, Callable, Iterator
 
 import numpy as np
 
+from ...ir.decider import decider
+from ...ir.dim import Dim
 from .. import autograd, scipy_special
 from ..operators import one_element
 from ..state import SymbolicScalar
@@ -29,6 +31,7 @@ from .loops import Loop, Ranged
 from .objects import ObjectHooks
 from .overlay import Volatile
 from .scalars import ScalarArgument, TracedFloat, TracedInt, TracedScalar, call_math
+from .sizes import SizeNumber, square_root
 from .tracer import Tracer
 from .watch import global_names, optimizers
 
@@ -302,6 +305,8 @@ class Hooks(ObjectHooks):
                 return found
         if module in policy.PURE_MODULES or _module_of_builtin(f) in policy.PURE_MODULES:
             self._iterators(name, args)
+            if name == "sqrt" and len(args) == 1 and isinstance(args[0], (Dim, SizeNumber)) and decider() is not None:
+                return square_root(args[0])
             return f(*[self._passed(a) for a in args], **{k: self._passed(v) for k, v in kwargs.items()})
         self.tracer.stop(f"it calls {module}.{name}, which is not known to be pure")
 
@@ -323,6 +328,8 @@ class Hooks(ObjectHooks):
             return text.joined(self, owner, self.iterate(args[0]))
         if kind is str and name in ("format", "format_map"):
             return text.str_format(self, owner, *((args, kwargs) if name == "format" else ((), args[0])))
+        if isinstance(owner, (dict, set, frozenset)):
+            self.numbers(args)
         if isinstance(owner, types.GeneratorType) and not self.is_ours(owner):
             self.tracer.stop("it advances a generator that was made outside")
         if not isinstance(owner, types.GeneratorType):
@@ -417,6 +424,8 @@ class Hooks(ObjectHooks):
             return issubclass(str, classes)
         if isinstance(x, SymbolicScalar):
             return issubclass(x.python_type, classes)
+        if isinstance(x, Dim) and decider() is not None:
+            return issubclass(int, classes)
         if isinstance(x, array_mode.ArrayTracer):
             return issubclass(x.stands_for, classes)
         return isinstance(x, classes)
@@ -429,6 +438,8 @@ class Hooks(ObjectHooks):
             x = args[0]
             if isinstance(x, (SymbolicScalar, text.TracedText)):
                 return x.python_type if isinstance(x, SymbolicScalar) else str
+            if isinstance(x, Dim) and decider() is not None:
+                return int
             return x.stands_for if isinstance(x, array_mode.ArrayTracer) else type(x)
         if issubclass(cls, Module):
             self.tracer.stop(f"it makes a new {cls.__name__}")
@@ -446,6 +457,10 @@ class Hooks(ObjectHooks):
             self._iterators(cls.__name__, args)
             for a in args:
                 self.options(a)
+            if cls in (int, float) and len(args) == 1 and isinstance(args[0], Dim) and (asked := decider()):
+                return args[0] if cls is int else asked.real(args[0])
+            if cls in (set, frozenset, dict):
+                self.numbers(args)
             if cls in (int, float, bool) and len(args) == 1 and isinstance(args[0], (Tensor, TracedScalar)):
                 return self._number(cls, args[0])
             if cls is bool and args:

@@ -8,8 +8,10 @@ from typing import Any, Sequence
 
 import numpy as np
 
+from ...ir.dim import Dim, same, symbols
 from ...ir.graph import Graph, GraphBuilder, InputSpec, OutputSpec, Signature, Value
 from ...ir.graph import Node as GraphNode
+from ...ir.interpreter import bind_dims, concrete_attrs
 from .. import autograd
 from ..dispatch import lift
 from ..state import state
@@ -99,6 +101,8 @@ class _Cut:
                 self._cross(v, copied, crossing)
         for v in results:
             self._cross(v, copied, crossing)
+        for v in self._unbound(order, [*crossing, *self.seeds]):
+            crossing.setdefault(v)
         for v in crossing:
             self.env[v] = self.builder.input(v.type, f"saved{len(self.saved)}")
             self.saved.append(self._save(v))
@@ -112,6 +116,17 @@ class _Cut:
             InputSpec(v.name, "state" if i < len(self.saved) else "arg") for i, v in enumerate(self.builder.inputs)
         )
         return self.builder.finish(outputs, Signature(specs, tuple(OutputSpec() for _ in outputs)))
+
+    def _unbound(self, order: list[GraphNode], inputs: list[Value]) -> list[Value]:
+        """Inputs of the forward graph that say how large a symbolic size is which no other input of this graph says."""
+        used = {s for n in order for v in n.outputs for d in v.type.shape for s in symbols(d)}
+        used |= {s for n in order for s in _in_attrs(tuple(n.attrs.values()))}
+        used |= {s for v in inputs for d in v.type.shape for s in symbols(d)}
+        out: list[Value] = []
+        for s in sorted(used, key=str):
+            if not any(same(s, d) for v in (*inputs, *out) for d in v.type.shape):
+                out.append(next(v for v in self.forward.inputs if any(s in symbols(d) for d in v.type.shape)))
+        return out
 
     def _needed(self, results: list[Value]) -> list[GraphNode]:
         """The backward nodes that lead to `results`, operands first."""
@@ -162,6 +177,13 @@ class _Cut:
         self.env.update(zip(n.outputs, outs))
 
 
+def _in_attrs(x: Any) -> frozenset[Dim]:
+    """Every symbol in an attribute."""
+    if isinstance(x, tuple):
+        return frozenset().union(*map(_in_attrs, x))
+    return x.symbols() if isinstance(x, Dim) else frozenset()
+
+
 def _is_fill(v: Value) -> bool:
     """Whether a value is cheaper to make again than to save."""
     return v.node is not None and not v.node.inputs and v.node.op.pure
@@ -205,9 +227,11 @@ def _in_ops(graph: Graph, inputs: Sequence[Any], outputs: Sequence[Value]) -> di
     """Every value that the outputs need, computed op by op: on whatever kind of values the inputs are."""
     env: dict[Value, Any] = dict(zip(graph.inputs, inputs)) | graph.constants
     needed = _needed(graph, outputs)
+    sizes = bind_dims(graph, inputs)
     for node in graph.nodes:
         if any(v in needed for v in node.outputs):
-            out = node.op(*(env[v] for v in node.inputs), **node.attrs)
+            attrs = concrete_attrs(node, sizes) if sizes else node.attrs
+            out = node.op(*(env[v] for v in node.inputs), **attrs)
             env.update(zip(node.outputs, out if isinstance(out, tuple) else (out,)))
     return env
 

@@ -13,6 +13,7 @@ from typing import Any, Callable
 
 import numpy as np
 
+from ...ir.decider import decider
 from ...ir.dim import Dim
 from ..state import SymbolicScalar
 from ..tensor import Tensor
@@ -75,9 +76,7 @@ class ObjectHooks(Watch):
         kind = type(v)
         if kind is np.ndarray:
             return self.array(v)
-        if isinstance(v, Tensor) or g.is_value(v):
-            return v
-        if isinstance(v, SymbolicScalar):
+        if isinstance(v, (Tensor, SymbolicScalar)) or g.is_value(v):
             return v
         tracked = self.overlay.tracked_of(v)
         return tracked if tracked is not None else self.known(v)
@@ -85,7 +84,7 @@ class ObjectHooks(Watch):
     def compared(self, v: Any) -> Any:
         """An operand of a comparison."""
         if isinstance(v, Dim):
-            return ComparedSize(v, self.tracer)
+            return ComparedSize(v, self.tracer) if decider() is None else v
         if policy.is_user(type(v)) and any(policy.user_dunder(v, f"__{d}__") for d in dunders.ASKED):
             if not g.is_value(v):
                 return dunders.Compared(self, v)
@@ -221,6 +220,7 @@ class ObjectHooks(Watch):
 
     def formatted(self, v: Any, conversion: str | None = None, spec: Any = "") -> Any:
         """A value in a text: a str, or a text with holes."""
+        self.numbers((v,))
         return text.formatted(self, v, conversion, spec)
 
     def joined(self, *parts: Any) -> Any:
@@ -234,6 +234,15 @@ class ObjectHooks(Watch):
     def match(self, subject: Any, pattern: tuple) -> dict[str, Any] | None:
         """What a `case` binds, or None."""
         return matching.match(self, subject, pattern)
+
+    def numbers(self, parts: Any) -> None:
+        """Has the sizes among `parts` as numbers, where Python is about to print or look them up."""
+        asked = decider()
+        for p in parts if asked is not None else ():
+            if isinstance(p, Dim):
+                asked.concrete(p)  # type: ignore[union-attr]
+            elif isinstance(p, (tuple, list)):
+                self.numbers(p)
 
     def context(self, v: Any) -> Any:
         kind = type(v)

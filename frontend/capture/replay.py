@@ -6,11 +6,12 @@ Everything a native entry needs to run the trace without Python is in `Captured`
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
 import numpy as np
 
 from ...ir.graph import Graph
+from ...ir.interpreter import concrete
 from ...ir.op import Attrs, OpDef
 from ..autograd import no_grad
 from ..dispatch import run as run_op
@@ -20,6 +21,7 @@ from . import pytree
 from .effects import Action, Composite, parts_of
 from .guards import Guard
 from .origins import Call, NumberSource, ReadSource
+from .size_guards import SizesGuard
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,7 @@ class Captured:
     above: list[Any] = field(default_factory=list)  # (segment, answer) on the way to it, from the root
     notes: tuple[str, ...] = ()  # what it could do better, for `explain`
     executable: Any = None  # of `rest`
+    sizes: SizesGuard | None = None  # of a trace with symbolic sizes
     native: Any = None  # its NativeTrace; False when the native entry can't serve it
     calls: int = 0
     actions: list[Action] = field(default_factory=list)  # what it does to Python objects
@@ -270,7 +273,7 @@ class Captured:
             out = _object(r.source, leaves)
         else:
             base = self._make(r.base, leaves, outputs, made)
-            out = make_view(base, r)
+            out = make_view(base, r, {} if self.sizes is None else self.sizes.bind(leaves))
         made[id(r)] = out
         return out
 
@@ -300,14 +303,15 @@ def as_kind(array: np.ndarray, kind: str) -> Any:
     return array if kind == "array" else array.item() if kind == "python" else array[()]
 
 
-def make_view(base: Any, r: View) -> Any:
-    """The view `r` of `base`, which has been made already."""
+def make_view(base: Any, r: View, sizes: Mapping[str, int]) -> Any:
+    """The view `r` of `base`, which has been made already. sizes: of the symbols, if there are any."""
+    attrs = concrete(r.attrs, sizes) if sizes else r.attrs
     if type(base) is np.ndarray:
-        return r.op.reference(base, **r.attrs)
+        return r.op.reference(base, **attrs)
     if not r.detached:
-        return run_op(r.op, (base,), r.attrs)
+        return run_op(r.op, (base,), attrs)
     with no_grad():
-        return run_op(r.op, (base,), r.attrs)
+        return run_op(r.op, (base,), attrs)
 
 
 def _object(source: Source, leaves: Sequence[Any]) -> Any:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ...ir import ops
+from ...ir.dim import Dim
 from ...ir.dtypes import DType, bool_, float64, int64, uint64
 from ...ir.graph import Value
 from ..state import SymbolicScalar, state
@@ -132,6 +133,8 @@ class TracedFloat(TracedScalar):
             return other.value
         if isinstance(other, TracedInt):
             return other.as_float()
+        if isinstance(other, Dim):
+            return ops.full(value=other, shape=(), dtype=float64)
         if type(other) in (int, float, bool) and (type(other) is float or -_EXACT <= other <= _EXACT):
             return _constant(float(other), float64)
         return None
@@ -374,11 +377,11 @@ setattr(TracedInt, "__invert__", _of_concrete("__invert__"))
 
 class ScalarArgument(TracedFloat):
     """A float that was computed from float argument `leaf`. Where Python needs the number itself, the capture starts
-    again with the argument as a constant of the trace."""
+    again with the argument as a constant of the trace. (`leaf` a `Dim`: with its sizes.)"""
 
     __slots__ = ("leaf", "original")
 
-    def __init__(self, value: Value, leaf: int, original: bool = False):
+    def __init__(self, value: Value, leaf: Any, original: bool = False):
         super().__init__(value)
         self.leaf, self.original = leaf, original
 

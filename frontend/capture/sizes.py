@@ -1,10 +1,16 @@
-"""Comparisons of symbolic sizes in the user's code: decided where every size gives the same answer, else refused."""
+"""Symbolic sizes in the user's code. Comparisons where there is no call to answer them (export): decided where every
+size gives the same answer, else refused. And the floats that are computed from sizes."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from ...ir import ops
 from ...ir.dim import Dim, bounds, negative, nonnegative
+from ...ir.dtypes import float64
+from ...ir.graph import Value
+from ..tensor import Tensor
+from .scalars import ScalarArgument
 
 if TYPE_CHECKING:
     from .tracer import Tracer
@@ -64,3 +70,45 @@ class ComparedSize:
 def plain(x: Any) -> Any:
     """The size itself."""
     return x.size if isinstance(x, ComparedSize) else x
+
+
+class SizeNumber(ScalarArgument):
+    """A float that was computed from symbolic sizes. Where Python needs the number, those of `leaf` become constants.
+
+    positive: known to be greater than 0, so that Python's division and square root can't fail.
+    """
+
+    __slots__ = ("positive",)
+
+    def __init__(self, value: Value, leaf: Dim, positive: bool = False):
+        super().__init__(value, leaf)
+        self.positive = positive
+
+    def __truediv__(self, other: Any) -> Any:
+        if isinstance(other, (int, float, Dim)) and other != 0 or isinstance(other, SizeNumber) and other.positive:
+            return self._with(other, ops.div)
+        return NotImplemented if isinstance(other, Tensor) else self.concrete()
+
+    def __rtruediv__(self, other: Any) -> Any:
+        if isinstance(other, (int, float, Dim)) and self.positive:
+            return self._with(other, ops.div, True)
+        return NotImplemented if isinstance(other, Tensor) else self.concrete()
+
+    def __pow__(self, other: Any) -> Any:
+        if isinstance(other, float) and other in (0.5, -0.5):
+            root = square_root(self)
+            return root if other > 0 else 1.0 / root
+        return NotImplemented if isinstance(other, Tensor) else self.concrete()
+
+
+def real(size: Dim) -> SizeNumber:
+    """float(size)."""
+    return SizeNumber(ops.full(value=size, shape=(), dtype=float64), size, size >= 1)
+
+
+def square_root(x: Dim | SizeNumber) -> SizeNumber:
+    """math.sqrt of a size, or of a number computed from one."""
+    number = real(x) if isinstance(x, Dim) else x
+    if not number.positive:
+        number.concrete()
+    return SizeNumber(ops.sqrt(number.value), number.leaf, True)

@@ -40,9 +40,9 @@ class CaptureStop(BaseException):
 
 
 class Specialize(BaseException):
-    """Starts the capture again with a float argument as a constant of the trace."""
+    """Starts the capture again with a float argument as a constant of the trace. (`leaf` a `Dim`: its sizes.)"""
 
-    def __init__(self, leaf: int):
+    def __init__(self, leaf: Any):
         self.leaf = leaf
 
 
@@ -160,6 +160,10 @@ class Tracer(TraceViews):
         self._before[id(t)] = (t, (t._node, t._requires_grad, t._version, t._base, t._view, lifted))
         if lifted:
             t._node, t._requires_grad = None, True
+
+    def size_guards(self) -> list[Any]:
+        """What it has come to take for granted of symbolic sizes since it was asked the last time."""
+        return []
 
     def requires_grad_before(self, t: Tensor) -> bool | None:
         """Whether a real tensor required grad when the call began."""

@@ -129,6 +129,17 @@ class Route:
         self.done: set[Node] = set()
         self.answers: dict[tuple[Value, str], Answer] = {}
         self.given: list[Place] = []
+        self._added: list[tuple[list[TreeNode], Segment]] = []
+
+    def __enter__(self) -> "Route":
+        return self
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        """Where the capture has failed: takes out the segments that lead nowhere."""
+        if kind is not None:
+            for nodes, segment in reversed(self._added):
+                if not leaves_of([segment]) and segment in nodes:
+                    nodes.remove(segment)
 
     def ask(self, tracer: Any, value: Value, kind: str, guards: list[Guard], location: Location | None) -> Answer:
         """The answer for the present call. `guards`: what the trace has come to rely on since the last question."""
@@ -152,6 +163,7 @@ class Route:
             executable = self.build(graph)
             segment = Segment(question, graph, executable, list(tracer.sources), places, at, kind, location, guards)
             self.nodes.append(segment)
+            self._added.append((self.nodes, segment))
         else:
             kept = [b.nodes[n].outputs[k] for n, k in segment.kept]
         try:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tracefuse.ir import dim
-from tracefuse.ir.dim import Dim, bounds, ceildiv, evaluate, floordiv, maximum, minimum, mod, parse, substitute, symbol
+from tracefuse.ir.dim import Dim, bounds, ceildiv, evaluate, floordiv, maximum, minimum, mod, substitute, symbol
+from tracefuse.ir.dim_text import parse
 
 # A size n of unknown value, loops below it and below numbers, and one that may be negative.
 N = symbol("n", 1)
