@@ -292,7 +292,7 @@ class TracedInt(TracedScalar):
         else:
             return NotImplemented
         a = self._within(limit)
-        counts = self.counts and limit == _LARGE and type(other) in (int, bool) and abs(other) <= _STEP
+        counts = self.counts and limit == _LARGE and type(other) in (int, bool) and -_STEP <= int(other) <= _STEP
         return TracedInt(op(b, a) if swapped else op(a, b), counts and not swapped)
 
     def __add__(self, other: Any) -> Any:

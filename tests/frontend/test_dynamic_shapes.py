@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from tracefuse.frontend.compile import CaptureError, compile, compiled_function
+from tracefuse.frontend.compile import compile, compiled_function
 from tracefuse.frontend.nn import functional as F
 from tracefuse.runtime import entry
 
