@@ -104,14 +104,8 @@ def sides() -> list[Side]:
             torch._dynamo.reset()
             return torch.compile(f, fullgraph=True, backend="eager")
 
-        def with_scalars(f: Callable) -> Callable:
-            torch._dynamo.reset()
-            patched = torch._dynamo.config.patch(capture_scalar_outputs=True, capture_dynamic_output_shape_ops=True)
-            return patched(torch.compile(f, fullgraph=True, backend="eager"))
-
         make = lambda x: torch.tensor(x.copy())  # noqa: E731
         out.append(Side("torch.compile", torch, make, compiled))
-        out.append(Side("torch.compile, capture_scalar_outputs", torch, make, with_scalars))
     if jax is not None:
         import jax.numpy as jnp
 
