@@ -15,11 +15,12 @@ from ..ir.graph import Graph
 from ..ir.op import get_op
 from ..ir.ops.control import with_carries
 from ..ir.types import TensorType
+from .autograd import set_grad_enabled
 from .capture.tracer import user_location
 from .control_body import Body, Captures, Tree, describe, type_of
 from .convert import as_tensor
 from .creation import arange
-from .dispatch import apply
+from .dispatch import apply, assign
 from .manipulation import stack
 from .state import state, traced
 from .tape import needs_grad
@@ -79,11 +80,25 @@ def cond(pred: Any, true_fn: Callable, false_fn: Callable, *operands: Any) -> An
             "cond: both functions must return the same types; true_fn returns "
             f"{describe(trees[0], yes)}, false_fn {describe(trees[1], no)}",
         )
-    true, false = (b.graph(vs) for b, vs in zip(bodies, values))
-    if not yes:
+    written = _written(*bodies)
+    true, false = (b.graph([*vs, *(b.left(t) for t in written)]) for b, vs in zip(bodies, values))
+    if not true.outputs:
         return trees[0].rebuild([])
     out = apply(get_op("cond"), pred, *given.leaves, *captures.tensors.values(), true=true, false=false)
-    return trees[0].rebuild(out)
+    _write(bodies, written, out[len(yes) :])
+    return trees[0].rebuild(out[: len(yes)])
+
+
+def _written(*bodies: Body) -> list[Tensor]:
+    """The tensors from outside that any of them writes."""
+    return list({k: t for b in bodies for k, (t, _) in b.written.items()}.values())
+
+
+def _write(bodies: Sequence[Body], written: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    """What bodies have written becomes true outside, with a history where they gave it one."""
+    for t, new in zip(written, values, strict=True):
+        with set_grad_enabled(state.grad_enabled and any(b.writes_with_history(t) for b in bodies)):
+            assign(t, new)
 
 
 def _call(f: Callable, operands: Sequence[Any], holds: bool) -> Any:
@@ -165,10 +180,25 @@ def _while(cond_fn: Callable, body_fn: Callable, carry: Tree, arguments: Callabl
         new = Tree(step.run(body_fn, types, arguments), "while_loop: the result of body_fn")
         values = step.results(new.leaves)
     _check_carry("while_loop", carry, types, new, [v.type for v in values])
-    graphs = {"cond": test.graph(tests), "body": step.graph(values)}
-    if not types:
+    if test.written:
+        test.stop("cond_fn of a while_loop writes into a tensor from outside")
+    written = _written(step)
+    graphs = {
+        "cond": test.graph(tests, written),
+        "body": step.graph([*values, *(step.left(t) for t in written)], written),
+    }
+    n = len(types)
+    if not n + len(written):
         return []
-    return apply(get_op("while"), *carry.leaves, *captures.tensors.values(), **graphs, carried=len(types))
+    operands = [*carry.leaves, *written, *_others(captures, written)]
+    out = apply(get_op("while"), *operands, **graphs, carried=n + len(written))
+    _write([step], written, out[n:])
+    return out[:n]
+
+
+def _others(captures: Captures, written: Sequence[Tensor]) -> list[Tensor]:
+    moved = {id(t) for t in written}
+    return [t for k, t in captures.tensors.items() if k not in moved]
 
 
 def _bounded(cond_fn: Callable, body_fn: Callable, carry: Tree, arguments: Callable, steps: int) -> Any:
@@ -224,14 +254,17 @@ def scan(f: Callable, init: Any, xs: Any = None, length: int | None = None, reve
         new, ys = _pair(body.run(f, [*types, *row_types], arguments))
         values = body.results([*new.leaves, *ys.leaves])
     _check_carry("scan", carry, types, new, [v.type for v in values[:n]])
-    graph = body.graph(values)
-    if not values:
+    written = _written(body)
+    end = n + len(written)  # of what is carried
+    graph = body.graph([*values[:n], *(body.left(t) for t in written), *values[n:]], written, n)
+    if not graph.outputs:
         return carry.rebuild([]), ys.rebuild([])
-    operands = [*carry.leaves, *rows.leaves, *captures.tensors.values()]
-    full = _with_saved(graph, n, operands)
-    sizes = {"carried": n, "scanned": len(row_types), "length": steps, "reverse": bool(reverse)}
-    out = apply(get_op("scan"), *operands, body=full, **sizes)[: len(values)]
-    return carry.rebuild(out[:n]), ys.rebuild(out[n:])
+    operands = [*carry.leaves, *written, *rows.leaves, *_others(captures, written)]
+    full = _with_saved(graph, end, operands)
+    sizes = {"carried": end, "scanned": len(row_types), "length": steps, "reverse": bool(reverse)}
+    out = apply(get_op("scan"), *operands, body=full, **sizes)[: len(graph.outputs)]
+    _write([body], written, out[n:end])
+    return carry.rebuild(out[:n]), ys.rebuild(out[end:])
 
 
 def _with_saved(graph: Graph, carried: int, operands: Sequence[Tensor]) -> Graph:

@@ -1,8 +1,9 @@
 """Bodies of loops and branches as graphs: a tracer for each, and what it reads from outside.
 
 A body's values are its own. A tensor from outside that it reads becomes one more input of its graph, and an operand of
-the node that will hold the graph (closure conversion). Writes into tensors from outside, and questions for values, have
-no place in such a graph: they end the capture around it, so that the call runs as plain Python.
+the node that will hold the graph (closure conversion); one that it writes is handed from step to step, and written when
+the node has run. Questions for values have no place in such a graph: they end the capture around it, so that the call
+runs as plain Python.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .capture.tracer import user_location
 from .convert import as_tensor
 from .lanes import Inside
 from .state import UnsupportedOperand, state, traced
+from .tape import root_of
 from .tensor import Tensor, new_tensor
 
 if TYPE_CHECKING:
@@ -50,7 +52,8 @@ class Body(Inside):
         self.captures = captures
         self.recording = state.grad_enabled
         self.own_inputs = 0
-        self._taken: dict[int, Value] = {}  # values of tensors from outside
+        self.written: dict[int, tuple[Tensor, Value]] = {}  # tensors from outside, and what they hold now
+        self._taken: dict[int, Value] = {}  # values of tensors from outside, as the body finds them
         self._made: dict[
             int, tuple[Tensor, Value | None]
         ] = {}  # tensors of library code in here, and what they hold now
@@ -66,10 +69,32 @@ class Body(Inside):
         """The values of results."""
         return [self.read(t) for t in leaves]
 
-    def graph(self, outputs: Sequence[Value]) -> Graph:
-        """The body, with an input for everything that any of the node's bodies has captured."""
-        more = zip(self.captures.tensors, self.captures.types())
-        self.inputs[self.own_inputs :] = [self._taken.get(k) or Value(t, builder=self) for k, t in more]
+    def found(self, t: Tensor) -> Value:
+        """What a tensor from outside that one of the node's bodies reads holds at the beginning of this one."""
+        v = self._taken.get(id(t))
+        if v is None:
+            if id(root_of(t)) in self.written:
+                self.stop("the body of a loop or branch reads a view from outside of what it has written")
+            v = self._taken[id(t)] = Value(type_of(t), builder=self)
+        return v
+
+    def left(self, t: Tensor) -> Value:
+        """What it holds at the end."""
+        return self.written[id(t)][1] if id(t) in self.written else self.found(t)
+
+    def writes_with_history(self, t: Tensor) -> bool:
+        """Whether the body gives `t` a value that gradients pass: not what it computed under no_grad."""
+        v = self.left(t)
+        return id(t) in self.written and v.dtype.is_inexact and v not in self._apart
+
+    def graph(self, outputs: Sequence[Value], first: Sequence[Tensor] = (), before: int | None = None) -> Graph:
+        """The body, with an input for everything that any of the node's bodies has captured: for the tensors `first`
+        among its own inputs, from number `before` on, for the others behind them."""
+        own = self.inputs[: self.own_inputs]
+        at = len(own) if before is None else before
+        moved = {id(t) for t in first}
+        rest = [self.found(t) for k, t in self.captures.tensors.items() if k not in moved]
+        self.inputs[:] = [*own[:at], *map(self.found, first), *own[at:], *rest]
         return self.finish(outputs)
 
     def stop(self, reason: str) -> NoReturn:
@@ -84,6 +109,8 @@ class Body(Inside):
     # ---- values
 
     def emit(self, op: OpDef, inputs: tuple[Value, ...], attrs: Attrs) -> tuple[Value, ...]:
+        if op.name == "random_bits" and self._within_vmap():
+            self.stop("the body of a loop or branch draws random numbers under vmap")
         self.loc = user_location()
         mode = state.grad_enabled if state.mode_before_walk is None else state.mode_before_walk
         if mode or not self.recording:
@@ -91,6 +118,12 @@ class Body(Inside):
         out = super().emit(op, tuple(map(self.without_history, inputs)), attrs)  # the user's no_grad
         self._apart.update(out)
         return out
+
+    def _within_vmap(self) -> bool:
+        outer: Any = self.outer
+        while isinstance(outer, Body):
+            outer = outer.outer
+        return isinstance(outer, Inside)
 
     def constant(self, array: np.ndarray, name: str = "") -> Value:
         if type(array) is Value:
@@ -140,6 +173,8 @@ class Body(Inside):
     def read(self, t: Tensor) -> Value:
         if self._is_own(t):
             return self._current(t)
+        if id(t) in self.written:
+            return self.written[id(t)][1]
         made = self._made.get(id(t))
         if made is None:
             return self._capture(t)
@@ -156,10 +191,14 @@ class Body(Inside):
         elif id(root) in self._made:
             self._made[id(root)] = (root, v)
         else:
-            self.stop(
-                f"the body of a loop or branch writes into a tensor from outside (shape {tuple(root.shape)}); hand it in as "
-                "an operand or carry it, and return the new one"
-            )
+            shares = any(t is not root and root_of(t) is root for t in self.captures.tensors.values())
+            if root._base is not None or shares:
+                self.stop(
+                    f"the body of a loop or branch writes into a tensor from outside (shape {tuple(root.shape)}) that shares "
+                    "memory with another one; carry it, and return the new one"
+                )
+            self._capture(root)
+            self.written[id(root)] = (root, v)
 
     def set_grad(self, t: Tensor, g: Tensor | None) -> None:
         if not self._is_own(t):

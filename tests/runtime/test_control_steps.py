@@ -56,8 +56,8 @@ def check(graph: Graph, *arrays) -> list[np.ndarray]:
     want = interpret(graph, arrays)
     got = e.run(arrays)
     for g, r, w in zip(got, run_plan(e.plan, arrays), want, strict=True):
-        np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(r, w, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(g, w, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(r, w, rtol=1e-5, atol=1e-5)
     return want
 
 
@@ -149,6 +149,32 @@ def test_bodies_may_be_parallel(threads):
         check(graph, numbers(300, 300) / 17, numbers(3, 300, 300) / 17)
     finally:
         set_num_threads(before)
+
+
+def test_contractions_of_rows_of_odd_size():
+    w = TensorType(float32, (33, 31))
+    graph = scan(
+        lambda s, x, v: (ops.tanh(ops.matmul(ops.matmul(s, x), v)), ops.matmul(s, x)),
+        TensorType(float32, (7, 33)), w.with_shape((5, 33, 31)), w.with_shape((31, 33)), length=5,
+    )  # fmt: skip
+    check(graph, numbers(7, 33), numbers(5, 33, 31), numbers(31, 33) / 5)
+
+
+def test_loops_between_host_steps():
+    body = graph_of(lambda s, x: (ops.add(s, x), s), (ROW, ROW))
+
+    def f(x, xs):
+        first = ops.cast(ops.argsort(x, axis=0), dtype=float32)
+        last, ys = ops.scan_(first, xs, body=body, carried=1, scanned=1, length=4)
+        return ops.argsort(last, axis=0), ops.exp(ys)
+
+    graph = graph_of(f, (ROW, rows(4)))
+    e = build(graph, verify=True)
+    assert len(e.plan.host_steps) == 2 and len(e.plan.control_steps) == 1
+    arrays = [numbers(5), numbers(4, 5)]
+    for got, r, want in zip(e.run(arrays), run_plan(e.plan, arrays), interpret(graph, arrays), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5)
+        np.testing.assert_allclose(r, want, rtol=1e-5)
 
 
 def test_symbolic_sizes():
