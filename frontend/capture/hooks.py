@@ -23,7 +23,7 @@ from . import array_mode, dunders, host_calls, opt_out, policy, text
 from . import guards as g
 from .containers import KINDS
 from .instrument import NoSource, instrument, is_instrumented
-from .lazy import LazyNumber
+from .lazy import LazyNumber, settled
 from .objects import ObjectHooks
 from .overlay import Volatile
 from .scalars import ScalarArgument
@@ -87,7 +87,13 @@ class Hooks(ObjectHooks):
             return f(*[self._passed(a) for a in args], **{k: self._passed(v) for k, v in kwargs.items()})
         if kind.__module__ in ("operator", "functools"):  # itemgetter, lru_cache, ...
             inner = getattr(f, "__wrapped__", None)
-            return self._builtin(f, args, kwargs) if inner is None else self.call(inner, *args, **kwargs)
+            if inner is None:
+                return self._builtin(f, args, kwargs)
+            before = len(self.overlay.actions)
+            out = self.call(inner, *args, **kwargs)
+            if len(self.overlay.actions) != before:
+                self.tracer.stop(f"it calls {inner.__qualname__}, which has effects, but only when its cache is empty")
+            return out
         self.tracer.stop(f"it calls a {kind.__name__}, which capture knows nothing about")
 
     def _function(self, f: types.FunctionType, bound: Any, args: tuple, kwargs: dict) -> Any:
@@ -299,6 +305,8 @@ class Hooks(ObjectHooks):
         if not isinstance(owner, types.GeneratorType):
             self.known(owner)
         self.options(owner, args[0] if name == "get" and args else None)
+        if args and isinstance(owner, (dict, set)):
+            args = (settled(args[0]), *args[1:])
         if name == "sort" and kwargs.get("key") is not None:
             kwargs = {**kwargs, "key": self.callable(kwargs["key"])}
         if name in ("extend", "update", "extendleft") and kind in KINDS:

@@ -227,6 +227,10 @@ class ObjectHooks(Watch):
         """The pieces of an f-string."""
         return text.join(self, list(parts))
 
+    def key(self, v: Any) -> Any:
+        """A key of a dict, an element of a set."""
+        return settled(v)
+
     def unpacked(self, v: Any) -> Any:
         """The dict of `**v`."""
         return self.overlay.plain(v)
@@ -400,6 +404,7 @@ class ObjectHooks(Watch):
             self.watch(v, path)
             return v
         self.external(v, path)
+        self.overlay.objects[id(obj)] = obj
         if self.once("attribute", id(obj), name):
             expected = self.expect(v, path)
             text = f"{path} is {expected}"

@@ -98,6 +98,7 @@ class Overlay:
         self.given: dict[int, Origin] = {}  # containers among the arguments
         self.actions: list[Pending] = []
         self.restarting = False
+        self.objects: dict[int, Any] = {}  # whose attributes are guarded by value
         self.loose = volatile.containers()  # guarded by identity, and by what is read of them
         self._read: dict[tuple[int, str], Any] = {}
         self._values: set[int] = set()
@@ -148,7 +149,11 @@ class Overlay:
         if not self._dynamic:
             return None
         sources = [s for s in self.tracer.sources if s.kind != "scalar"]
-        guard = SharingGuard(self._dynamic, sources, ())
+        fixed = [v for k, v in self.tracer.external.items() if type(v) in KINDS and k not in self.given]
+        fixed += self.objects.values()
+        here = {id(x.fetch()) for x in self._dynamic}
+        origins = [*self._dynamic, *(Held(v) for v in fixed if id(v) not in here)]
+        guard = SharingGuard(origins, sources, ())
         guard.pattern = guard.found(leaves)
         return guard
 

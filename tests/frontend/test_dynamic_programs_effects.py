@@ -550,6 +550,63 @@ def a_number_that_is_a_range():
     return f, box
 
 
+@program(n=3)
+def numbers_that_change_are_numbers():
+    box = Box(n=1, f=0.5)
+
+    def f(x):
+        n = box.n
+        numbers = [
+            n**2,
+            n & 1,
+            round(box.f),
+            int(n / 2),
+            max(n, 3),
+            n,
+            float(n),
+            n / 2,
+            n // 2,
+            -n,
+            5 - n,
+            2**n,
+            sum([n, n]),
+        ]
+        questions = [n in (1, 2), bool(n), isinstance(n, int), type(n) is int, n == 1, n.bit_length(), divmod(n, 2)]
+        text = ["a" * n, f"{n:03d}", "%d" % n, {n: 1}, [0] * n, list(range(n)), complex(n)]
+        arrays = [x[n - 1], x[:n], np.arange(3) * n, tr.full((2,), n), x.reshape(3, 1) * n, x + np.float32(n), x**n]
+        box.n, box.f = 1, 0.5
+        return numbers, questions, text, arrays, n * x + n / x
+
+    return f, box
+
+
+def test_an_object_that_becomes_another_one_is_noticed():
+    other, box = Box(n=0), Box(s=Box(n=0))
+
+    def f(x):
+        before = other.n
+        box.s.n += 1
+        return x * (other.n - before)
+
+    compiled = tr.compile(f, fullgraph=True)
+    assert compiled(vector(0)).tolist() == [0.0, 0.0, 0.0]
+    box.s = other
+    for _ in range(2):
+        assert compiled(vector(0)).tolist() == vector(0).tolist()
+
+
+def test_effects_behind_a_cache_end_the_capture():
+    calls = []
+
+    @functools.lru_cache
+    def cached(n):
+        calls.append(n)
+        return n
+
+    with pytest.raises(tr.CaptureError, match="cache"):
+        tr.compile(lambda x: x * cached(3), fullgraph=True)(vector(0))
+
+
 # ------------------------------------------------------------------ tensors: writes, views, transforms
 
 
