@@ -19,7 +19,7 @@ import numpy as np
 from .. import autograd, scipy_special
 from ..state import SymbolicScalar
 from ..tensor import Tensor
-from . import array_mode, dunders, host_calls, opt_out, policy, text
+from . import array_mode, dunders, host_calls, opaque, opt_out, policy, text
 from . import guards as g
 from .containers import KINDS
 from .instrument import NoSource, instrument, is_instrumented
@@ -47,6 +47,9 @@ class Hooks(ObjectHooks):
             raise self.tracer.stopped
         if host_calls.is_host_call(f):
             return host_calls.record(self, f, args, kwargs)
+        opaque_parts = opaque.opaque_parts(f)
+        if opaque_parts is not None:
+            return opaque.call(self, opaque_parts, args, kwargs)
         if opt_out.is_disabled(f):
             self.tracer.stop(f"it calls {getattr(f, '__qualname__', f)}, which tr.disable keeps in plain Python")
         if host_calls.is_level(f):

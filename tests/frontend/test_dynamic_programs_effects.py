@@ -1464,3 +1464,25 @@ def test_relative_imports_inside():
     space = {"__package__": demo.__package__, "__name__": "some.module"}
     exec(compile(text, "<cell 2>", "exec"), space)
     assert tr.compile(space["f"], fullgraph=True)(vector(0)).tolist() == (vector(0) * 2).tolist()
+
+
+def test_opaque_functions_are_steps_of_the_graph():
+    seen = []
+
+    @tr.allow_in_graph
+    def halves(x, k=2):
+        seen.append(x.shape)
+        a = np.asarray(x) / k
+        return tr.tensor(a), {"sum": tr.tensor(a.sum())}
+
+    def f(x):
+        a, d = halves(x * 2, k=4)
+        return a + d["sum"] * x, halves(x)[0]
+
+    compiled = tr.compile(f, fullgraph=True)
+    for i in range(3):
+        assert described(compiled(vector(i))) == described(f(vector(i)))
+    assert compiled.cache_info()["traces"] == 1 and halves.__name__ == "halves"
+    w = tr.ones(3, requires_grad=True)
+    with pytest.raises(tr.CaptureError, match="gradient"):
+        compiled(w)
