@@ -90,7 +90,7 @@ def _op(fn: Callable[..., Any], leaves: list[Any], spec: pytree.Spec, given: tup
         return [np.array(x._data) for x in out], shape
 
     sample, result = run(*[np.ones([int(d) for d in t.shape], t.dtype.np) for t in given])  # type: ignore[arg-type]
-    kinds = tuple(TensorType(from_numpy(a.dtype), a.shape) for a in sample)
+    kinds: tuple[TensorType, ...] = tuple([TensorType(from_numpy(a.dtype), a.shape) for a in sample])
 
     def reference(*arrays: np.ndarray) -> Any:
         out = run(*arrays)[0]
@@ -101,7 +101,7 @@ def _op(fn: Callable[..., Any], leaves: list[Any], spec: pytree.Spec, given: tup
 
     name = f"opaque{next(_numbers)}_{''.join(c if c.isalnum() else '_' for c in fn.__name__)}"
     op = OpDef(
-        name, "structural", ("*xs",), lambda *_: kinds if len(kinds) > 1 else kinds[0], reference, NO_GRADIENT,
+        name, "structural", ("*xs",), lambda *_: kinds, reference, NO_GRADIENT,
         n_outputs=len(kinds), doc=f"A call of {fn.__name__}.",
     )  # fmt: skip
     return register(op), result
