@@ -250,14 +250,14 @@ class AttributeHooks(Watch):
             if isinstance(static, property) or static is None:
                 object.__setattr__(obj, name, value)  # raises
             self.tracer.stop(f"it sets the attribute {name} of a {cls.__name__}")
-        plain = policy.is_user(cls) or cls is types.SimpleNamespace or hasattr(obj, "_modules")
+        plain = policy.is_user(cls) or cls is types.SimpleNamespace or policy.is_module(obj)
         if not plain and not (isinstance(obj, types.FunctionType) and policy.is_user(obj)):
             self.tracer.stop(f"it sets the attribute {name} of an object of class {cls.__name__} from outside")
         self.overlay.set_attribute(obj, name, value)
 
     def delete_attribute(self, obj: Any, name: str) -> None:
         """`del obj.name`"""
-        if isinstance(obj, (Tensor, type, types.ModuleType)) or hasattr(obj, "_modules"):
+        if isinstance(obj, (Tensor, type, types.ModuleType)) or policy.is_module(obj):
             self.tracer.stop(f"it deletes the attribute {name} of a {type(obj).__name__}")
         own = dunders.user_method(obj, "__delattr__")
         if own is not None:

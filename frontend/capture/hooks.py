@@ -65,7 +65,7 @@ class Hooks(ObjectHooks):
             return self.call(f.func, *f.args, *args, **{**f.keywords, **kwargs})
         if isinstance(f, type):
             return self._class(f, args, kwargs)
-        inner = getattr(f, "__tracefuse_wrapped__", None)
+        inner = inspect.getattr_static(f, "__tracefuse_wrapped__", None)
         if inner is not None:
             return self.call(inner, *args, **kwargs)
         if (
@@ -170,7 +170,7 @@ class Hooks(ObjectHooks):
             return types.MethodType(self.callable(f.__func__), f.__self__)
         if isinstance(f, functools.partial) and f.func == self.call:
             return f  # it has its hooks
-        if isinstance(f, functools.partial) or hasattr(f, "__tracefuse_wrapped__"):
+        if isinstance(f, functools.partial) or inspect.getattr_static(f, "__tracefuse_wrapped__", None) is not None:
             return functools.partial(self.call, f)
         return f
 

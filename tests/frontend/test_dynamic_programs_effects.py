@@ -292,6 +292,24 @@ def property_setters_and_setattr():
     return f, c
 
 
+@program()
+def an_object_that_has_every_attribute():
+    class Anything:
+        def __init__(self):
+            self.n, self.asked = 0, []
+
+        def __getattr__(self, name):
+            self.asked.append(name)
+            return len(name)
+
+        def __call__(self, x):
+            self.n += 1
+            return x * self.n
+
+    box = Anything()
+    return lambda x: box(x) + box.width, box
+
+
 # ------------------------------------------------------------------ containers
 
 
