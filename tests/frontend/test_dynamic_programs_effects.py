@@ -1230,6 +1230,42 @@ def recursion_closures_and_partials():
 
 
 @program()
+def decorators_with_a_counter_on_the_function():
+    def counted(fn):
+        @functools.wraps(fn)
+        def inner(*args):
+            inner.calls += 1
+            return fn(*args)
+
+        inner.calls = 0
+        return inner
+
+    @counted
+    def g(x):
+        return x * 2
+
+    return lambda x: g(x) + g.calls, vars(g)
+
+
+@program(n=8)
+def an_object_that_replaces_itself():
+    class State:
+        def __init__(self, h, n):
+            self.h, self.n = h, n
+
+        def step(self, x):
+            return State(self.h * 0.5 + x, self.n + 1)
+
+    box = Box(state=State(tr.zeros(3), 0))
+
+    def f(x):
+        box.state = box.state.step(x)
+        return box.state.h * box.state.n
+
+    return f, box
+
+
+@program()
 def match_statements():
     class Shape:
         __match_args__ = ("kind", "size")
