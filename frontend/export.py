@@ -16,6 +16,7 @@ from ..ir.types import TensorType
 from . import trees
 from .autograd import no_grad
 from .capture.capture import Call, CaptureStop, Restart, Specialize, Volatile, argument_paths, capture, flatten_call
+from .capture.effects import Composite
 from .capture.replay import Alias, ArgSource, Captured, Fresh, Leaf, Recipe, ScalarSource, Static, View
 from .capture.tracer import Slot, Tracer
 from .dims import Dim
@@ -189,6 +190,8 @@ class _Exporter:
             problem = "draws random numbers"
         elif written:
             problem = f"writes {written[0].path}"
+        elif any(n.op.name.startswith("opaque") for n in self.captured.graph.nodes):
+            problem = "calls Python (allow_in_graph)"
         elif self.captured.actions:
             problem = "changes Python objects or prints"
         elif self.captured.effects:
@@ -228,6 +231,8 @@ class _Exporter:
             if type(r.value) not in _PLAIN:
                 raise ExportError(f"{self.name} can't be exported: it returns a {type(r.value).__name__}")
             return {"value": r.value}
+        if isinstance(r, Composite):
+            raise ExportError(f"{self.name} can't be exported: it returns Python objects of its own")
         if isinstance(r, Leaf):
             return {"argument": r.leaf}
         if isinstance(r, Alias) and isinstance(r.source, (ArgSource, ScalarSource)):

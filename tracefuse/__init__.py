@@ -129,6 +129,7 @@ _LAZY = {
     "compile": ("frontend.compile", "compile"),
     "CaptureError": ("frontend.compile", "CaptureError"),
     "CaptureWarning": ("frontend.compile", "CaptureWarning"),
+    "allow_in_graph": ("frontend.capture.opaque", "allow_in_graph"),
     "disable": ("frontend.capture.opt_out", "disable"),
     "debug_print": ("frontend.capture.host_calls", "debug_print"),
     "explain": ("frontend.explain", "explain"),

@@ -13,6 +13,7 @@ from . import policy
 from .instrument import is_instrumented
 
 if TYPE_CHECKING:
+    from .attributes import AttributeHooks
     from .objects import ObjectHooks
 
 NAMES = {
@@ -181,7 +182,7 @@ class Setter:
 
     __slots__ = ("_tf_hooks", "_tf_object")
 
-    def __init__(self, hooks: "ObjectHooks", obj: Any):
+    def __init__(self, hooks: "AttributeHooks", obj: Any):
         object.__setattr__(self, "_tf_hooks", hooks)
         object.__setattr__(self, "_tf_object", obj)
 

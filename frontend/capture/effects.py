@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Callable, Sequence
 
 from ..tensor import new_tensor
-from . import pytree
+from . import policy, pytree
 from .origins import Call, Origin
 
 Make = Callable[[Any], Any]  # from a recipe to what it makes
@@ -232,7 +232,7 @@ class Action:
 def _assign(of: Any, name: str, value: Any) -> None:
     if isinstance(of, type):
         setattr(of, name, value)
-    elif hasattr(of, "_modules") and name in of.__dict__.get("_buffers", ()):
+    elif policy.is_module(of) and name in of.__dict__.get("_buffers", ()):
         of._buffers[name] = value
     else:  # past __setattr__: what that does besides is part of the trace
         object.__setattr__(of, name, value)

@@ -22,11 +22,11 @@ from .. import autograd, scipy_special
 from ..operators import one_element
 from ..state import SymbolicScalar
 from ..tensor import Tensor
-from . import array_mode, dunders, host_calls, opt_out, policy, text
+from . import array_mode, dunders, host_calls, opaque, opt_out, policy, text
 from . import guards as g
 from .containers import KINDS
 from .instrument import NoSource, instrument, is_instrumented
-from .lazy import LazyNumber
+from .lazy import LazyNumber, settled
 from .loops import Loop, Ranged
 from .objects import ObjectHooks
 from .overlay import Volatile
@@ -75,6 +75,9 @@ class Hooks(ObjectHooks):
             raise self.tracer.stopped
         if host_calls.is_host_call(f):
             return host_calls.record(self, f, args, kwargs)
+        opaque_parts = opaque.opaque_parts(f)
+        if opaque_parts is not None:
+            return opaque.call(self, opaque_parts, args, kwargs)
         if opt_out.is_disabled(f):
             self.tracer.stop(f"it calls {getattr(f, '__qualname__', f)}, which tr.disable keeps in plain Python")
         if host_calls.is_level(f):
@@ -90,7 +93,7 @@ class Hooks(ObjectHooks):
             return self.call(f.func, *f.args, *args, **{**f.keywords, **kwargs})
         if isinstance(f, type):
             return self._class(f, args, kwargs)
-        inner = getattr(f, "__tracefuse_wrapped__", None)
+        inner = inspect.getattr_static(f, "__tracefuse_wrapped__", None)
         if inner is not None:
             return self.call(inner, *args, **kwargs)
         if (
@@ -115,7 +118,13 @@ class Hooks(ObjectHooks):
             return f(*[self._passed(a) for a in args], **{k: self._passed(v) for k, v in kwargs.items()})
         if kind.__module__ in ("operator", "functools"):  # itemgetter, lru_cache, ...
             inner = getattr(f, "__wrapped__", None)
-            return self._builtin(f, args, kwargs) if inner is None else self.call(inner, *args, **kwargs)
+            if inner is None:
+                return self._builtin(f, args, kwargs)
+            before = len(self.overlay.actions)
+            out = self.call(inner, *args, **kwargs)
+            if len(self.overlay.actions) != before:
+                self.tracer.stop(f"it calls {inner.__qualname__}, which has effects, but only when its cache is empty")
+            return out
         self.tracer.stop(f"it calls a {kind.__name__}, which capture knows nothing about")
 
     def _function(self, f: types.FunctionType, bound: Any, args: tuple, kwargs: dict) -> Any:
@@ -189,7 +198,7 @@ class Hooks(ObjectHooks):
             return types.MethodType(self.callable(f.__func__), f.__self__)
         if isinstance(f, functools.partial) and f.func == self.call:
             return f  # it has its hooks
-        if isinstance(f, functools.partial) or hasattr(f, "__tracefuse_wrapped__"):
+        if isinstance(f, functools.partial) or inspect.getattr_static(f, "__tracefuse_wrapped__", None) is not None:
             return functools.partial(self.call, f)
         return f
 
@@ -335,6 +344,8 @@ class Hooks(ObjectHooks):
         if not isinstance(owner, types.GeneratorType):
             self.known(owner)
         self.options(owner, args[0] if name == "get" and args else None)
+        if args and isinstance(owner, (dict, set)):
+            args = (settled(args[0]), *args[1:])
         if name == "sort" and kwargs.get("key") is not None:
             kwargs = {**kwargs, "key": self.callable(kwargs["key"])}
         if name in ("extend", "update", "extendleft") and kind in KINDS:

@@ -35,7 +35,7 @@ def debug_print(fmt: str, *args: Any, **kwargs: Any) -> None:
 
 def is_host_call(f: Any) -> bool:
     """Whether `f` is one of them."""
-    inner = getattr(f, "__func__", f)
+    inner = f.__func__ if isinstance(f, types.MethodType) else f
     if inner is print or inner is warnings.warn or inner is debug_print:
         return True
     return isinstance(inner, types.FunctionType) and inner.__globals__ is vars(logging) and inner.__name__ in _LOGGING
@@ -102,5 +102,5 @@ def level(hooks: "ObjectHooks", f: Any, args: tuple) -> Any:
 
 def is_level(f: Any) -> bool:
     """Whether `f` is a question to a logger, or for one."""
-    inner = getattr(f, "__func__", f)
+    inner = f.__func__ if isinstance(f, types.MethodType) else f
     return isinstance(inner, types.FunctionType) and inner.__globals__ is vars(logging) and inner.__name__ in _LEVELS

@@ -72,6 +72,13 @@ def _hook(method: str, *args: ast.expr) -> Any:
     return ast.Call(target, list(args), [])
 
 
+def _key(node: ast.expr) -> ast.expr:
+    """A key or index that a container keeps."""
+    if isinstance(node, (ast.Constant, ast.Slice, ast.Tuple)):
+        return node
+    return ast.copy_location(_hook("key", node), node)
+
+
 def _constant(value: Any) -> ast.Constant:
     return ast.Constant(value)
 
@@ -119,7 +126,10 @@ class _Instrument(ast.NodeTransformer):
     def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
         value = self.visit(node.value)
         node.slice = self.visit(node.slice)
-        node.value = _hook("indexed" if isinstance(node.ctx, ast.Load) else "container", value)
+        if isinstance(node.ctx, ast.Load):
+            node.value = _hook("indexed", value)
+        else:
+            node.value, node.slice = _hook("container", value), _key(node.slice)
         return node
 
     # ---- expressions
@@ -141,6 +151,22 @@ class _Instrument(ast.NodeTransformer):
     def visit_Dict(self, node: ast.Dict) -> ast.AST:
         self.generic_visit(node)
         node.values = [v if k is not None else _hook("unpacked", v) for k, v in zip(node.keys, node.values)]
+        node.keys = [k if k is None else _key(k) for k in node.keys]
+        return node
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.AST:
+        self.generic_visit(node)
+        node.key = _key(node.key)
+        return node
+
+    def visit_Set(self, node: ast.Set) -> ast.AST:
+        self.generic_visit(node)
+        node.elts = [x if isinstance(x, ast.Starred) else _key(x) for x in node.elts]
+        return node
+
+    def visit_SetComp(self, node: ast.SetComp) -> ast.AST:
+        self.generic_visit(node)
+        node.elt = _key(node.elt)
         return node
 
     def visit_Starred(self, node: ast.Starred) -> ast.AST:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ...ir import ops
 from ...ir.dtypes import DType, float64
 from ..state import SymbolicScalar, state
@@ -120,6 +122,14 @@ class LazyNumber(SymbolicScalar):
 
     def __format__(self, spec: str) -> str:
         return format(self.settle(), spec)
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
+        if any(isinstance(x, Tensor) for x in inputs):
+            return NotImplemented
+        return getattr(ufunc, method)(*[settled(x) for x in inputs], **options)
+
+    def __array__(self, *args: Any, **kwargs: Any) -> Any:
+        return np.asarray(self.settle(), *args)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name in LazyNumber.__slots__:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
-import inspect
 import operator
 import sys
 import types
@@ -17,13 +16,12 @@ from ...ir.decider import decider
 from ...ir.dim import Dim
 from ..state import SymbolicScalar
 from ..tensor import Tensor
-from . import array_functions, array_mode, dunders, matching, policy, text
+from . import array_mode, dunders, matching, policy, text
 from . import guards as g
-from .instrument import is_instrumented
+from .attributes import AttributeHooks
 from .lazy import settled
-from .overlay import DELETED, MISSING
 from .sizes import ComparedSize
-from .watch import Watch, optimizers, param_groups
+from .watch import param_groups
 
 _BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "+": operator.add,
@@ -59,12 +57,8 @@ _HARMLESS = (type, types.ModuleType, types.FunctionType, types.MethodType, types
 _HARMLESS += (functools.partial, np.ufunc, np.dtype, BaseException, types.MappingProxyType, types.MethodWrapperType)
 
 
-class ObjectHooks(Watch):
+class ObjectHooks(AttributeHooks):
     """What instrumented code does with values and objects, calls aside."""
-
-    def call(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Calls `f` as part of the trace: see `hooks.Hooks`."""
-        return f(*args, **kwargs)
 
     def stop(self, reason: str) -> None:
         self.tracer.stop(reason)
@@ -107,26 +101,6 @@ class ObjectHooks(Watch):
             return v
         if not policy.is_user(kind) or isinstance(v, (list, tuple, dict, set, frozenset, bytearray, np.ndarray)):
             self.tracer.stop(f"it looks into a {kind.__name__} that was made outside")
-        return v
-
-    def array(self, v: np.ndarray) -> Any:
-        """A real array: one made in this trace is a constant, any other becomes an input."""
-        if self.made_here(v):
-            return v
-        return self.tracer.array_input(v)
-
-    def made_here(self, v: np.ndarray) -> bool:
-        while isinstance(v, np.ndarray):
-            if id(v) in self.tracer.external:
-                return False
-            if id(v) in self.tracer.created:
-                return True
-            v = v.base  # type: ignore[assignment]
-        return False
-
-    def own(self, v: Any) -> Any:
-        """Registers an object that this trace has made."""
-        self.tracer.created[id(v)] = v
         return v
 
     def result(self, v: Any) -> Any:
@@ -227,6 +201,10 @@ class ObjectHooks(Watch):
         """The pieces of an f-string."""
         return text.join(self, list(parts))
 
+    def key(self, v: Any) -> Any:
+        """A key of a dict, an element of a set."""
+        return settled(v)
+
     def unpacked(self, v: Any) -> Any:
         """The dict of `**v`."""
         return self.overlay.plain(v)
@@ -273,235 +251,7 @@ class ObjectHooks(Watch):
             inner = f"{full}.{n}"
             self.importing((full,), (n,)) if hasattr(sys.modules.get(full), n) else self.importing((inner,), ())
 
-    # ---- objects
-
-    def attribute(self, obj: Any, name: str) -> Any:
-        if isinstance(obj, array_mode.ArrayTracer):
-            return array_functions.attribute(obj, name)
-        if isinstance(obj, Tensor):
-            if type(obj._data) is np.ndarray:
-                if name in ("register_hook", "__class__"):
-                    self.tracer.stop(f"it reads .{name} of a tensor from outside")
-                if id(obj) not in self.tracer.created:
-                    self.tracer.remember(obj)
-            if name in ("data", "_data", "__array_interface__", "ctypes"):
-                self.tracer.stop(f"it reads .{name} of a tensor")
-            return getattr(obj, name)
-        found = self.overlay.attribute(obj, name)
-        if found is not MISSING and found is not DELETED:
-            return found
-        if type(obj) is np.ndarray:
-            return self.attribute(self.array(obj), name) if not self.made_here(obj) else getattr(obj, name)
-        if isinstance(obj, super):
-            return self._super_attribute(obj, name)
-        if isinstance(obj, types.ModuleType):
-            v = self.overlay.load(obj.__dict__, name)
-            if v is not MISSING and v is not DELETED:
-                return v
-            v = getattr(obj, name)
-            mutable = policy.is_standard(obj.__name__) and not callable(v) and not isinstance(v, types.ModuleType)
-            if (mutable or policy.is_user_module(obj.__name__)) and name in obj.__dict__:
-                self.guard_global(obj.__dict__, name)
-            return v
-        if isinstance(obj, SymbolicScalar) or g.is_value(obj) or g.is_content(obj) or id(obj) in self.tracer.created:
-            return self._plain(obj, name)
-        if isinstance(obj, type):
-            return self._class_attribute(obj, name) if policy.is_user(obj) else getattr(obj, name)
-        return self._object_attribute(obj, name)
-
-    def _plain(self, obj: Any, name: str) -> Any:
-        """An attribute of an object that needs no guard; a property of the user's is instrumented all the same."""
-        found = inspect.getattr_static(type(obj), name, None)
-        if isinstance(found, property) and isinstance(found.fget, types.FunctionType) and policy.is_user(found.fget):
-            return self.call(types.MethodType(found.fget, obj))
-        own = getattr(obj, "__dict__", None)
-        if isinstance(found, functools.cached_property) and (own is None or name not in own):
-            value = self.call(found.func, obj)
-            if own is not None:
-                own[name] = value
-            return value
-        if found is None and (own is None or name not in own) and policy.user_dunder(obj, "__getattr__"):
-            return self.call(types.MethodType(type(obj).__getattr__, obj), name)
-        return getattr(obj, name)
-
-    def _super_attribute(self, obj: Any, name: str) -> Any:
-        """An attribute of `super()`."""
-        x = obj.__self__
-        mro = (x if obj.__self_class__ is x else type(x)).__mro__
-        for c in mro[mro.index(obj.__thisclass__) + 1 :]:
-            if name in c.__dict__:
-                if policy.is_user(c):
-                    self.guard_class(c, name)
-                found = c.__dict__[name]
-                if isinstance(found, property) and policy.is_user(found.fget):
-                    return self.call(types.MethodType(found.fget, x))  # type: ignore[arg-type]
-                break
-        return getattr(obj, name)
-
-    def _class_attribute(self, cls: type, name: str) -> Any:
-        for c in cls.__mro__:
-            if name in c.__dict__:
-                found = self.overlay.attribute(c, name)
-                if found is not MISSING and found is not DELETED:
-                    return found
-                break
-        self.guard_class(cls, name)
-        v = getattr(cls, name)
-        return self.external(v, f"{cls.__name__}.{name}") if not isinstance(v, types.FunctionType) else v
-
-    def guard_class(self, cls: type, name: str) -> None:
-        for c in cls.__mro__:
-            if name in c.__dict__:
-                if policy.is_user(c) and self.once("class", id(c), name):
-                    v = c.__dict__[name]
-                    expected = self.expect(v, f"{c.__name__}.{name}")
-                    self.guards.append(g.ItemGuard(c.__dict__, name, expected, f"{c.__name__}.{name} is {expected}"))
-                return
-
-    def _object_attribute(self, obj: Any, name: str) -> Any:
-        cls = type(obj)
-        library = policy.is_library(policy.module_of(cls)) or any(
-            policy.is_library(policy.module_of(c)) for c in cls.__mro__
-        )
-        static = inspect.getattr_static(cls, name, None)
-        if isinstance(static, property) and isinstance(static.fget, types.FunctionType) and policy.is_user(static.fget):
-            self.guard_class(cls, name)
-            return self.call(types.MethodType(static.fget, obj))
-        if not library and policy.is_user(cls):
-            if policy.user_dunder(obj, "__getattribute__"):
-                self.tracer.stop(f"class {cls.__name__} defines __getattribute__")
-        members = getattr(obj, "__dict__", None)
-        mine = members is not None and name in members and (id(obj), name) not in self.overlay.attributes
-        if isinstance(static, functools.cached_property) and not mine:
-            self.guard_class(cls, name)
-            self._absent(obj, name)
-            value = self.call(static.func, obj)
-            self.overlay.set_attribute(obj, name, value)
-            return value
-        if static is None and not mine and policy.user_dunder(obj, "__getattr__"):
-            self.guard_class(cls, "__getattr__")
-            self._absent(obj, name)
-            return self.call(types.MethodType(cls.__getattr__, obj), name)  # type: ignore[attr-defined]
-        if static is not None and not mine and policy.is_user(cls):
-            for c in cls.__mro__:
-                if name in c.__dict__:
-                    found = self.overlay.attribute(c, name)
-                    if found is not MISSING and found is not DELETED:
-                        self._absent(obj, name)
-                        return found
-                    break
-        if members is not None and name in members and not mine:
-            if static is None:
-                raise AttributeError(f"{cls.__name__!r} object has no attribute {name!r}")
-            v = getattr(cls, name)
-            return types.MethodType(v, obj) if isinstance(v, types.FunctionType) else v
-        v = getattr(obj, name)
-        path = self._path(obj, name)
-        if static is not None:
-            self.guard_class(cls, name)
-        if isinstance(v, types.MethodType) and v.__self__ is obj or isinstance(v, types.BuiltinMethodType):
-            return v
-        if library:
-            self.watch(obj, self.tracer.reach.paths.get(id(obj), cls.__name__))
-            self.note(v)
-            if g.is_content(v) and self.once("content", id(v)) and not isinstance(obj, optimizers()):
-                self.guard_content(v, path)
-            self.watch(v, path)
-            return v
-        self.external(v, path)
-        if self.once("attribute", id(obj), name):
-            expected = self.expect(v, path)
-            text = f"{path} is {expected}"
-            if isinstance(members, dict) and name in members:
-                self.guards.append(g.ItemGuard(members, name, expected, text))
-            else:
-                self.guards.append(g.SlotGuard(obj, name, expected, text))
-        return v
-
-    def _path(self, obj: Any, name: str) -> str:
-        return f"{type(obj).__name__}.{name}"
-
-    def owner(self, obj: Any, name: str) -> Any:
-        """An object whose attribute is about to be set or deleted."""
-        if isinstance(obj, Tensor):
-            if name not in ("grad", "requires_grad"):
-                self.tracer.stop(f"it sets .{name} of a tensor")
-            if type(obj._data) is np.ndarray and id(obj) not in self.tracer.created:
-                self.tracer.remember(obj)
-            return obj
-        return dunders.Setter(self, obj)
-
-    def set_attribute(self, obj: Any, name: str, value: Any) -> None:
-        """`obj.name = value`"""
-        if isinstance(obj, Tensor):
-            setattr(self.owner(obj, name), name, value)
-            return
-        cls = type(obj)
-        own = policy.user_dunder(obj, "__setattr__")
-        if own is not None and not isinstance(obj, type):
-            if policy.is_generated(own):  # of a frozen dataclass: it raises
-                own(obj, name, value)
-            else:
-                self.guard_class(cls, "__setattr__")
-                self.call(types.MethodType(own, obj), name, value)
-            return
-        self.put_attribute(obj, name, value)
-
-    def put_attribute(self, obj: Any, name: str, value: Any) -> None:
-        """As `object.__setattr__` does."""
-        cls = type(obj)
-        static = inspect.getattr_static(cls, name, None)
-        if isinstance(static, property) and isinstance(static.fset, types.FunctionType) and policy.is_user(static.fset):
-            self.guard_class(cls, name)
-            self.call(types.MethodType(static.fset, obj), value)
-            return
-        if self.is_ours(obj):
-            object.__setattr__(obj, name, value)
-            return
-        if isinstance(obj, types.ModuleType):
-            self.overlay.store(obj.__dict__, name, value)
-            return
-        if isinstance(obj, type):
-            if dunders.is_made_class(obj):
-                setattr(obj, name, value)
-            elif policy.is_user(obj):
-                self.overlay.set_attribute(obj, name, value)
-            else:
-                self.tracer.stop(f"it sets the attribute {name} of the class {obj.__name__}")
-            return
-        if isinstance(obj, types.FunctionType) and is_instrumented(obj.__code__):
-            setattr(obj, name, value)
-            return
-        slot = isinstance(static, types.MemberDescriptorType)
-        if not slot and (hasattr(type(static), "__set__") or not hasattr(obj, "__dict__")):
-            if isinstance(static, property) or static is None:
-                object.__setattr__(obj, name, value)  # raises
-            self.tracer.stop(f"it sets the attribute {name} of a {cls.__name__}")
-        plain = policy.is_user(cls) or cls is types.SimpleNamespace or hasattr(obj, "_modules")
-        if not plain and not (isinstance(obj, types.FunctionType) and policy.is_user(obj)):
-            self.tracer.stop(f"it sets the attribute {name} of an object of class {cls.__name__} from outside")
-        self.overlay.set_attribute(obj, name, value)
-
-    def delete_attribute(self, obj: Any, name: str) -> None:
-        """`del obj.name`"""
-        if isinstance(obj, (Tensor, type, types.ModuleType)) or hasattr(obj, "_modules"):
-            self.tracer.stop(f"it deletes the attribute {name} of a {type(obj).__name__}")
-        own = dunders.user_method(obj, "__delattr__")
-        if own is not None:
-            self.call(own, name)
-        elif self.is_ours(obj):
-            delattr(obj, name)
-        else:
-            self.attribute(obj, name)  # raises if there is none
-            self.overlay.set_attribute(obj, name, DELETED)
-
-    def _absent(self, obj: Any, name: str) -> None:
-        """Guards that the object itself has no such attribute."""
-        members = getattr(obj, "__dict__", None)
-        if isinstance(members, dict) and name not in members and self.once("absent", id(obj), name):
-            if not self.overlay.volatile.has("attribute", obj, name):
-                expected = g.Same(g.ABSENT)
-                self.guards.append(g.ItemGuard(members, name, expected, f"there is no attribute {name}"))
+    # ---- items
 
     def indexed(self, v: Any) -> Any:
         """An object that is about to be subscripted."""

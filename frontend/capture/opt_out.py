@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from typing import Any, Callable
 
 from ..state import state
@@ -46,4 +47,5 @@ def _disabled(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 def is_disabled(f: Any) -> bool:
     """Whether `f` came out of `disable`."""
-    return "__tracefuse_disabled__" in getattr(getattr(f, "__func__", f), "__dict__", ())
+    f = f.__func__ if isinstance(f, types.MethodType) else f
+    return isinstance(f, types.FunctionType) and "__tracefuse_disabled__" in vars(f)

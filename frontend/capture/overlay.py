@@ -79,7 +79,7 @@ class Volatile:
     def add(self, kind: str, x: Any, name: str = "") -> None:
         self.keys.add((kind, id(x), name))
         self._held.append(x)
-        if kind == "attribute" and hasattr(x, "_modules") and name not in volatile_members(x):
+        if kind == "attribute" and policy.is_module(x) and name not in volatile_members(x):
             volatile_members(x).add(name)
             epoch.bump()  # traces for which the epoch stood for it make sure again
 
@@ -98,6 +98,7 @@ class Overlay:
         self.given: dict[int, Origin] = {}  # containers among the arguments
         self.actions: list[Pending] = []
         self.restarting = False
+        self.objects: dict[int, Any] = {}  # whose attributes are guarded by value
         self.loose = volatile.containers()  # guarded by identity, and by what is read of them
         self._read: dict[tuple[int, str], Any] = {}
         self._values: set[int] = set()
@@ -153,7 +154,11 @@ class Overlay:
         if not self._dynamic:
             return None
         sources = [s for s in self.tracer.sources if s.kind != "scalar"]
-        guard = SharingGuard(self._dynamic, sources, ())
+        fixed = [v for k, v in self.tracer.external.items() if type(v) in KINDS and k not in self.given]
+        fixed += self.objects.values()
+        here = {id(x.fetch()) for x in self._dynamic}
+        origins = [*self._dynamic, *(Held(v) for v in fixed if id(v) not in here)]
+        guard = SharingGuard(origins, sources, ())
         guard.pattern = guard.found(leaves)
         return guard
 
@@ -262,7 +267,7 @@ class Overlay:
         if self.volatile.has(kind, x, name) or id(x) in self.origins or id(x) in self.given:
             return
         self.volatile.add(kind, x, name)
-        watched = isinstance(x, type) or hasattr(x, "_modules")
+        watched = isinstance(x, type) or policy.is_module(x)
         if read in self.hooks.guarded or watched or kind in ("item", "cell", "container"):
             self.restarting = True
             raise Restart
@@ -370,7 +375,7 @@ def _check_member(overlay: Overlay, obj: Any, name: str, value: Any) -> None:
 def _is_plain_object(v: Any) -> bool:
     """An object of a user's class whose attributes lie in it and nowhere else."""
     kind = type(v)
-    if type(kind) is not type or not policy.is_user(kind) or hasattr(v, "_modules") or isinstance(v, BaseException):
+    if type(kind) is not type or not policy.is_user(kind) or policy.is_module(v) or isinstance(v, BaseException):
         return False
     if any(policy.user_dunder(v, d) for d in ("__getattr__", "__getattribute__", "__setattr__")):
         return False

@@ -164,6 +164,13 @@ def user_dunder(x: Any, name: str) -> types.FunctionType | None:
     return found if isinstance(found, types.FunctionType) and is_user(found) else None
 
 
+def is_module(x: Any) -> bool:
+    """Whether `x` is an `nn.Module`. (Attributes tell nothing: a user's `__getattr__` may have them all.)"""
+    from ..nn.module import Module
+
+    return isinstance(x, Module)
+
+
 def is_mutating(x: Any, name: str) -> bool:
     """Whether the in-place operator `name` changes a builtin container."""
     return any(isinstance(x, kind) and name in names for kind, names in IN_PLACE.items())

@@ -292,6 +292,24 @@ def property_setters_and_setattr():
     return f, c
 
 
+@program()
+def an_object_that_has_every_attribute():
+    class Anything:
+        def __init__(self):
+            self.n, self.asked = 0, []
+
+        def __getattr__(self, name):
+            self.asked.append(name)
+            return len(name)
+
+        def __call__(self, x):
+            self.n += 1
+            return x * self.n
+
+    box = Anything()
+    return lambda x: box(x) + box.width, box
+
+
 # ------------------------------------------------------------------ containers
 
 
@@ -548,6 +566,63 @@ def a_number_that_is_a_range():
         return x
 
     return f, box
+
+
+@program(n=3)
+def numbers_that_change_are_numbers():
+    box = Box(n=1, f=0.5)
+
+    def f(x):
+        n = box.n
+        numbers = [
+            n**2,
+            n & 1,
+            round(box.f),
+            int(n / 2),
+            max(n, 3),
+            n,
+            float(n),
+            n / 2,
+            n // 2,
+            -n,
+            5 - n,
+            2**n,
+            sum([n, n]),
+        ]
+        questions = [n in (1, 2), bool(n), isinstance(n, int), type(n) is int, n == 1, n.bit_length(), divmod(n, 2)]
+        text = ["a" * n, f"{n:03d}", "%d" % n, {n: 1}, [0] * n, list(range(n)), complex(n)]
+        arrays = [x[n - 1], x[:n], np.arange(3) * n, tr.full((2,), n), x.reshape(3, 1) * n, x + np.float32(n), x**n]
+        box.n, box.f = 1, 0.5
+        return numbers, questions, text, arrays, n * x + n / x
+
+    return f, box
+
+
+def test_an_object_that_becomes_another_one_is_noticed():
+    other, box = Box(n=0), Box(s=Box(n=0))
+
+    def f(x):
+        before = other.n
+        box.s.n += 1
+        return x * (other.n - before)
+
+    compiled = tr.compile(f, fullgraph=True)
+    assert compiled(vector(0)).tolist() == [0.0, 0.0, 0.0]
+    box.s = other
+    for _ in range(2):
+        assert compiled(vector(0)).tolist() == vector(0).tolist()
+
+
+def test_effects_behind_a_cache_end_the_capture():
+    calls = []
+
+    @functools.lru_cache
+    def cached(n):
+        calls.append(n)
+        return n
+
+    with pytest.raises(tr.CaptureError, match="cache"):
+        tr.compile(lambda x: x * cached(3), fullgraph=True)(vector(0))
 
 
 # ------------------------------------------------------------------ tensors: writes, views, transforms
@@ -1155,6 +1230,42 @@ def recursion_closures_and_partials():
 
 
 @program()
+def decorators_with_a_counter_on_the_function():
+    def counted(fn):
+        @functools.wraps(fn)
+        def inner(*args):
+            inner.calls += 1
+            return fn(*args)
+
+        inner.calls = 0
+        return inner
+
+    @counted
+    def g(x):
+        return x * 2
+
+    return lambda x: g(x) + g.calls, vars(g)
+
+
+@program(n=8)
+def an_object_that_replaces_itself():
+    class State:
+        def __init__(self, h, n):
+            self.h, self.n = h, n
+
+        def step(self, x):
+            return State(self.h * 0.5 + x, self.n + 1)
+
+    box = Box(state=State(tr.zeros(3), 0))
+
+    def f(x):
+        box.state = box.state.step(x)
+        return box.state.h * box.state.n
+
+    return f, box
+
+
+@program()
 def match_statements():
     class Shape:
         __match_args__ = ("kind", "size")
@@ -1407,3 +1518,25 @@ def test_relative_imports_inside():
     space = {"__package__": demo.__package__, "__name__": "some.module"}
     exec(compile(text, "<cell 2>", "exec"), space)
     assert tr.compile(space["f"], fullgraph=True)(vector(0)).tolist() == (vector(0) * 2).tolist()
+
+
+def test_opaque_functions_are_steps_of_the_graph():
+    seen = []
+
+    @tr.allow_in_graph
+    def halves(x, k=2):
+        seen.append(x.shape)
+        a = np.asarray(x) / k
+        return tr.tensor(a), {"sum": tr.tensor(a.sum())}
+
+    def f(x):
+        a, d = halves(x * 2, k=4)
+        return a + d["sum"] * x, halves(x)[0]
+
+    compiled = tr.compile(f, fullgraph=True)
+    for i in range(3):
+        assert described(compiled(vector(i))) == described(f(vector(i)))
+    assert compiled.cache_info()["traces"] == 1 and halves.__name__ == "halves"
+    w = tr.ones(3, requires_grad=True)
+    with pytest.raises(tr.CaptureError, match="gradient"):
+        compiled(w)
