@@ -61,7 +61,7 @@ class LoopTracer(Body):
         self.asked: list[Value] = []
         self.answers: dict[Value, bool] = {}
         self.parameters: dict[int, Tensor] = {}  # tensors that stand for variables
-        self.written: set[int] = set()
+        self.changed: set[int] = set()  # of those, the ones that are written in place
         self.copies: dict[int, Tensor] = {}  # elements at symbolic positions, which eager code would see as views
 
     def stop(self, reason: str) -> NoReturn:
@@ -93,7 +93,9 @@ class LoopTracer(Body):
         if id(root) in self.copies:
             self.stop("it writes into an element at a position that the loop computes")
         if id(root) in self.parameters:
-            self.written.add(id(root))
+            self.changed.add(id(root))
+        elif not self._is_own(root) and id(root) not in self._made:
+            self.stop("it writes into a tensor from outside")
         super()._set(root, v)
 
     def element(self, t: Tensor) -> Tensor:
@@ -367,7 +369,7 @@ def _closed(values: Sequence[Any], free: Sequence[bool], test: Callable, body: C
     tester = LoopTracer("test", captures)
     with tester:
         tests = tester.ways(run(tester, lambda *v: _truth(test(*v))))
-        if tester.written:
+        if tester.changed:
             tester.stop("the test writes into a variable")
         going = tests.merged(lambda out: _bool_value(out[1], tester))
     constant = tests.question is None and type(tests.yes[1]) is bool
@@ -451,7 +453,7 @@ def _in_place(slots: list[Slot], outs: Sequence[tuple], tracer: LoopTracer) -> s
         if slot.kind != "tensor":
             continue
         same = [out[0][k] is out[2][k] for out in outs]
-        if any(id(out[2][k]) in tracer.written for out in outs):
+        if any(id(out[2][k]) in tracer.changed for out in outs):
             if not all(same):
                 tracer.stop("a tensor is written in place on one way, and replaced on another")
             found.add(k)
