@@ -40,7 +40,7 @@ from ..runtime.trace_spec import (
 )
 from . import autograd
 from .capture import guards as g
-from .capture import pytree
+from .capture import pytree, replay
 from .capture.overlap import OverlapGuard
 from .capture.replay import (
     ArgSource,
@@ -358,7 +358,8 @@ class _Results:
                     self.items.append(Result("again", known))
         else:
             for r in recipes:
-                self._base(r)
+                if not isinstance(r, replay.Size):
+                    self._base(r)
             self.sized = self._sized()
         self.returned = len(self.items)
         for effect in self.captured.effects:
@@ -435,6 +436,8 @@ class _Finish:
         if found is None:
             if isinstance(r, View):
                 found = make_view(self._make(r.base, results, made, sizes), r, sizes)
+            elif isinstance(r, replay.Size):
+                return dim.evaluate(r.size, sizes)
             else:
                 found = results[self.places[id(r)]]
                 if isinstance(r, Fresh) and r.kind == "number":
@@ -449,7 +452,7 @@ def _listed(n: int, results: tuple[Any, ...]) -> list[Any]:
 
 def _is_plain(r: Recipe) -> bool:
     """Whether native code makes it by itself."""
-    return not isinstance(r, View) and not (isinstance(r, Fresh) and r.kind == "number")
+    return not isinstance(r, (View, replay.Size)) and not (isinstance(r, Fresh) and r.kind == "number")
 
 
 def _is_fixed(expected: Any) -> bool:

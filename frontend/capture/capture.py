@@ -9,6 +9,8 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 
+from ...ir.decider import decider
+from ...ir.dim import Dim
 from ...ir.dtypes import float64, from_numpy
 from ...ir.graph import InputSpec, OutputSpec, Signature, Value
 from ...ir.types import TensorType
@@ -33,6 +35,7 @@ from .replay import (
     Leaf,
     Recipe,
     ScalarSource,
+    Size,
     Static,
     TensorSource,
     View,
@@ -234,6 +237,8 @@ class _Finish:
             raise Specialize(x.leaf)
         if g.is_value(x):
             return Static(x)
+        if isinstance(x, Dim) and decider() is not None:
+            return Size(x)
         for i, leaf in enumerate(self.call.leaves):
             if leaf is x:
                 return Leaf(i)

@@ -243,13 +243,17 @@ def test_kinds_of_sizes():
         lambda x: x * {3: 1.5, 5: 2.5, 8: 1.0}[x.shape[0]],
         lambda x: x * (x.shape[0] in {3, 5}),
         lambda x: x * len({x.shape[0], 5}),
-        lambda x: (x * 2, x.shape[0]),
         lambda x: x * (x.shape[0] & 6),
     ],
 )
 def test_where_the_number_is_needed_each_value_has_a_trace(f):
     compiled = agrees(f, rows, (3, 5, 8, 3, 8), traces=3)
     assert compiled.cache_info()["eager"] == 0
+
+
+def test_sizes_are_results_too():
+    f = agrees(lambda x: (x * 2, x.shape, {"rows": x.shape[0] * 2}["rows"], x[1:]), rows)
+    assert native_hits(f) == len(SIZES) - 2
 
 
 def test_a_pin_leaves_the_other_sizes_symbolic():
@@ -358,8 +362,7 @@ def test_modules(name):
         for n in SIZES:
             args = make(n)
             got, want = compiled(*args), net(*args)
-            first = lambda r: r[0] if isinstance(r, tuple) else r
-            equal(first(got), first(want))
+            equal(*(r[0] if isinstance(r, tuple) else r for r in (got, want)))
     assert len(compiled_function(compiled).traces) == 2
 
 
@@ -600,7 +603,7 @@ def test_check_compares_traces_with_symbolic_sizes():
 def test_benchmark_takes_a_dynamic_function():
     f = agrees(lambda x: x * 2, rows)
     result = tr.benchmark(f, tr.rand(11, 4))
-    assert "11" in str(result) or str(result)
+    assert str(result)
     assert len(f.traces) == 2
 
 
