@@ -1,11 +1,13 @@
-"""One trace for all batch sizes against a trace for each: `python benchmarks/dynamic_shapes.py [calls]`.
+"""One trace for all batch sizes against a trace for each: `python benchmarks/dynamic_shapes.py [--all]`.
 
 A residual block of a convolutional network and a transformer block, through 50 batch sizes each. The symbolic trace and
-the specialised one of a size take turns, so that what else runs on the machine meets both; the best times count.
+the specialised one of a size take turns, so that what else runs on the machine meets both; the best times count. With one
+thread (TRACEFUSE_NUM_THREADS=1) that is processor time, which hardly depends on what else runs.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -16,6 +18,7 @@ import tracefuse.nn.functional as F
 import tracefuse as tr
 from tracefuse import nn
 
+CLOCK = time.thread_time if os.environ.get("TRACEFUSE_NUM_THREADS") == "1" else time.perf_counter
 SIZES = [*range(2, 34), *range(36, 108, 4)]
 SHOWN = (2, 3, 4, 7, 8, 16, 31, 32, 64, 104)
 
@@ -54,13 +57,13 @@ class Transformer(nn.Module):
 
 def best(dynamic: Callable[[], Any], static: Callable[[], Any], seconds: float) -> tuple[float, float]:
     """The least times of both, taking turns."""
-    times = [[], []]
+    times: list[list[float]] = [[], []]
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[1]) < 5:
+    while time.perf_counter() < end or len(times[1]) < 15:
         for k, f in enumerate((dynamic, static)):
-            start = time.perf_counter()
+            start = CLOCK()
             f()
-            times[k].append(time.perf_counter() - start)
+            times[k].append(CLOCK() - start)
     return min(times[0]), min(times[1])
 
 

@@ -43,7 +43,7 @@ from ..runtime.trace_spec import (
 from ..runtime.tree_code import Stage, TreeCode, tree_code
 from . import autograd
 from .capture import guards as g
-from .capture import pytree
+from .capture import pytree, replay
 from .capture.effects import Composite, parts_of
 from .capture.origins import NumberSource, OriginGuard, ReadSource
 from .capture.overlap import OverlapGuard
@@ -518,7 +518,8 @@ class _Results:
                     self.items.append(Result("again", known))
         else:
             for r in parts_of([*recipes, *(r for a in actions for r in a.recipes)]):
-                self._base(r)
+                if not isinstance(r, replay.Size):
+                    self._base(r)
             self.sized = self._sized()
         self.returned = len(self.items)
         for effect in self.captured.effects:
@@ -601,6 +602,8 @@ class _Finish:
                 return r.build(lambda part: self._make(part, results, made, sizes), made, None)
             if isinstance(r, View):
                 found = make_view(self._make(r.base, results, made, sizes), r, sizes)
+            elif isinstance(r, replay.Size):
+                return dim.evaluate(r.size, sizes)
             else:
                 found = results[self.places[id(r)]]
                 if isinstance(r, Fresh) and r.kind != "tensor":
@@ -615,7 +618,9 @@ def _listed(n: int, results: tuple[Any, ...]) -> list[Any]:
 
 def _is_plain(r: Recipe) -> bool:
     """Whether native code makes it by itself."""
-    return not isinstance(r, (View, Composite)) and not (isinstance(r, Fresh) and r.kind in ("number", "python"))
+    return not isinstance(r, (View, Composite, replay.Size)) and not (
+        isinstance(r, Fresh) and r.kind in ("number", "python")
+    )
 
 
 def _is_fixed(expected: Any) -> bool:

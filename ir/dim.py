@@ -152,12 +152,16 @@ class Dim:
     __rmul__ = __mul__
 
     def __floordiv__(self, other: DimLike) -> DimLike:
+        if isinstance(other, int) and other < 0:
+            return floordiv(-1 * self, -other)
         return floordiv(self, _divisor(other)) if isinstance(other, (int, Dim)) else NotImplemented
 
     def __rfloordiv__(self, other: DimLike) -> DimLike:
         return floordiv(other, _divisor(self)) if isinstance(other, (int, Dim)) else NotImplemented
 
     def __mod__(self, other: DimLike) -> DimLike:
+        if isinstance(other, int) and other < 0:
+            return -1 * mod(-1 * self, -other)
         return mod(self, _divisor(other)) if isinstance(other, (int, Dim)) else NotImplemented
 
     def __rmod__(self, other: DimLike) -> DimLike:

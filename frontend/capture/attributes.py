@@ -51,10 +51,11 @@ class AttributeHooks(Watch):
         if isinstance(obj, array_mode.ArrayTracer):
             return array_functions.attribute(obj, name)
         if isinstance(obj, Tensor):
-            if type(obj._data) is np.ndarray:
-                if name in ("register_hook", "__class__"):
+            outside = type(obj._data) is np.ndarray
+            if outside or id(obj) in self.tracer.slots:  # an argument with symbolic sizes has a stand-in there
+                if name in ("register_hook", "register_post_accumulate_grad_hook", "retain_grad", "__class__"):
                     self.tracer.stop(f"it reads .{name} of a tensor from outside")
-                if id(obj) not in self.tracer.created:
+                if outside and id(obj) not in self.tracer.created:
                     self.tracer.remember(obj)
             if name in ("data", "_data", "__array_interface__", "ctypes"):
                 self.tracer.stop(f"it reads .{name} of a tensor")

@@ -9,6 +9,8 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 
+from ...ir.decider import decider
+from ...ir.dim import Dim
 from ...ir.dtypes import float64, from_numpy
 from ...ir.graph import InputSpec, OutputSpec, Signature, Value
 from ...ir.types import TensorType
@@ -35,6 +37,7 @@ from .replay import (
     Leaf,
     Recipe,
     ScalarSource,
+    Size,
     Static,
     TensorSource,
     View,
@@ -246,6 +249,8 @@ class _Finish:
             return Fresh(self._output(x.value, OutputSpec()), kind="python")
         if g.is_value(x):
             return Static(x)
+        if isinstance(x, Dim) and decider() is not None:
+            return Size(x)
         for i, leaf in enumerate(self.call.leaves):
             if leaf is x:
                 return Leaf(i)

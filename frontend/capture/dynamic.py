@@ -31,6 +31,7 @@ from .tracer import Slot, Specialize, Tracer
 Setting = Any  # None, a bool, or {argument: {axis: name or tr.Dim}}
 MOST_SEEN = 64  # calls of one signature whose sizes are remembered
 MOST_ATTEMPTS = 64  # captures of one call
+MOST_FAILURES = 3  # of a signature, after which symbols are not tried any more
 
 
 class Refine(BaseException):
@@ -80,10 +81,12 @@ class Assumption:
 
 @dataclass(slots=True)
 class Family:
-    """What is known of the calls that differ in sizes only. pinned: (leaf, axis) that Python needs as numbers."""
+    """What is known of the calls that differ in sizes only. pinned: (leaf, axis) that Python needs as numbers.
+    failures: calls that could not be captured at all, symbols or not."""
 
     seen: list[dict[int, tuple[int, ...]]] = field(default_factory=list)
     pinned: set[tuple[int, int]] = field(default_factory=set)
+    failures: int = 0
 
     def add(self, shapes: dict[int, tuple[int, ...]]) -> None:
         if shapes not in self.seen:
@@ -336,7 +339,7 @@ class Dynamic:
         trials: list[list[Dim]] | None = None  # after a failure: which symbols are made constants next
         trial: list[Dim] = []
         for _ in range(MOST_ATTEMPTS):
-            if not assumed.symbols:
+            if not assumed.symbols or family.failures >= MOST_FAILURES:
                 break
             attempt = _Attempt(function, call, assumed)
             try:
@@ -361,7 +364,11 @@ class Dynamic:
                 continue
             family.pinned |= base.places(trial)
             return captured
-        return once(lambda: None)
+        try:
+            return once(lambda: None)
+        except (CaptureStop, Exception):
+            family.failures += 1
+            raise
 
 
 class _Attempt:

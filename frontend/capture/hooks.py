@@ -382,6 +382,8 @@ class Hooks(ObjectHooks):
             return self._isinstance(*args)
         if name == "len" and (own := policy.user_dunder(args[0], "__len__")):
             return self.call(types.MethodType(own, args[0]))
+        if name == "len" and isinstance(args[0], Tensor) and args[0].ndim and decider() is not None:
+            return args[0].shape[0]
         if name == "len" and (tracked := self.overlay.tracked_of(args[0])) is not None:
             return tracked.length()
         if name == "next" and (own := dunders.user_method(args[0], "__next__")) is not None:

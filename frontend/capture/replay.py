@@ -10,6 +10,7 @@ from typing import Any, Mapping, Sequence
 
 import numpy as np
 
+from ...ir.dim import Dim, evaluate
 from ...ir.graph import Graph
 from ...ir.interpreter import concrete
 from ...ir.op import Attrs, OpDef
@@ -159,7 +160,14 @@ class View:
     detached: bool = False
 
 
-Recipe = Fresh | Static | Alias | Leaf | View | Composite
+@dataclass(frozen=True, slots=True, eq=False)
+class Size:
+    """A Python int: a symbolic size, as it is in the call."""
+
+    size: Dim
+
+
+Recipe = Fresh | Static | Alias | Leaf | View | Size | Composite
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,6 +277,9 @@ class Captured:
             out = new_tensor(array) if r.kind == "tensor" else as_kind(array, r.kind)
         elif isinstance(r, Leaf):
             return leaves[r.leaf]
+        elif isinstance(r, Size):
+            assert self.sizes is not None
+            return evaluate(r.size, self.sizes.bind(leaves))
         elif isinstance(r, Alias):
             out = _object(r.source, leaves)
         else:

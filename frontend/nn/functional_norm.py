@@ -66,7 +66,7 @@ def group_norm(
     if c % num_groups != 0:
         raise ValueError(f"group_norm: {c} channels do not divide into {num_groups} groups")
     size = (c // num_groups) * math.prod(input.shape[2:])
-    flat = layer_norm(fn.reshape(input, (n, num_groups, size)), size, eps=eps)
+    flat = layer_norm(fn.reshape(input, (n, num_groups, size)), (size,), eps=eps)
     return _scale_channels(fn.reshape(flat, tuple(input.shape)), weight, bias)
 
 
