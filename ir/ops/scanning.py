@@ -188,7 +188,7 @@ scan_ = register(
     OpDef(
         "scan", "structural", ("*operands",), _scan_type, _scan, _scan_vjp,
         attrs={"body": REQUIRED, "carried": REQUIRED, "scanned": REQUIRED, "length": REQUIRED, "reverse": False},
-        batch=_scan_batch, samples=_scan_samples, errors=_scan_errors, n_outputs=0,
+        batch=_scan_batch, samples=_scan_samples, errors=_scan_errors, n_outputs=0, tolerance=5e-6,
         doc="Runs the graph `body` for each row of `scanned` operands; `carried` values go from step to step, what it gives "
         "besides is stacked.",
     )
