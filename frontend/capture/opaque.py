@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import numpy as np
 
 from ...ir.dtypes import from_numpy
-from ...ir.op import NO_GRADIENT, OpDef, register
+from ...ir.op import NO_GRADIENT, OpDef
 from ...ir.types import TensorType
 from ..autograd import no_grad
 from ..dispatch import apply
@@ -104,4 +104,4 @@ def _op(fn: Callable[..., Any], leaves: list[Any], spec: pytree.Spec, given: tup
         name, "structural", ("*xs",), lambda *_: kinds, reference, NO_GRADIENT,
         n_outputs=len(kinds), doc=f"A call of {fn.__name__}.",
     )  # fmt: skip
-    return register(op), result
+    return op, result  # no op of the registry: it lives as long as the function, and has no text that others could read
