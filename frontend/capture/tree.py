@@ -16,6 +16,7 @@ from typing import Any, Union
 
 import numpy as np
 
+from ...ir.decider import decide_with
 from ...ir.extract import extract, slice_of
 from ...ir.graph import Graph, InputSpec, Location, Node, Signature, Value
 from .guards import Guard
@@ -143,6 +144,13 @@ class Route:
 
     def ask(self, tracer: Any, value: Value, kind: str, guards: list[Guard], location: Location | None) -> Answer:
         """The answer for the present call. `guards`: what the trace has come to rely on since the last question."""
+        before = decide_with(None)  # sizes that passes and the code compare are no questions of the user's
+        try:
+            return self._ask(tracer, value, kind, guards, location)
+        finally:
+            decide_with(before)
+
+    def _ask(self, tracer: Any, value: Value, kind: str, guards: list[Guard], location: Location | None) -> Answer:
         if len(self.segments) >= MOST_QUESTIONS:
             tracer.stop(f"it asks for the values of tensors more than {MOST_QUESTIONS} times")
         known = self.answers.get((value, kind))

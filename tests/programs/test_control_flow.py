@@ -488,3 +488,18 @@ def test_too_many_answers_end_in_plain_python_with_a_reason():
     with pytest.warns(tr.CaptureWarning, match="values already"):
         for k in range(40):
             harness.equal(compiled(v(k, 1)), v(k * k, k))
+
+
+def test_sizes_may_change_in_functions_that_branch_and_loop():
+    def f(x):
+        y = x * 2
+        if y.sum() > 0:
+            return y + y.shape[0]
+        n = 0
+        while y.sum() < -1:
+            y = y * 0.5
+            n += 1
+        return y - n
+
+    calls = [(tr.full((n,), value),) for n in (34, 21, 13, 4, 8, 26) for value in (1.0, -0.01, -2.0)]
+    harness.compare(f, calls, most=4)
