@@ -22,7 +22,7 @@ import numpy as np
 
 from ..ir.dim import Dim
 from ..ir.graph import Graph
-from ..runtime import interrupts
+from ..runtime import collector, interrupts
 from . import events
 from .capture.capture import Call, CaptureStop, Restart, Specialize, Volatile, capture, flatten_call
 from .capture.dynamic import Dynamic
@@ -304,7 +304,8 @@ class CompiledFunction:
                 pattern = self._pattern(key, flat)
                 again = events.why_again(self.__tracefuse_wrapped__, self._traces, key, pattern, flat)
                 try:
-                    captured, values = self._capture(key, flat, args, kwargs)
+                    with collector.paused():
+                        captured, values = self._capture(key, flat, args, kwargs)
                 except CaptureStop as e:
                     reason = str(e)
                 except Exception as e:  # an error of the user's, or of capture: plain Python tells which
@@ -313,7 +314,8 @@ class CompiledFunction:
                     return self._fall_back(key, reason, args, kwargs, error)
                 events.captured(captured.graph.name, captured, time.perf_counter() - start, again)
                 try:
-                    captured, values = self._compiled(captured, values, key, flat, args, kwargs)
+                    with collector.paused():
+                        captured, values = self._compiled(captured, values, key, flat, args, kwargs)
                 except Exception as e:
                     reason = f"the {self.backend} backend failed: {type(e).__name__}: {e}"
                     return self._fall_back(key, reason, args, kwargs)
