@@ -359,12 +359,11 @@ def test_ctrl_c_at_any_moment(tmp_path):
         import tracefuse as tr
         main, random_ = os.getpid(), random.Random(0)
         stop = threading.Event()
-        armed = threading.Event()
+        armed = [False]  # a flag without a lock: an interrupt may come while it is set
         def interrupt():
             while not stop.is_set():
-                armed.wait()
                 time.sleep(random_.uniform(0, 0.05))
-                if armed.is_set():
+                if armed[0]:
                     os.kill(main, signal.SIGINT)
         threading.Thread(target=interrupt, daemon=True).start()
         x = tr.ones((13, 17))
@@ -375,20 +374,23 @@ def test_ctrl_c_at_any_moment(tmp_path):
                 return (tr.tanh(x * (k + 1)) @ x.T).sum(0)
             for attempt in range(4):
                 try:
-                    armed.set()
-                    f(x)
-                    time.sleep(0.01)
+                    try:
+                        armed[0] = True
+                        f(x)
+                        time.sleep(0.01)
+                    finally:
+                        armed[0] = False
+                        time.sleep(0.001)  # one that was on its way arrives here
                 except KeyboardInterrupt:
                     hits += 1
-                finally:
-                    armed.clear()
+                    armed[0] = False
             time.sleep(0)
         def settle():
             try:
                 time.sleep(0.1)
             except KeyboardInterrupt:
                 pass
-        stop.set(); armed.set(); settle()
+        stop.set(); settle()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         want = (np.tanh(x.numpy() * 25) @ x.numpy().T).sum(0)
         np.testing.assert_allclose(f(x).numpy(), want, rtol=1e-5)
