@@ -62,7 +62,6 @@ class LoopTracer(Body):
         self.answers: dict[Value, bool] = {}
         self.parameters: dict[int, Tensor] = {}  # tensors that stand for variables
         self.changed: set[int] = set()  # of those, the ones that are written in place
-        self.copies: dict[int, Tensor] = {}  # elements at symbolic positions, which eager code would see as views
 
     def stop(self, reason: str) -> NoReturn:
         raise NotClosed(reason)
@@ -90,18 +89,14 @@ class LoopTracer(Body):
         return super().concretize(t, what)
 
     def _set(self, root: Tensor, v: Value) -> None:
-        if id(root) in self.copies:
-            self.stop("it writes into an element at a position that the loop computes")
+        node = root._data.node if type(root._data) is Value else None
+        if node is not None and node.op.name == "gather":  # perhaps an element that is a view in plain Python
+            self.stop("it writes into what it has read at a position that the loop computes")
         if id(root) in self.parameters:
             self.changed.add(id(root))
         elif not self._is_own(root) and id(root) not in self._made:
             self.stop("it writes into a tensor from outside")
         super()._set(root, v)
-
-    def element(self, t: Tensor) -> Tensor:
-        """Notes that `t` was read at a symbolic position."""
-        self.copies[id(root_of(t))] = root_of(t)
-        return t
 
     def ways(self, run: Callable[[], Any]) -> "Way":
         """What `run` gives along every way."""

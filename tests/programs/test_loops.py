@@ -390,6 +390,16 @@ def layers_by_number(x):
     return x
 
 
+def writes_through_a_row(x):
+    wide = tr.stack([x, x * 2, x * 3])
+    i = 0
+    while i < 3 and wide.abs().sum() > 0.5:
+        row = wide[i]
+        row *= 0.5
+        i += 1
+    return wide
+
+
 def closure_of_the_variable(x):
     fs = []
     n = 0
@@ -411,7 +421,7 @@ def generator(x):
 
 OPEN = [
     hidden_iterator, iterator_from_before, appends, counts_in_a_list, counts_in_a_dict, changes_dtype, changes_shape,
-    changes_kind, returns_inside, has_an_else, aliases, alias_from_outside, layers_by_number, generator,
+    changes_kind, returns_inside, has_an_else, aliases, alias_from_outside, writes_through_a_row, layers_by_number, generator,
 ]  # fmt: skip
 
 
