@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from ..ir.dim import Dim
 from ..ir.graph import Graph
 from ..runtime import collector, interrupts
 from . import events
@@ -29,11 +28,13 @@ from .capture.dynamic import Dynamic
 from .capture.guards import Guard
 from .capture.replay import Captured, Invocation
 from .capture.tree import Declined, Found, Route, TreeNode, Values, leaves_of, walk
+from .capture.value_sizes import Settle, Settled
 from .epoch import epoch
 from .state import publish_modes, publish_modes_to, state
 from .tensor import Tensor
 
 MAX_TRACES = 16  # of one function, before it stays in plain Python for new signatures
+MOST_CAPTURES = 256  # of one call, one after the other, each with what the one before has found out
 MAX_BRANCHES = 256  # of one function: traces that differ in the answers they got
 MODES = ("default", "lazy", "max")
 
@@ -149,6 +150,7 @@ class CompiledFunction:
             self._traces: dict[tuple, list[TreeNode]] = {}
             self._eager: set[tuple] = set()
             self._static: dict[tuple, frozenset[int]] = {}
+            self._settled: dict[tuple, Settled] = {}
             self.dynamic.families.clear()
             self._loaded = object()  # another one after each unload
             self._hits = self._misses = self._python = 0
@@ -341,24 +343,26 @@ class CompiledFunction:
     def _capture_once(
         self, key: tuple, call: Call, args: tuple, kwargs: dict[str, Any], make: Callable[[], Any]
     ) -> tuple[Captured, Values]:
-        while True:
+        for _ in range(MOST_CAPTURES):
             static = self._static.get(key, frozenset())
+            fn, tracer = self.__tracefuse_wrapped__, make()
+            place = key if tracer is None else self._pattern(key, call)
+            assert place is not None
+            route = Route(self._traces.setdefault(place, []), call.leaves, self._build)
+            settled = self._settled.setdefault(place, {})
             try:
-                fn, tracer = self.__tracefuse_wrapped__, make()
-                place = key if tracer is None else self._pattern(key, call)
-                assert place is not None
-                route = Route(self._traces.setdefault(place, []), call.leaves, self._build)
                 with route:
-                    out = capture(fn, args, kwargs, static, tracer, route=route, volatile=self._volatile)
+                    out = capture(fn, args, kwargs, static, tracer, route, self._volatile, settled)
                 return out, route.values
             except Restart:
                 continue
+            except Settle as e:
+                e.note(settled)
             except Specialize as e:
-                if isinstance(e.leaf, Dim):
-                    raise
                 if e.leaf in static:
                     raise CaptureStop("a float argument can't be made a constant of the trace", None) from None
                 self._static[key] = static | {e.leaf}
+        raise CaptureStop("what it relies on changes with every attempt to trace it", None)
 
     def _compiled(
         self, captured: Captured, values: Values, key: tuple, call: Call, args: tuple, kwargs: dict[str, Any]
@@ -393,7 +397,7 @@ class CompiledFunction:
         if outputs is None:
             self._python += 1
             return self.__tracefuse_wrapped__(*args, **kwargs)
-        return captured.commit(leaves, arrays, outputs, (args, kwargs))
+        return captured.commit(leaves, arrays, outputs, found.values, (args, kwargs))
 
     def _too_many(self) -> str:
         worst = max(self._failing, key=self._failing.__getitem__, default="the layout of the arguments")

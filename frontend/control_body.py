@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 from ..ir import ops
+from ..ir.dim import DimLike
 from ..ir.graph import Graph, GraphBuilder, Value
 from ..ir.op import Attrs, OpDef
 from ..ir.types import TensorType
@@ -215,6 +216,11 @@ class Body(Inside):
             return t._data.copy()
         assert self.outer is not None
         return self.outside(self.outer.concretize, t, what)
+
+    def size_of(self, t: Tensor, most: DimLike | None = None) -> DimLike:
+        if not self._is_own(t) and self.outer is not None:
+            return self.outside(self.outer.size_of, t, most)
+        return int(self.concretize(t, "size"))
 
     def apply_function(self, function: type[Function], args: tuple, kwargs: dict[str, Any]) -> Any:
         """A custom Function: its own gradient has no place in the graph."""

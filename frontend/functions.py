@@ -11,6 +11,7 @@ from __future__ import annotations
 from . import (
     arithmetic,
     complex_numbers,
+    counting,
     creation,
     elementwise,
     in_place,
@@ -27,6 +28,7 @@ from .arithmetic import *
 from .autocast import install as install_autocast
 from .complex_numbers import *
 from .convert import as_tensor
+from .counting import *
 from .creation import *
 from .dtype_info import can_cast, finfo, iinfo, isdtype, result_type
 from .elementwise import *
@@ -51,6 +53,7 @@ __all__ = [
 ]  # fmt: skip
 __all__ += arithmetic.__all__
 __all__ += complex_numbers.__all__
+__all__ += counting.__all__
 __all__ += creation.__all__
 __all__ += elementwise.__all__
 __all__ += manipulation.__all__

@@ -16,10 +16,12 @@ import numpy as np
 from ..ir import dim
 from ..ir.decider import decider
 from ..ir.dim import Dim, DimLike
-from ..ir.dtypes import bool_
+from ..ir.dtypes import bool_, int64
 from ..ir.op import get_op
 from ..ir.types import broadcast_shapes
 from .convert import as_tensor, cast_to, is_scalar, scalar_dtype, scalar_tensor
+from .counting import true_positions, unraveled
+from .creation import zeros
 from .dispatch import apply, assign, check_writable, run
 from .elementwise import where
 from .manipulation import broadcast_to, flip, index_tensor, permute_dims, reshape
@@ -37,6 +39,10 @@ def getitem(x: Any, key: Any) -> Tensor:
         plain = _numpy_key(key)
         if plain is not None:
             return new_tensor(x._data[plain])  # index arrays: NumPy copies
+    mask = _single_mask(x, key)
+    if mask is not None:
+        rows = reshape(x, (dim.numel(mask.shape), *x.shape[mask.ndim :]))
+        return run(get_op("gather"), (rows, true_positions(mask)), {})
     items = _expand(x, key)
     view, flips, advanced, at = _basic_part(x, items)
     if flips:
@@ -140,11 +146,9 @@ class _MaskScalar:
 
 
 def _mask_indices(mask: Tensor) -> list[Any]:
-    known = mask.numpy() if state.tracer is None else state.tracer.concretize(mask, "nonzero")
-    known = np.asarray(known)
-    if known.ndim == 0:
-        return [_MaskScalar(new_tensor(np.zeros(int(known), np.int64)))]
-    return [new_tensor(i) for i in np.nonzero(known)]
+    if mask.ndim == 0:
+        return [_MaskScalar(zeros(int(bool(mask)), dtype=int64))]
+    return list(unraveled(true_positions(mask), mask.shape))
 
 
 # ------------------------------------------------------------------ the parts of a key

@@ -45,6 +45,7 @@ class Inside(TraceViews, GraphBuilder):
         GraphBuilder.__init__(self, name)
         self.outer = state.tracer
         self.depth = 1 + (self.outer.depth if isinstance(self.outer, Inside) else 0)
+        self.positions: dict[Value, Tensor] = {}
         self._saved: list[tuple] = []
 
     # ---- lifetime
@@ -202,6 +203,12 @@ class Level(Inside):
                 "lanes; use tr.where instead of if, and shapes that do not depend on values"
             )
         return lane.tensor._data if self.outer is None else self.outside(self.outer.concretize, lane.tensor, what)
+
+    def size_of(self, t: Tensor, most: DimLike | None = None) -> DimLike:
+        lane = self.lane(t)
+        if lane.batched or self.outer is None:
+            return int(self.concretize(t, "size"))
+        return self.outside(self.outer.size_of, lane.tensor, most)
 
     # ---- what only levels have
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from ..ir.dim import Dim, DimLike, floordiv, numel
 from ..ir.dtypes import bool_, int32, int64
 from ..ir.op import get_op
@@ -267,26 +265,10 @@ def tile(x: Any, repetitions: Any, /) -> Tensor:
     counts, sizes = (1,) * (rank - len(counts)) + counts, (1,) * (rank - x.ndim) + x.shape
     pairs = tuple(n for pair in zip((1,) * rank, sizes) for n in pair)
     repeated = broadcast_to(reshape(x, pairs), tuple(n for pair in zip(counts, sizes) for n in pair))
-    return _owned(reshape(repeated, tuple(c * d for c, d in zip(counts, sizes))))
+    return owned(reshape(repeated, tuple(c * d for c, d in zip(counts, sizes))))
 
 
-def repeat(x: Any, repeats: Any, /, axis: int | None = None) -> Tensor:
-    """Each element (or slice along `axis`) `repeats` times in a row. `repeats` may be a list or 1-D tensor of
-    counts."""
-    x = as_tensor(x)
-    if axis is None:
-        x, axis = ravel(x), 0
-    axis = normalize_axis(axis, x.ndim)
-    if not isinstance(repeats, int):
-        counts = as_tensor(repeats)
-        known = counts._data if state.tracer is None else state.tracer.concretize(counts, "repeat")
-        return take(x, as_tensor(np.repeat(np.arange(x.shape[axis]), known)), axis=axis)
-    wide = expand_dims(x, axis + 1)
-    wide = broadcast_to(wide, tuple(repeats if i == axis + 1 else d for i, d in enumerate(wide.shape)))
-    return _owned(reshape(wide, tuple(d * repeats if i == axis else d for i, d in enumerate(x.shape))))
-
-
-def _owned(x: Tensor) -> Tensor:
+def owned(x: Tensor) -> Tensor:
     """A copy if x is a view (of memory that repeats)."""
     return run(get_op("cast"), (x,), {"dtype": x.dtype}) if x._base is not None else x
 
@@ -316,7 +298,7 @@ def take(x: Any, indices: Any, /, axis: int | None = None) -> Tensor:
         return run(get_op("gather"), (x, at), {})
     out = run(get_op("gather"), (moveaxis(x, axis, 0), at), {})
     k = at.ndim
-    return _owned(permute_dims(out, (*range(k, k + axis), *range(k), *range(k + axis, out.ndim))))
+    return owned(permute_dims(out, (*range(k, k + axis), *range(k), *range(k + axis, out.ndim))))
 
 
 def _along(x: Tensor, indices: Any, axis: int) -> tuple[tuple[Tensor, ...], tuple]:
@@ -468,6 +450,6 @@ def diff(
 __all__ = [
     "broadcast_arrays", "broadcast_shapes", "broadcast_to", "chunk", "concat", "cumulative_prod", "cumulative_sum",
     "diag", "diagonal", "diff", "expand_dims", "flatten", "flip", "gather", "masked_fill", "matrix_transpose",
-    "moveaxis", "narrow", "permute_dims", "ravel", "repeat", "reshape", "roll", "scatter_along_axis", "split",
+    "moveaxis", "narrow", "permute_dims", "ravel", "reshape", "roll", "scatter_along_axis", "split",
     "squeeze", "stack", "swapaxes", "take", "take_along_axis", "tile", "unstack",
 ]  # fmt: skip

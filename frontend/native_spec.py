@@ -112,6 +112,8 @@ def _expressible(node: Captured | Segment) -> Executable:
         raise Inexpressible("code of another kind, or with steps on the host")
     if isinstance(node, Captured) and node.backward is not None:
         raise Inexpressible("results with a history")
+    if isinstance(node, Captured) and node.counted:
+        raise Inexpressible("sizes that depend on values")
     if len(executable.plan.buffers) > MOST_VALUES:
         raise Inexpressible("too many values")
     return executable

@@ -14,6 +14,7 @@ from ..ir.op import get_op
 from ..ir.types import broadcast_shapes, normalize_axis
 from . import elementwise as e
 from .convert import as_tensor
+from .counting import repeat
 from .creation import as_shape, full, iota
 from .dispatch import run
 from .manipulation import (
@@ -28,7 +29,6 @@ from .manipulation import (
     narrow,
     permute_dims,
     ravel,
-    repeat,
     reshape,
     split,
     squeeze,

@@ -1,5 +1,4 @@
-"""Sorting, searching and sets. Sorted elements are taken by index, so that gradients pass. What has a shape that
-depends on values (nonzero, unique, bincount) is found by NumPy, and ends a capture."""
+"""Sorting, searching and sets. Sorted elements are taken by index, so that gradients pass."""
 
 from __future__ import annotations
 
@@ -7,20 +6,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..ir.dtypes import int32
+from ..ir.dim import numel
+from ..ir.dtypes import int32, int64
 from ..ir.op import get_op
 from ..ir.types import normalize_axis
 from .convert import as_tensor, cast_to, promote_operands
-from .creation import full
+from .counting import Runs
+from .creation import arange, full, zeros_like
 from .dispatch import run
 from .elementwise import equal, isnan, logical_not, minimum, where
-from .manipulation import narrow, ravel, reshape, take, take_along_axis
+from .manipulation import moveaxis, narrow, owned, ravel, reshape, take, take_along_axis
 from .state import state
 from .tensor import Tensor, new_tensor
-
-
-def _values(x: Tensor, what: str) -> np.ndarray:
-    return x._data if state.tracer is None else np.asarray(state.tracer.concretize(x, what))
 
 
 def argsort(
@@ -69,14 +66,6 @@ def searchsorted(x1: Any, x2: Any, /, *, side: str = "left", sorter: Any = None)
     return run(get_op("searchsorted"), (x1, x2), {"right": side == "right"})
 
 
-def nonzero(x: Any, /) -> tuple[Tensor, ...]:
-    """The indices of the elements that are not 0: one 1-D int64 tensor for each axis."""
-    x = as_tensor(x)
-    if x.ndim == 0:
-        raise ValueError("nonzero needs at least one dimension")
-    return tuple(new_tensor(i) for i in np.nonzero(_values(x, "nonzero")))
-
-
 class UniqueAll(NamedTuple):
     """Different elements in rising order, where each occurs first, for each element its position among them, and how
     often each occurs."""
@@ -100,18 +89,38 @@ class UniqueInverse(NamedTuple):
 def unique_all(x: Any, /) -> UniqueAll:
     """The different elements of x in rising order, where each occurs first (in the flat tensor), for each element of x
     its position among them, and how often each occurs. NaNs differ from each other."""
-    x = as_tensor(x)
-    values = _values(x, "unique")
-    found, first, inverse, counts = np.unique(
-        values, return_index=True, return_inverse=True, return_counts=True, equal_nan=False
-    )
-    inverse = inverse.reshape(values.shape)
-    return UniqueAll(new_tensor(found), new_tensor(first), new_tensor(inverse), new_tensor(counts))
+    return UniqueAll(*_unique(as_tensor(x), None))
 
 
-def argwhere(x: Any, /) -> Tensor:
-    """The positions of the elements that are not 0, one in a row: int64 [n, x.ndim]."""
-    return new_tensor(np.argwhere(_values(as_tensor(x), "argwhere")))
+def _unique(x: Tensor, axis: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `unique_all`, or of the slices along an axis."""
+    if state.tracer is None:
+        found, first, inverse, counts = np.unique(x._data, True, True, True, axis, equal_nan=False)
+        inverse = inverse.reshape(x.shape if axis is None else (x.shape[axis],))
+        return new_tensor(np.ascontiguousarray(found)), new_tensor(first), new_tensor(inverse), new_tensor(counts)
+    rows = ravel(x) if axis is None else moveaxis(x, axis, 0)
+    order = _order(rows)
+    ordered = take(rows, order, axis=0)
+    runs = Runs(ordered)
+    found = take(ordered, runs.first, axis=0)
+    inverse = run(get_op("scatter"), (zeros_like(order), runs.of, order), {"mode": "set"})
+    if axis is None:
+        inverse = reshape(inverse, x.shape)
+    else:
+        found = moveaxis(found, 0, axis)
+    return found, take(order, runs.first, axis=0), inverse, runs.lengths
+
+
+def _order(rows: Tensor) -> Tensor:
+    """The permutation that sorts a flat tensor, or rows by their first elements, then their second ones, and so on."""
+    if rows.ndim == 1:
+        return argsort(rows, axis=0)
+    flat = reshape(rows, (rows.shape[0], numel(rows.shape[1:])))
+    order = arange(rows.shape[0], dtype=int64)
+    for k in reversed(range(flat.shape[1])):
+        keys = take(reshape(narrow(flat, 1, k, k + 1), (rows.shape[0],)), order, axis=0)
+        order = take(order, argsort(keys, axis=0), axis=0)
+    return order
 
 
 def unique(
@@ -122,11 +131,8 @@ def unique(
     element of x, its position among them, and how often each occurs."""
     x = as_tensor(x)
     axis = axis if dim is None else dim
-    values, inverse, counts = np.unique(
-        _values(x, "unique"), return_inverse=True, return_counts=True, axis=axis, equal_nan=False
-    )
-    shape = x.shape if axis is None else (x.shape[axis],)
-    return _chosen(values, inverse.reshape(shape), counts, return_inverse, return_counts)
+    values, _, inverse, counts = _unique(x, None if axis is None else normalize_axis(axis, x.ndim))
+    return _chosen(values, inverse, counts, return_inverse, return_counts)
 
 
 def unique_consecutive(
@@ -136,22 +142,15 @@ def unique_consecutive(
     """x without the elements (or slices along `axis`) that equal the one before them; the rest as in `unique`."""
     x = as_tensor(x)
     axis = axis if dim is None else dim
-    values = _values(x, "unique_consecutive")
-    rows = values.reshape(-1) if axis is None else np.moveaxis(values, axis, 0)
-    n = rows.shape[0]
-    new = np.ones(n, np.bool_)
-    if n:
-        new[1:] = (rows[1:] != rows[:-1]).any(axis=tuple(range(1, rows.ndim)))
-    at = np.flatnonzero(new)
-    kept = rows[at] if axis is None else np.moveaxis(rows[at], 0, axis)
-    inverse = (np.cumsum(new) - 1).reshape(values.shape if axis is None else (n,))
-    return _chosen(kept, inverse, np.diff(np.append(at, n)), return_inverse, return_counts)
+    rows = ravel(x) if axis is None else moveaxis(x, axis, 0)
+    runs = Runs(rows)
+    kept = take(rows, runs.first, axis=0)
+    kept, of = (kept, reshape(runs.of, x.shape)) if axis is None else (owned(moveaxis(kept, 0, axis)), runs.of)
+    return _chosen(kept, of, runs.lengths, return_inverse, return_counts)
 
 
-def _chosen(values: np.ndarray, inverse: np.ndarray, counts: np.ndarray, with_inverse: bool, with_counts: bool) -> Any:
-    out = [new_tensor(np.ascontiguousarray(values))]
-    out += [new_tensor(inverse)] if with_inverse else []
-    out += [new_tensor(counts)] if with_counts else []
+def _chosen(values: Tensor, inverse: Tensor, counts: Tensor, with_inverse: bool, with_counts: bool) -> Any:
+    out = [values, *([inverse] if with_inverse else []), *([counts] if with_counts else [])]
     return tuple(out) if len(out) > 1 else out[0]
 
 
@@ -180,24 +179,19 @@ def isin(x1: Any, x2: Any, /, *, invert: bool = False, assume_unique: bool = Fal
 
 def unique_values(x: Any, /) -> Tensor:
     """The different elements of x in rising order."""
-    return new_tensor(np.unique(_values(as_tensor(x), "unique"), equal_nan=False))
+    return _unique(as_tensor(x), None)[0]
 
 
 def unique_counts(x: Any, /) -> UniqueCounts:
     """The different elements of x in rising order, and how often each occurs."""
-    values, counts = np.unique(_values(as_tensor(x), "unique"), return_counts=True, equal_nan=False)
-    return UniqueCounts(new_tensor(values), new_tensor(counts))
+    values, _, _, counts = _unique(as_tensor(x), None)
+    return UniqueCounts(values, counts)
 
 
 def unique_inverse(x: Any, /) -> UniqueInverse:
     """The different elements of x in rising order, and for each element of x its position among them."""
     found = unique_all(x)
     return UniqueInverse(found.values, found.inverse_indices)
-
-
-def bincount(x: Any, /, minlength: int = 0) -> Tensor:
-    """How often each of 0, 1, 2, ... occurs in a 1-D tensor of non-negative integers."""
-    return new_tensor(np.bincount(_values(as_tensor(x), "bincount"), minlength=minlength))
 
 
 def median(x: Any, /, axis: int | None = None, keepdims: bool = False) -> Tensor:
@@ -222,6 +216,6 @@ def median(x: Any, /, axis: int | None = None, keepdims: bool = False) -> Tensor
 
 
 __all__ = [
-    "argsort", "argwhere", "bincount", "bucketize", "isin", "median", "nonzero", "searchsorted", "sort", "topk",
+    "argsort", "bucketize", "isin", "median", "searchsorted", "sort", "topk",
     "unique", "unique_all", "unique_consecutive", "unique_counts", "unique_inverse", "unique_values",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..ir.dim import DimLike
 from ..ir.dtypes import FLOATS, DType, bool_, complex_of, dtype_of, float32, int64
 from ..ir.graph import Value
 from ..ir.op import Attrs, OpDef
@@ -44,6 +45,13 @@ class Tracer(Protocol):
     def concretize(self, t: Tensor, what: str) -> Any:
         """Called where Python needs the numbers in `t`. `what` names the asker ("bool", "int", "float", "item",
         "numpy", "nonzero", ...). Usually raises, which ends the capture; else returns an ndarray."""
+        ...
+
+    positions: dict[Value, Tensor]  # of masks in the trace: where they are true, counted through
+
+    def size_of(self, t: Tensor, most: DimLike | None = None) -> DimLike:
+        """The value of a 0-d int64 tensor, which is not negative and at most `most`, as a size. Raises, which ends the
+        capture, where there can be none."""
         ...
 
     def callable(self, f: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Mapping, Sequence
 import numpy as np
 
 from . import subgraph
+from .dim import symbols
 from .graph import Graph, Node, Value
 from .op import Attrs
 
@@ -17,6 +18,8 @@ def run(graph: Graph, inputs: Sequence[np.ndarray], dims: Mapping[str, int] | No
     env.update(graph.constants)
     sizes = dict(dims or {}) | bind_dims(graph, inputs)
     for node in graph.nodes:
+        if node.op.name == "extent":
+            sizes |= {str(s): int(env[node.inputs[0]]) for s in symbols(node.attrs["size"])}
         out = node.op.evaluate(tuple(env[v] for v in node.inputs), concrete_attrs(node, sizes))
         for v, array in zip(node.outputs, out if isinstance(out, tuple) else (out,), strict=True):
             env[v] = array

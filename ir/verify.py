@@ -137,8 +137,8 @@ def symbol_clash(types: Iterable[DimLike]) -> str:
 
 
 def check_sizes(graph: Graph, inside: bool = False) -> None:
-    """ValueError if a symbol has two ranges, or if one that the nodes use is no whole axis of an input. Graphs `inside` of
-    nodes know the sizes of the graph around them."""
+    """ValueError if a symbol has two ranges, or if one that the nodes use is no whole axis of an input, and no `extent`
+    has said before what it is. Graphs `inside` of nodes know the sizes of the graph around them."""
     sizes = [d for v in graph.inputs for d in v.type.shape]
     clash = symbol_clash(sizes)
     if clash:
@@ -150,8 +150,10 @@ def check_sizes(graph: Graph, inside: bool = False) -> None:
     for d in sizes:
         used.update(dict.fromkeys(dim.symbols(d)))
     for n in graph.nodes:
+        if n.op.name == "extent":
+            known |= dim.symbols(n.attrs["size"])
         for d in node_sizes(n):
-            used.update(dict.fromkeys(dim.symbols(d)))
+            used.update(dict.fromkeys(s for s in dim.symbols(d) if s not in known))
     for s in used:
         if s not in known:
             raise ValueError(f"the size {s} is not given by any input")

@@ -45,6 +45,7 @@ from .replay import (
 from .scalars import ScalarArgument, TracedScalar
 from .tracer import CaptureStop, GradSlot, Slot, Specialize, Tracer, user_location
 from .tree import Route
+from .value_sizes import Settled, ValueSizes
 
 __all__ = ["CaptureStop", "Restart", "Specialize", "Volatile", "capture", "flatten_call"]
 
@@ -92,13 +93,15 @@ def capture(
     tracer: Tracer | None = None,
     route: Route | None = None,
     volatile: Volatile | None = None,
+    settled: Settled | None = None,
 ) -> Captured:
     """One trace of `function(*args, **kwargs)`. Nothing real is changed.
 
     static: leaves whose floats are constants of the trace. tracer: a fresh one, for a trace with symbolic sizes. route:
     answers what Python asks for; without one that ends the capture. volatile: what traces of this function are known to
-    change outside of tensors. Raises CaptureStop with the user's line where the call can't be part of a graph, Restart
-    when more of that has turned up (into `volatile`), Specialize if a float argument must be static, and whatever the
+    change outside of tensors. settled: what is known of its sizes that depend on values. Raises CaptureStop with the user's
+    line where the call can't be part of a graph, Restart when more of that has turned up (into `volatile`), Settle for
+    `settled`, Specialize if a float argument must be static, and whatever the
     function itself raises.
     """
     call = flatten_call(args, kwargs)
@@ -108,6 +111,7 @@ def capture(
     if route is not None:
         asked: Route = route
         tracer.asker = lambda v, kind: asked.ask(tracer, v, kind, log.take(), user_location())
+        tracer.counted = tracer.builder.counted = ValueSizes(tracer, route, {} if settled is None else settled)
     before = (state.grad_enabled, state.default_dtype, state.autocast, 0, epoch.value)
     try:
         with tracer:
@@ -208,6 +212,7 @@ class _Finish:
         out.notes = tuple(self.hooks.open_loops)
         if self.route is not None:
             out.rest, out.given, out.above = self.route.rest(graph), self.route.given, self.route.segments
+            out.counted = {str(s): self.route.places[v] for s, v in self.route.sizes.items()}
         return out
 
     def _backward(self, written: set[int]) -> Any:

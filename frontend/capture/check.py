@@ -24,7 +24,7 @@ def checked(
     arrays = [s.fetch(leaves) for s in captured.sources]
     before = [a.copy() for a in arrays]
     grads = [(e, e.target.tensor(leaves)._grad) for e in captured.effects]
-    got = captured.commit(leaves, arrays, captured.run(arrays, values), (args, kwargs), False)
+    got = captured.commit(leaves, arrays, captured.run(arrays, values), values, (args, kwargs), False)
     written = [(captured.sources[k].path, arrays[k].copy(), k) for _, k in captured.writes]
     got_grads = [_grad(e, leaves) for e in captured.effects]
     for _, _, k in written:

@@ -26,7 +26,8 @@ from . import sizes
 from .capture import Call, CaptureStop, argument_paths
 from .replay import ArgSource, Captured
 from .size_guards import RelationGuard, SizesGuard
-from .tracer import Slot, Specialize, Tracer
+from .tracer import Slot, Tracer
+from .value_sizes import ValueSizes, divisor
 
 Setting = Any  # None, a bool, or {argument: {axis: name or tr.Dim}}
 MOST_SEEN = 64  # calls of one signature whose sizes are remembered
@@ -96,9 +97,11 @@ class Family:
 class SizedTracer(Tracer):
     """A tracer with symbolic sizes, which answers for the present call: see `ir.dim.Decider`."""
 
+    decides = True
+
     def __init__(self, name: str, assumed: Assumption, of: dict[int, int]):
         super().__init__(name)
-        self.assumed = assumed
+        self.assumed, self.size_values = assumed, assumed.values
         self.noted: dict[tuple[DimLike, str], None] = {(d, ">="): None for d in assumed.floors}
         self.guard: SizesGuard | None = None  # set by whoever knows the call
         self._told, self._handed = False, 0  # what of the guard and of `noted` has been handed out
@@ -174,7 +177,13 @@ class SizedTracer(Tracer):
     def _note(self, d: DimLike, sign: str) -> None:
         self.noted.setdefault((d, sign))
 
+    def _counted(self, *sizes: DimLike) -> ValueSizes | None:
+        """Who answers where one of these depends on values."""
+        return self.counted if self.counted is not None and self.counted.concern(*sizes) else None
+
     def equal(self, a: Dim, b: DimLike) -> bool:
+        if (counted := self._counted(a, b)) is not None:
+            return counted.equal(a, b)
         difference = a - b
         if isinstance(difference, int):
             return difference == 0
@@ -194,25 +203,26 @@ class SizedTracer(Tracer):
             if factor in (1, -1):
                 raise Refine({s: s - difference * factor})
         if len(symbols) == 1:
-            self._divide(difference, symbols[0])
-            if difference.is_linear_in(symbols[0]):
-                raise Refine({symbols[0]: self.assumed.values[str(symbols[0])]})
+            s, now = symbols[0], self.assumed.values[str(symbols[0])]
+            by = divisor(difference, s, now)
+            if by > 1:
+                low, high = dim.bounds(s)
+                part = dim.symbol(f"{s}_{by}", -(-max(1, low or 1) // by), None if high is None else high // by)
+                raise Refine({s: part * by}, {str(part): now // by})
+            if difference.is_linear_in(s):
+                raise Refine({s: now})
         self._note(difference, "==")
 
-    def _divide(self, difference: Dim, s: Dim) -> None:
-        """If `difference` is 0 for all multiples of a number: `s` becomes such a multiple."""
-        for by in sorted({a.b for m, _ in difference.terms for a in m if isinstance(a.b, int) and a.b > 1}):
-            low, high = dim.bounds(s)
-            part = dim.symbol(f"{s}_{by}", -(-max(1, low or 1) // by), None if high is None else high // by)
-            if self.assumed.values[str(s)] % by == 0 and dim.same(dim.substitute(difference, {s: part * by}), 0):
-                raise Refine({s: part * by}, {str(part): self.assumed.values[str(s)] // by})
-
     def nonnegative(self, d: Dim) -> bool:
+        if (counted := self._counted(d)) is not None:
+            return counted.nonnegative(d)
         holds = self._value(d) >= 0
         self._note(d if holds else -1 - d, ">=")
         return holds
 
     def concrete(self, d: Dim) -> int:
+        if (counted := self._counted(d)) is not None:
+            return counted.concrete(d)
         raise Refine({s: self.assumed.values[str(s)] for s in d.symbols()}, lasting=True)
 
     def real(self, d: Dim) -> Any:
@@ -228,7 +238,7 @@ class SizedTracer(Tracer):
         """Sizes of values that could be 0 on another call, and are not on this one: it does not serve that."""
         for d in dict.fromkeys(d for shape in shapes for d in shape if isinstance(d, Dim)):
             low, _ = dim.bounds(d)
-            if low is None or low < 1:
+            if (low is None or low < 1) and self._counted(d) is None:
                 if self._value(d) < 1:
                     raise Refine({s: self.assumed.values[str(s)] for s in d.symbols()})
                 self._note(d - 1, ">=")
@@ -345,11 +355,7 @@ class Dynamic:
             try:
                 captured = once(attempt.tracer)
                 attempt.finish(captured)
-            except (Refine, Specialize) as e:
-                if isinstance(e, Specialize) and not isinstance(e.leaf, Dim):
-                    raise
-                if isinstance(e, Specialize):
-                    e = Refine({s: assumed.values[str(s)] for s in e.leaf.symbols()}, lasting=True)
+            except Refine as e:
                 if e.lasting:
                     family.pinned |= assumed.places(e.changes)
                 assumed = assumed.with_changes(e.changes, e.values)

@@ -118,14 +118,16 @@ class _Cut:
         return self.builder.finish(outputs, Signature(specs, tuple(OutputSpec() for _ in outputs)))
 
     def _unbound(self, order: list[GraphNode], inputs: list[Value]) -> list[Value]:
-        """Inputs of the forward graph that say how large a symbolic size is which no other input of this graph says."""
+        """Values of the forward graph that say how large a symbolic size is which no other input of this graph says."""
         used = {s for n in order for v in n.outputs for d in v.type.shape for s in symbols(d)}
         used |= {s for n in order for s in _in_attrs(tuple(n.attrs.values()))}
         used |= {s for v in inputs for d in v.type.shape for s in symbols(d)}
         out: list[Value] = []
         for s in sorted(used, key=str):
             if not any(same(s, d) for v in (*inputs, *out) for d in v.type.shape):
-                out.append(next(v for v in self.forward.inputs if any(s in symbols(d) for d in v.type.shape)))
+                told = (v for n in self.forward.nodes if n.op.name == "extent" for v in n.outputs)
+                known = (*self.forward.inputs, *told)
+                out.append(next(v for v in known if any(s in symbols(d) for d in v.type.shape)))
         return out
 
     def _needed(self, results: list[Value]) -> list[GraphNode]:
@@ -226,10 +228,13 @@ def _needed(graph: Graph, outputs: Sequence[Value]) -> set[Value]:
 def _in_ops(graph: Graph, inputs: Sequence[Any], outputs: Sequence[Value]) -> dict[Value, Any]:
     """Every value that the outputs need, computed op by op: on whatever kind of values the inputs are."""
     env: dict[Value, Any] = dict(zip(graph.inputs, inputs)) | graph.constants
-    needed = _needed(graph, outputs)
+    extents = [n for n in graph.nodes if n.op.name == "extent"]
+    needed = _needed(graph, [*outputs, *(v for n in extents for v in n.outputs)])
     sizes = bind_dims(graph, inputs)
     for node in graph.nodes:
-        if any(v in needed for v in node.outputs):
+        if node in extents:
+            sizes[str(node.attrs["size"])] = int(env[node.inputs[0]])
+        elif any(v in needed for v in node.outputs):
             attrs = concrete_attrs(node, sizes) if sizes else node.attrs
             out = node.op(*(env[v] for v in node.inputs), **attrs)
             env.update(zip(node.outputs, out if isinstance(out, tuple) else (out,)))

@@ -194,7 +194,6 @@ class ObjectHooks(AttributeHooks):
 
     def formatted(self, v: Any, conversion: str | None = None, spec: Any = "") -> Any:
         """A value in a text: a str, or a text with holes."""
-        self.numbers((v,))
         return text.formatted(self, v, conversion, spec)
 
     def joined(self, *parts: Any) -> Any:

@@ -33,6 +33,7 @@ TRACEABLE = (
     "operators",
     "in_place",
     "sorting",
+    "counting",
     "arithmetic",
     "complex_numbers",
     "factorizations",

@@ -211,7 +211,10 @@ class Captured:
     above: list[Any] = field(default_factory=list)  # (segment, answer) on the way to it, from the root
     notes: tuple[str, ...] = ()  # what it could do better, for `explain`
     executable: Any = None  # of `rest`
-    sizes: SizesGuard | None = None  # of a trace with symbolic sizes
+    sizes: SizesGuard | None = None  # of a trace with symbolic sizes of arguments
+    counted: dict[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # sizes that depend on values: where they are told
     native: Any = None  # its NativeTrace; False when the native entry can't serve it
     calls: int = 0
     actions: list[Action] = field(default_factory=list)  # what it does to Python objects
@@ -232,15 +235,24 @@ class Captured:
         """Those of the segments above, too."""
         return [g for segment, _ in self.above for g in segment.guards] + self.guards
 
+    def bind(self, leaves: Sequence[Any], values: Sequence[Sequence[np.ndarray]]) -> dict[str, int]:
+        """How large the symbolic sizes are in a call. values: as for `run`."""
+        out = {} if self.sizes is None else self.sizes.bind(leaves)
+        for name, (depth, k) in self.counted.items():
+            out[name] = values[depth][k].shape[1]
+        return out
+
     def commit(
         self,
         leaves: Sequence[Any],
         arrays: list[np.ndarray],
         outputs: list[Any],
+        values: Sequence[Sequence[np.ndarray]],
         call: Call | None = None,
         act: bool = True,
     ) -> Any:
-        """Builds the results and replays the effects. call: the arguments. act: False leaves Python objects alone."""
+        """Builds the results and replays the effects. values: as for `run`. call: the arguments. act: False leaves Python
+        objects alone."""
         for k, target in self.writes:
             source = self.sources[target]
             if isinstance(source, (ArgSource, TensorSource, GradSource, ReadSource)):
@@ -248,12 +260,12 @@ class Captured:
                 if isinstance(t, Tensor):
                     t = root_of(t)
                     t._version = (t._version or 0) + 1
-        made: dict[int, Any] = {}
+        now = _Now(leaves, outputs, self.bind(leaves, values), call)
         if self.backward is not None:  # before views of the results are made: they take part in the history
-            self._connect(leaves, arrays, outputs, made)
-        results = [self._make(r, leaves, outputs, made, call) for r in self.recipes]
-        grads = [None if e.recipe is None else self._make(e.recipe, leaves, outputs, made, call) for e in self.effects]
-        steps = [a.prepare(lambda r: self._make(r, leaves, outputs, made, call), call) for a in self.actions if act]
+            self._connect(arrays, now)
+        results = [self._make(r, now) for r in self.recipes]
+        grads = [None if e.recipe is None else self._make(e.recipe, now) for e in self.effects]
+        steps = [a.prepare(lambda r: self._make(r, now), call) for a in self.actions if act]
         targets = [e.target.tensor(leaves) for e in self.effects]
         for target, grad in zip(targets, grads):
             target._grad = grad
@@ -262,35 +274,29 @@ class Captured:
         self.calls += 1
         return pytree.unflatten(self.spec, results)
 
-    def _make(
-        self, r: Recipe, leaves: Sequence[Any], outputs: list[Any], made: dict[int, Any], call: Call | None = None
-    ) -> Any:
+    def _make(self, r: Recipe, now: "_Now") -> Any:
         if isinstance(r, Static):
             return r.value
-        found = made.get(id(r))
+        found = now.made.get(id(r))
         if found is not None:
             return found
         if isinstance(r, Composite):
-            return r.build(lambda part: self._make(part, leaves, outputs, made, call), made, call)
+            return r.build(lambda part: self._make(part, now), now.made, now.call)
         if isinstance(r, Fresh):
-            array = outputs[r.output]
+            array = now.outputs[r.output]
             out = new_tensor(array) if r.kind == "tensor" else as_kind(array, r.kind)
         elif isinstance(r, Leaf):
-            return leaves[r.leaf]
+            return now.leaves[r.leaf]
         elif isinstance(r, Size):
-            assert self.sizes is not None
-            return evaluate(r.size, self.sizes.bind(leaves))
+            return evaluate(r.size, now.sizes)
         elif isinstance(r, Alias):
-            out = _object(r.source, leaves)
+            out = _object(r.source, now.leaves)
         else:
-            base = self._make(r.base, leaves, outputs, made)
-            out = make_view(base, r, {} if self.sizes is None else self.sizes.bind(leaves))
-        made[id(r)] = out
+            out = make_view(self._make(r.base, now), r, now.sizes)
+        now.made[id(r)] = out
         return out
 
-    def _connect(
-        self, leaves: Sequence[Any], arrays: list[np.ndarray], outputs: list[Any], made: dict[int, Any]
-    ) -> None:
+    def _connect(self, arrays: list[np.ndarray], now: "_Now") -> None:
         from .joint import connect
 
         assert self.backward is not None
@@ -301,12 +307,23 @@ class Captured:
             while isinstance(r, View):
                 r = r.base
             if isinstance(r, Fresh) and r.requires_grad:
-                roots[self.backward.roots.index(r.output)] = self._make(r, leaves, outputs, made)
+                roots[self.backward.roots.index(r.output)] = self._make(r, now)
         numbers = (ScalarSource, ArraySource, NumberSource)
-        inputs = [s.tensor(leaves) if not isinstance(s, numbers) else None for s in self.sources]
+        inputs = [s.tensor(now.leaves) if not isinstance(s, numbers) else None for s in self.sources]
         tensors = [t if isinstance(t, Tensor) else None for t in inputs]
         written = frozenset(target for _, target in self.writes)
-        connect(self.backward, roots, leaves, arrays, outputs, tensors, self.graph, written)
+        connect(self.backward, roots, now.leaves, arrays, now.outputs, tensors, self.graph, written)
+
+
+@dataclass(slots=True)
+class _Now:
+    """A call whose results are being built. sizes: of the symbols. made: what is there, by the recipe's id."""
+
+    leaves: Sequence[Any]
+    outputs: list[Any]
+    sizes: Mapping[str, int]
+    call: Call | None
+    made: dict[int, Any] = field(default_factory=dict)
 
 
 def as_kind(array: np.ndarray, kind: str) -> Any:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ...ir import ops
+from ...ir.decider import decider
 from ...ir.dim import Dim, bounds, negative, nonnegative
 from ...ir.dtypes import float64
 from ...ir.graph import Value
@@ -73,7 +74,7 @@ def plain(x: Any) -> Any:
 
 
 class SizeNumber(ScalarArgument):
-    """A float that was computed from symbolic sizes. Where Python needs the number, those of `leaf` become constants.
+    """A float that was computed from symbolic sizes. Where Python needs the number, that of `leaf` is settled.
 
     positive: known to be greater than 0, so that Python's division and square root can't fail.
     """
@@ -83,6 +84,12 @@ class SizeNumber(ScalarArgument):
     def __init__(self, value: Value, leaf: Dim, positive: bool = False):
         super().__init__(value, leaf)
         self.positive = positive
+
+    def concrete(self) -> NoReturn:
+        found = decider()
+        assert found is not None
+        found.concrete(self.leaf)
+        raise AssertionError("a capture that should have started again")
 
     def __truediv__(self, other: Any) -> Any:
         if isinstance(other, (int, float, Dim)) and other != 0 or isinstance(other, SizeNumber) and other.positive:

@@ -13,6 +13,8 @@ import string
 import types
 from typing import TYPE_CHECKING, Any, Callable, NoReturn
 
+from ...ir.decider import decider
+from ...ir.dim import Dim
 from ..state import SymbolicScalar, state
 from ..tensor import Tensor, new_tensor
 from . import guards as g
@@ -136,7 +138,7 @@ def formatted(hooks: "ObjectHooks", v: Any, conversion: str | None = None, spec:
         return v if not spec and conversion != "r" and conversion != "a" else TracedText(hooks, [Hole(v, render)])
     if isinstance(v, (LazyNumber,)):
         return TracedText(hooks, [Hole(v, render)])
-    if isinstance(v, ScalarArgument) and v.original:
+    if isinstance(v, ScalarArgument) and v.original or isinstance(v, Dim) and decider() is not None:
         return TracedText(hooks, [Hole(v, render)])
     if isinstance(v, (Tensor, SymbolicScalar)):
         if isinstance(v, SymbolicScalar) and not hasattr(v, "value"):

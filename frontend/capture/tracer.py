@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, NoReturn
+from typing import TYPE_CHECKING, Any, Callable, Iterator, Mapping, NoReturn
 
 import numpy as np
 
+from ...ir.dim import DimLike
 from ...ir.dtypes import from_numpy
 from ...ir.graph import GraphBuilder, Location, Value
 from ...ir.op import Attrs, OpDef
@@ -24,6 +25,9 @@ from .origins import NumberSource
 from .policy import PROGRAMS
 from .reach import Reach, Young
 from .replay import ArgSource, ArraySource, GradSource, ScalarSource, Source, TensorLike, TensorSource
+
+if TYPE_CHECKING:
+    from .value_sizes import ValueSizes
 
 _LIBRARY = __name__.partition(".")[0]
 
@@ -40,9 +44,9 @@ class CaptureStop(BaseException):
 
 
 class Specialize(BaseException):
-    """Starts the capture again with a float argument as a constant of the trace. (`leaf` a `Dim`: its sizes.)"""
+    """Starts the capture again with a float argument as a constant of the trace."""
 
-    def __init__(self, leaf: Any):
+    def __init__(self, leaf: int):
         self.leaf = leaf
 
 
@@ -66,9 +70,14 @@ def user_location() -> Location | None:
 class TracingBuilder(GraphBuilder):
     """A builder that stamps each node with the user's line."""
 
+    counted: ValueSizes | None = None  # of the trace, where there can be any
+
     def emit(self, op: OpDef, inputs: tuple[Value, ...], attrs: Attrs) -> tuple[Value, ...]:
         self.loc = user_location()
-        return super().emit(op, inputs, attrs)
+        out = super().emit(op, inputs, attrs)
+        if self.counted is not None and self.counted.symbols:
+            self.counted.forbid_empty(out)
+        return out
 
 
 @dataclass(slots=True)
@@ -100,7 +109,13 @@ class GradSlot:
 
 
 class Tracer(TraceViews):
-    """Records one call. Used as `with tracer:`; see `state.Tracer` for what the frontend asks of it."""
+    """Records one call. Used as `with tracer:`; see `state.Tracer` for what the frontend asks of it.
+
+    decides: it answers itself what is asked of symbolic sizes. size_values: of those of arguments, in this call.
+    """
+
+    decides = False
+    size_values: Mapping[str, int] = {}
 
     def __init__(self, name: str):
         super().__init__()
@@ -114,6 +129,8 @@ class Tracer(TraceViews):
         self.created: dict[int, Any] = {}  # objects that this trace made
         self.external: dict[int, Any] = {}  # containers and arrays that existed before
         self.constants: dict[int, np.ndarray] = {}  # ndarrays made in the trace that the graph has taken in
+        self.counted: ValueSizes | None = None  # sizes that depend on values; None where there can't be any
+        self.positions: dict[Value, Tensor] = {}  # of masks: where they are true
         self.young = Young()
         self.stopped: CaptureStop | None = None
         self.attempts = 0  # to close loops, one in another, that are under way
@@ -135,6 +152,9 @@ class Tracer(TraceViews):
         return self
 
     def __exit__(self, *exc: object) -> None:
+        if self.counted is not None:
+            self.counted.leave()
+            self.builder.counted = None
         self.builder.__exit__(*exc)
         state.tracer = self._outer
         self.young.__exit__()
@@ -323,6 +343,13 @@ class Tracer(TraceViews):
             raise self.stopped
         assert self.asker is not None
         return self.asker(value, kind)
+
+    def size_of(self, t: Tensor, most: DimLike | None = None) -> DimLike:
+        if self.stopped is not None:
+            raise self.stopped
+        if self.counted is None:
+            self.stop("the shape of a result depends on the values of tensors")
+        return self.counted.size(self.read(t), most)
 
     def callable(self, f: Any) -> Any:
         return self.on_callable(f)

@@ -17,8 +17,10 @@ from typing import Any, Union
 import numpy as np
 
 from ...ir.decider import decide_with
+from ...ir.dim import Dim, symbols
 from ...ir.extract import extract, slice_of
 from ...ir.graph import Graph, InputSpec, Location, Node, Signature, Value
+from ...ir.verify import node_sizes
 from .guards import Guard
 from .replay import Captured, Source
 
@@ -37,7 +39,8 @@ class Segment:
     output answers the question, the others are at `kept` (node and result numbers of the trace). `question`: the text
     of its graph without those.
 
-    kind: "bool" or "int". location: the user's line. guards: what it takes for granted besides what the segments above
+    kind: "bool", "int", or "size", whose branches are 0, 1, and 2 for all others; behind the outputs it has an empty array
+    that is as long as the size. location: the user's line. guards: what it takes for granted besides what the segments above
     do. branches: the continuations, by answer: usually one, more where their guards differ.
     """
 
@@ -66,10 +69,12 @@ class Segment:
         arrays = [s.fetch(leaves) for s in self.sources]
         out = self.executable.run([*arrays, *(before[d][k] for d, k in self.given)])
         self.hits[answer := self.answer(out[0])] += 1
+        if self.kind == "size":
+            out.append(np.empty((0, int(out[0])), np.bool_))
         return answer, out
 
     def answer(self, array: np.ndarray) -> Answer:
-        return bool(array) if self.kind == "bool" else int(array)
+        return bool(array) if self.kind == "bool" else int(array) if self.kind == "int" else min(int(array), 2)
 
 
 Values = list[list[np.ndarray]]  # what the segments on the way have computed
@@ -129,6 +134,7 @@ class Route:
         self.places: dict[Value, Place] = {}  # what the segments have computed, of this trace
         self.done: set[Node] = set()
         self.answers: dict[tuple[Value, str], Answer] = {}
+        self.sizes: dict[Dim, Value] = {}  # symbols that a "size" has become: values that say how large they are
         self.given: list[Place] = []
         self._added: list[tuple[list[TreeNode], Segment]] = []
 
@@ -143,7 +149,8 @@ class Route:
                     nodes.remove(segment)
 
     def ask(self, tracer: Any, value: Value, kind: str, guards: list[Guard], location: Location | None) -> Answer:
-        """The answer for the present call. `guards`: what the trace has come to rely on since the last question."""
+        """The answer for the present call: of "size", the size itself. `guards`: what the trace has come to rely on since
+        the last question."""
         before = decide_with(None)  # sizes that passes and the code compare are no questions of the user's
         try:
             return self._ask(tracer, value, kind, guards, location)
@@ -158,10 +165,11 @@ class Route:
             return known
         b = tracer.builder
         nodes = slice_of(b.nodes, [value], self.places)
-        given = [v for v in self.places if v is value or any(v in n.inputs for n in nodes)]
+        sizes = self._sizes_in(nodes)
+        given = [v for v in self.places if v is value or v in sizes or any(v in n.inputs for n in nodes)]
         places = [self.places[v] for v in given]
         question = str(extract(b.name, nodes, b.inputs, given, [value], b.constants))
-        segment = self._known(question, places)
+        segment = self._known(question, kind, places)
         if segment is None:
             kept = [v for v in _kept(b.nodes, nodes) if v is not value]
             name = f"{b.name}_asks{len(self.segments)}"
@@ -185,13 +193,25 @@ class Route:
         self.segments.append((segment, answer))
         self.values.append(out)
         self.nodes = segment.branches.setdefault(answer, [])
-        self.answers[value, kind] = answer
+        self.answers[value, kind] = answer = int(out[0]) if kind == "size" else answer
         return answer
 
-    def _known(self, question: str, places: list[Place]) -> Segment | None:
+    def define(self, symbol: Dim, value: Value) -> None:
+        """The answer to the last question, a "size", has become a symbol: that of the empty tensor `value`."""
+        self.places[value] = (len(self.segments) - 1, len(self.values[-1]) - 1)
+        self.sizes[symbol] = value
+
+    def _sizes_in(self, nodes: Sequence[Node]) -> set[Value]:
+        """The values that say how large the symbols in `nodes` are."""
+        if not self.sizes:
+            return set()
+        used = {s for n in nodes for d in node_sizes(n) for s in symbols(d)}
+        return {v for s, v in self.sizes.items() if s in used}
+
+    def _known(self, question: str, kind: str, places: list[Place]) -> Segment | None:
         """The segment that is there already, from an earlier trace of the function."""
         for node in self.nodes:
-            if isinstance(node, Segment) and node.given == places and node.question == question:
+            if isinstance(node, Segment) and (node.kind, node.given, node.question) == (kind, places, question):
                 if node.matches(self.leaves) is None:
                     return node
         return None
@@ -203,7 +223,7 @@ class Route:
         effects = [n for n in graph.nodes if not n.op.pure and n not in self.done]
         wanted = [*graph.outputs, *(v for n in effects for v in n.outputs)]
         nodes = slice_of(graph.nodes, wanted, self.places)
-        read = {v for n in nodes for v in n.inputs} | set(graph.outputs)
+        read = {v for n in nodes for v in n.inputs} | set(graph.outputs) | self._sizes_in(nodes)
         values = [v for v in self.places if v in read]
         self.given = [self.places[v] for v in values]
         inputs = (*graph.signature.inputs, *(InputSpec(f"given{k}", "state") for k in range(len(values))))

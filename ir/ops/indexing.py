@@ -1,4 +1,4 @@
-"""gather, scatter and check_index: data-dependent addressing of the first axes of a tensor."""
+"""gather, scatter and check_index: data-dependent addressing of the first axes of a tensor. extent: sizes that depend on data."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from ..batching import BatchContext, leading
-from ..dim import DimLike
+from ..dim import Dim, DimLike
 from ..dtypes import bool_, int32, int64
 from ..op import NO_GRADIENT, REQUIRED, ErrorSample, OpDef, Sample, VjpContext, register
 from ..types import DTypeRuleError, Shape, TensorType, TypeRuleError, broadcast_shapes
-from .movement import example, iota, permute, reshape, zeros
+from .movement import check_nonnegative, example, full, iota, permute, reshape, zeros
 
 
 def _indexed_shape(x: TensorType, indices: tuple[TensorType, ...]) -> Shape:
@@ -213,5 +213,38 @@ check_index = register(
             ErrorSample((example(2),), {"size": 3}, DTypeRuleError, "int32 or int64"),
         ],
         doc="index, after checking that -size <= index < size everywhere. IndexError otherwise.",
+    )
+)
+
+
+def _extent_type(count: TensorType, size: DimLike) -> TensorType:
+    if count.dtype is not int64 or count.ndim:
+        raise DTypeRuleError(f"the value of a size must be int64[], not {count}")
+    if isinstance(size, Dim) and size.symbols() != {size}:
+        raise TypeRuleError(f"size is a number, or a symbol: not {size}")
+    check_nonnegative(size, "a size")
+    return TensorType(bool_, (0, size))
+
+
+extent = register(
+    OpDef(
+        "extent",
+        "composite",
+        ("count",),
+        _extent_type,
+        lambda count, size: np.empty((0, size), np.bool_),
+        NO_GRADIENT,
+        attrs={"size": REQUIRED},
+        saves=(),
+        decompose=lambda count, size: full(value=False, shape=(0, size), dtype=bool_),
+        samples=lambda: [
+            Sample((_index(3, shape=()),), {"size": 3}, gradcheck=False),
+            Sample((_index(0, shape=()),), {"size": 0}, gradcheck=False),
+        ],
+        errors=lambda: [
+            ErrorSample((_index(3),), {"size": 3}, DTypeRuleError, r"int64\[\]"),
+            ErrorSample((_index(3, shape=()),), {"size": -1}, TypeRuleError, "negative"),
+        ],
+        doc="Gives the symbolic `size` the value of `count`: an empty tensor with it as its second axis.",
     )
 )
