@@ -15,9 +15,9 @@ from ..ir.dtypes import bool_, int64
 from ..ir.op import get_op
 from ..ir.types import normalize_axis
 from .convert import as_tensor, cast_to
-from .creation import arange, full, zeros
+from .creation import full, zeros
 from .dispatch import run
-from .elementwise import add, floor_divide, maximum, not_equal, remainder, subtract, where
+from .elementwise import add, floor_divide, maximum, minimum, not_equal, remainder, subtract
 from .manipulation import (
     broadcast_to,
     concat,
@@ -30,7 +30,7 @@ from .manipulation import (
     stack,
     take,
 )
-from .reductions import any, max, min
+from .reductions import any, max, min, sum
 from .state import state
 from .tensor import Tensor, new_tensor
 
@@ -50,11 +50,9 @@ def _counted_positions(flat: Tensor) -> Tensor:
     n = flat.shape[0]
     if n == 0:
         return zeros(0, dtype=int64)
-    before = cumulative_sum(cast_to(flat, int64))
-    count = _last(before)
-    at = where(flat, subtract(before, 1), n)
-    room = run(get_op("scatter"), (zeros(n + 1, dtype=int64), arange(n, dtype=int64), at), {"mode": "set"})
-    return narrow(room, 0, 0, size_of(count, n))
+    room = run(get_op("positions"), (flat,), {})
+    found = narrow(room, 0, 0, size_of(sum(cast_to(flat, int64)), n))
+    return minimum(maximum(found, 0), n - 1)  # so that whoever gathers by it need not check
 
 
 def size_of(count: Tensor, most: DimLike | None = None) -> DimLike:

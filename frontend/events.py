@@ -62,7 +62,7 @@ def _unseen(nodes: list, leaves: list[Any]) -> str:
         answer, out = segment.run(leaves, values)
         values.append(out)
         if answer not in segment.branches:
-            return f"what {segment.location} asks for is {answer}, which is new"
+            return f"what {segment.location} asks for is {segment.told(answer)}, which is new"
         nodes = segment.branches[answer]
     return "it goes on in a way that is new"
 

@@ -197,10 +197,10 @@ def tree_lines(compiled: Any) -> list[str]:
                 continue
             where = node.location
             text = linecache.getline(where.file, where.line).strip() if where is not None else ""
-            lines.append(f"{indent}{where} asks for a{'n int' if node.kind == 'int' else ' bool'}: {text}")
+            lines.append(f"{indent}{where} asks for a{'n int' if node.kind == 'int' else ' ' + node.kind}: {text}")
             for answer, below in node.branches.items():
                 calls = sum(t.calls for t in leaves_of(below))
-                lines.append(f"{indent}  {answer}: {calls} calls")
+                lines.append(f"{indent}  {node.told(answer)}: {calls} calls")
                 show(below, indent + "    ")
 
     for tree in list(compiled._traces.values()):
@@ -245,7 +245,7 @@ def _report(captured: Captured, graph: Graph, executable: Any, guards: tuple[str
 
 
 def _answers(captured: Captured) -> tuple[tuple[str, str], ...]:
-    return tuple((str(segment.location), str(answer)) for segment, answer in captured.above)
+    return tuple((str(segment.location), segment.told(answer)) for segment, answer in captured.above)
 
 
 def _kernels(plan: Plan, lowered: dict[str, Any]) -> tuple[KernelReport, ...]:

@@ -120,6 +120,11 @@ class Kernel:
         return next(b for b in self.params if b.name == name)
 
     @property
+    def scatters(self) -> bool:
+        """Whether it stores where values say, so that the order of stores matters."""
+        return any(isinstance(i, Expr) for stage in self.stages for s in stage.stores for i in s.index)
+
+    @property
     def all_axes(self) -> tuple[Axis, ...]:
         inner = tuple(a for s in self.stages for a in s.axes)
         return (*self.axes, *inner, *(self.anchor.k if self.anchor else ()))

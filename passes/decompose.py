@@ -94,11 +94,19 @@ def _safe(v: Value, size: DimLike, constants: Constants) -> bool:
         return True
     while v.node is not None and v.node.op.name in SELECTIONS:
         v = v.node.inputs[0]
+    if low >= 0 and v.node is not None and v.node.op.name == "minimum":
+        return any(_is_below(x, size) for x in v.node.inputs)
     if v.node is None or v.node.op.name not in POSITIONS:
         return False
     counted = v.shape if v.node.op.name == "iota" else v.node.inputs[0].shape
     spare = dim.bounds(size - counted[v.node.attrs["axis"]])[0]
     return spare is not None and spare >= 0
+
+
+def _is_below(v: Value, size: DimLike) -> bool:
+    """Whether a value is a number, perhaps a symbolic one, that is certainly less than `size`."""
+    fill = v.node.attrs["value"] if v.node is not None and v.node.op.name == "full" else None
+    return isinstance(fill, (int, dim.Dim)) and dim.nonnegative(size - 1 - fill)
 
 
 def _limits(v: Value, constants: Constants, depth: int = 12) -> tuple[float, float]:
@@ -111,7 +119,8 @@ def _limits(v: Value, constants: Constants, depth: int = 12) -> tuple[float, flo
     name = node.op.name
     if name == "full":
         value = node.attrs["value"]
-        return (value, value) if isinstance(value, int) else (-math.inf, math.inf)
+        low, high = dim.bounds(value) if isinstance(value, (int, dim.Dim)) else (None, None)
+        return -math.inf if low is None else low, math.inf if high is None else high
     if name in SELECTIONS or name == "cast":
         inner = node.inputs[0]
         fits = name != "cast" or inner.dtype.kind in "iu" and inner.dtype.bits <= v.dtype.bits and v.dtype.kind == "i"

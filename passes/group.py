@@ -9,7 +9,7 @@ from ..ir.dim import Dim, DimLike
 from ..ir.graph import Node, Value
 from ..ir.types import Shape
 from .access import Index, is_virtual, reindex, scalar_cost
-from .host import REDUCTIONS, SCANS, on_host
+from .host import REDUCTIONS, SCANS, SCATTERS, on_host
 
 
 def reduced_axes(node: Node) -> tuple[int, ...]:
@@ -66,7 +66,7 @@ class Group:
         scan are known only where they are made."""
         if self.anchor is None:
             return False
-        return self.anchor.op.name == "scatter" or self.anchor.op.name in SCANS or on_host(self.anchor)
+        return self.anchor.op.name in SCATTERS or self.anchor.op.name in SCANS or on_host(self.anchor)
 
     def level_index(self, shape: Shape, full: bool) -> Index | None:
         """This group's current point as an index into a tensor of `shape`; None if the sizes differ."""

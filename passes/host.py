@@ -12,7 +12,8 @@ REDUCTIONS = frozenset(
     ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_any", "reduce_all", "argmax", "argmin")
 )
 SCANS = {"cumsum": "sum", "cumprod": "prod"}  # op -> kind of the running reduction
-ANCHORS = frozenset(("matmul", "conv", "scatter"))
+SCATTERS = frozenset(("scatter", "positions"))  # they store where values say
+ANCHORS = frozenset(("matmul", "conv", *SCATTERS))
 OF_KERNELS = frozenset((*INDEX_MAPS, *CREATION, *REDUCTIONS, *ANCHORS, *SCANS, "gather", "random_bits", "check_index"))
 
 

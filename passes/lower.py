@@ -168,6 +168,10 @@ class GroupLowering:
             from .lower_scatter import lower_scatter
 
             return lower_scatter(self)
+        if group.anchor is not None and group.anchor.op.name == "positions":
+            from .lower_scatter import lower_positions
+
+            return lower_positions(self)
         if group.anchor is not None and group.anchor.op.name in SCANS:
             from .lower_scan import lower_scan
 

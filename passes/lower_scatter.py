@@ -1,5 +1,5 @@
-"""Scatter as a kernel: every task owns one point of the axes that are not indexed, copies the tensor there, and applies
-the updates in row-major order. So sums of duplicates have one fixed order."""
+"""Kernels that store where values say. Scatter: every task owns one point of the axes that are not indexed, copies the
+tensor there, and applies the updates in row-major order. So sums of duplicates have one fixed order."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from ..ir import dim
 from ..ir.dim import Dim
 from ..ir.dtypes import int64
-from ..ir.kernel import Axis, Buffer, Kernel, Stage, Store, size_symbols
-from ..ir.scalar import cast
+from ..ir.kernel import Axis, Buffer, Kernel, Reduction, Stage, Store, size_symbols
+from ..ir.scalar import apply, cast, const, index, result, select
 from .access import broadcast_index
 
 if TYPE_CHECKING:
@@ -42,6 +42,30 @@ def lower_scatter(low: "GroupLowering") -> Kernel:
     )
     params = tuple(dict.fromkeys((*low.reads.values(), buffer)))
     kernel = Kernel(low.name, params, outer, stages, None, (), (str(node.loc),) if node.loc else (), ("scatter",))
+    return replace(kernel, dims=size_symbols(kernel))
+
+
+def lower_positions(low: "GroupLowering") -> Kernel:
+    """Zeros, and then each position where as many were true before; those of false elements go to the last place, as 0."""
+    node = low.group.anchor
+    assert node is not None
+    (mask,) = node.inputs
+    *rows, n = mask.shape
+    found = [_axis(f"i{k}", extent) for k, extent in enumerate(rows)]
+    point = tuple(i for _, i in found)
+    room, places = _axis("p", n + 1), _axis("u", n)
+    low.writes[node.out] = buffer = Buffer("y0", int64, node.out.shape, dim.contiguous_strides(node.out.shape), "out")
+    is_true = low.element(mask, (*point, places[1]))
+    count = Reduction(("r0",), "sum", (cast(is_true, int64),), int64, running=True)
+    here, zero = index(places[1]), const(0, int64)
+    at = select(is_true, apply("sub", result("r0", int64), const(1, int64)), index(n))
+    stages = (
+        Stage((room[0],), (), (Store("y0", (*point, room[1]), zero),)),
+        Stage((places[0],), (count,), (Store("y0", (*point, at), select(is_true, here, zero)),)),
+    )
+    params = tuple(dict.fromkeys((*low.reads.values(), buffer)))
+    outer = tuple(a for a, i in found if isinstance(i, Dim))
+    kernel = Kernel(low.name, params, outer, stages, None, (), (str(node.loc),) if node.loc else (), ("positions",))
     return replace(kernel, dims=size_symbols(kernel))
 
 

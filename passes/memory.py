@@ -189,7 +189,7 @@ class Planner:
         if isinstance(d, HostDraft):
             return False
         name = d.writes[new]
-        if d.kernel.ops[:1] == ("scatter",):
+        if d.kernel.scatters:
             return False
         stages = [(k, s) for k, stage in enumerate(d.kernel.stages) for s in stage.stores if s.buffer == name]
         ((at, store),) = stages

@@ -18,7 +18,7 @@ def cache_rows(kernel: Kernel, target: Target) -> Kernel:
     """Needs collapsed kernels. An expression with a transcendental function that two stages compute is stored by the
     first of them and read back by the others."""
     looped = [k for k, s in enumerate(kernel.stages) if s.axes]
-    if kernel.anchor is not None or len(looped) < 2 or "scatter" in kernel.ops:
+    if kernel.anchor is not None or len(looped) < 2 or kernel.scatters:
         return kernel
     axes = kernel.stages[looped[0]].axes
     if not vectorizes_rows(kernel, target):

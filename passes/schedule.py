@@ -30,7 +30,7 @@ def schedule(kernel: Kernel, target: Target) -> Schedule:
         return Schedule()
     lanes = _lanes(kernel, target)
     inner = next((s.axes for s in kernel.stages if s.axes), ())
-    scatter = any(s.accumulate for stage in kernel.stages for s in stage.stores) or "scatter" in kernel.ops
+    scatter = kernel.scatters
     axis = _vector_axis(kernel, inner, lanes, scatter)
     if axis is None:
         return Schedule(lanes=1, grain=_grain(kernel, None, 1))

@@ -161,7 +161,8 @@ class _LoopKernel(Frame):
             self._stores(stage)
             return
         n = dim.numel(tuple(a.extent for a in stage.axes))
-        if any(s.accumulate or any(isinstance(i, Expr) for i in s.index) for s in stage.stores):
+        scatters = any(s.accumulate or any(isinstance(i, Expr) for i in s.index) for s in stage.stores)
+        if scatters and not stage.reductions:  # else each address depends on what is before: there are no collisions
             self._in_order(stage, n)
         elif isinstance(n, int) and n <= self.rblock:
             self._whole_row(stage, n)
@@ -229,7 +230,6 @@ class _LoopKernel(Frame):
             a.finish()
 
     def _in_order(self, stage: Stage, n: DimLike) -> None:
-        assert not stage.reductions, "a stage that writes to computed addresses folds nothing"
         e, w = self.elements, self.writer
         total = self.size_text(e, n, "rnumel")
         start = w.name("r0")

@@ -57,6 +57,10 @@ class Segment:
     hits: Counter = field(default_factory=Counter)
     native: Any = None  # of a root: its NativeTree
 
+    def told(self, answer: Answer) -> str:
+        """An answer in words."""
+        return "2 or more" if self.kind == "size" and answer == 2 else str(answer)
+
     def matches(self, leaves: Sequence[Any]) -> Guard | None:
         """None if every guard holds, else the first that does not."""
         for g in self.guards:

@@ -20,7 +20,7 @@ from .activation import (
     softsign, tanhshrink,
 )  # fmt: skip
 from .movement import full, iota, broadcast_to, reshape, permute, flip, slice_, slice_scatter, pad, concat
-from .indexing import gather, scatter, check_index, extent
+from .indexing import gather, scatter, check_index, extent, positions
 from .windows import windows, unwindows
 from .reduce import reduce_sum, reduce_prod, reduce_max, reduce_min, reduce_any, reduce_all, argmax, argmin
 from .contract import matmul, conv

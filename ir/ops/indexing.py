@@ -217,6 +217,45 @@ check_index = register(
 )
 
 
+def _positions_type(mask: TensorType) -> TensorType:
+    if mask.dtype is not bool_ or not mask.ndim:
+        raise DTypeRuleError(f"a mask must be bool[..., n], not {mask}")
+    return TensorType(int64, (*mask.shape[:-1], mask.shape[-1] + 1))
+
+
+def _positions(mask: np.ndarray) -> np.ndarray:
+    out = np.zeros((*mask.shape[:-1], mask.shape[-1] + 1), np.int64)
+    for at in np.ndindex(mask.shape[:-1]):
+        found = np.flatnonzero(mask[at])
+        out[at][: len(found)] = found
+    return out
+
+
+positions = register(
+    OpDef(
+        "positions",
+        "structural",
+        ("mask",),
+        _positions_type,
+        _positions,
+        NO_GRADIENT,
+        saves=(),
+        batch=leading,
+        samples=lambda: [
+            Sample((example(9, dtype=np.bool_),), {}, gradcheck=False),
+            Sample((example(3, 40, dtype=np.bool_),), {}, gradcheck=False),
+            Sample((np.ones((2, 1), np.bool_),), {}, gradcheck=False),
+            Sample((np.zeros((2, 0), np.bool_),), {}, gradcheck=False),
+        ],
+        errors=lambda: [
+            ErrorSample((_index(0, 1),), {}, DTypeRuleError, "bool"),
+            ErrorSample((np.array(True),), {}, DTypeRuleError, "bool"),
+        ],
+        doc="Where a mask is true along its last axis, in order, and 0 behind that: int64 [..., n + 1].",
+    )
+)
+
+
 def _extent_type(count: TensorType, size: DimLike) -> TensorType:
     if count.dtype is not int64 or count.ndim:
         raise DTypeRuleError(f"the value of a size must be int64[], not {count}")

