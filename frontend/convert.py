@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.dim import Dim
+from ..ir.dim import Dim, DimLike
 from ..ir.dtypes import DType, bool_, complex_of, dtype_of, int64, promote, promote_scalar
 from ..ir.op import get_op
 from .dispatch import lift, run
@@ -14,6 +14,20 @@ from .state import SymbolicScalar, UnsupportedOperand, default_for, state
 from .tensor import Tensor, new_tensor
 
 PYTHON_NUMBERS = (bool, int, float, complex)
+
+
+def as_size(d: Any) -> DimLike:
+    """An integer that says how large something is, or where it begins. In a trace it may be a symbol. TypeError for
+    anything that is no integer."""
+    if isinstance(d, Dim):
+        return d
+    if isinstance(d, Tensor) and state.tracer is not None and d.dtype.is_integer:
+        d = d.item()
+    if isinstance(d, SymbolicScalar):
+        return d.as_size()
+    if not hasattr(d, "__index__"):
+        raise TypeError(f"sizes must be integers, not {d!r}")
+    return d.__index__()
 
 
 def is_scalar(x: Any) -> bool:

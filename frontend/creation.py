@@ -10,7 +10,7 @@ from ..ir.decider import decider
 from ..ir.dim import Dim, ceildiv, maximum
 from ..ir.dtypes import DType, bool_, dtype_of, int64
 from ..ir.op import get_op
-from .convert import as_tensor, cast_to, check_cast, is_scalar, native, result_dtype, scalar_tensor
+from .convert import as_size, as_tensor, cast_to, check_cast, is_scalar, native, result_dtype, scalar_tensor
 from .devices import check_device
 from .dispatch import lift, run
 from .state import SymbolicScalar, default_for, state
@@ -21,17 +21,18 @@ Shape = Any  # an int or a sequence of ints
 
 def as_shape(shape: Any) -> tuple:
     """A tuple of sizes. TypeError for anything that is no integer, ValueError for negative ones."""
-    sizes = (shape,) if isinstance(shape, (int, Dim)) or not hasattr(shape, "__iter__") else tuple(shape)
-    out = []
-    for d in sizes:
-        if not isinstance(d, Dim):
-            if not hasattr(d, "__index__"):
-                raise TypeError(f"sizes must be integers, not {d!r}")
-            d = d.__index__()
-            if d < 0:
-                raise ValueError(f"negative size in shape {tuple(sizes)}")
-        out.append(d)
-    return tuple(out)
+    sizes = (
+        (shape,)
+        if isinstance(shape, (int, Dim, SymbolicScalar))
+        or isinstance(shape, Tensor)
+        and not shape.ndim
+        or not hasattr(shape, "__iter__")
+        else tuple(shape)
+    )
+    out = tuple(map(as_size, sizes))
+    if any(d < 0 for d in out if isinstance(d, int) or decider() is not None):
+        raise ValueError(f"negative size in shape {out}")
+    return out
 
 
 def _sizes(shape: Any, more: tuple) -> tuple:
@@ -209,12 +210,18 @@ def iota(n: Any, dtype: DType) -> Tensor:
     return lift(get_op("iota")(shape=(n,), axis=0, dtype=dtype))
 
 
+def _number(x: Any) -> Any:
+    """What `arange` counts with."""
+    x = x.item() if isinstance(x, (Tensor, np.generic)) else x
+    return x.as_size() if isinstance(x, SymbolicScalar) and x.python_type is int else x
+
+
 def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None) -> Tensor:
     """start, start + step, ... up to but without `stop`; arange(n) counts from 0. Integers give int64."""
     check_device(device)
     if stop is None:
         start, stop = 0, start
-    start, stop, step = (x.item() if isinstance(x, (Tensor, np.generic)) else x for x in (start, stop, step))
+    start, stop, step = map(_number, (start, stop, step))
     if step == 0:
         raise ValueError("arange: step must not be 0")
     wanted = result_dtype(start, stop, step) if dtype is None else dtype_of(dtype)

@@ -246,6 +246,12 @@ def reshape_aliases(x: Tensor, shape: tuple) -> bool:
         strides = [s // root._data.itemsize for s in root._data.strides]
     fake = np.lib.stride_tricks.as_strided(np.zeros(1, np.int8), root.shape, tuple(int(s) for s in strides))
     for op, attrs in reversed(chain):
+        if op.name == "slice":  # it does not matter where it begins, which may be a symbol
+            start, stop = attrs["start"], attrs["stop"]
+            lengths = tuple([b - a for a, b in zip(start, stop)])
+            if not all(isinstance(n, int) for n in lengths):
+                return True
+            attrs = {**attrs, "start": (0,) * len(start), "stop": lengths}
         fake = op.reference(fake, **attrs)
     try:
         fake.reshape(shape, copy=False)

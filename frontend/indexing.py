@@ -19,7 +19,7 @@ from ..ir.dim import Dim, DimLike
 from ..ir.dtypes import bool_, int64
 from ..ir.op import get_op
 from ..ir.types import broadcast_shapes
-from .convert import as_tensor, cast_to, is_scalar, scalar_dtype, scalar_tensor
+from .convert import as_size, as_tensor, cast_to, is_scalar, scalar_dtype, scalar_tensor
 from .counting import true_positions, unraveled
 from .creation import zeros
 from .dispatch import apply, assign, check_writable, run
@@ -117,7 +117,9 @@ _NO_AXES = _NoAxes()
 def _normal_item(k: Any) -> Any:
     if isinstance(k, SymbolicScalar):
         k = k.as_index()
-    if k is None or k is Ellipsis or isinstance(k, (slice, Dim)):
+    if isinstance(k, slice):
+        return slice(*(None if v is None else as_size(v) for v in (k.start, k.stop, k.step)))
+    if k is None or k is Ellipsis or isinstance(k, Dim):
         return k
     if isinstance(k, (bool, np.bool_)):
         return new_tensor(np.asarray(k))

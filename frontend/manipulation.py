@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ..ir.dim import Dim, DimLike, floordiv, numel
+from ..ir.dim import DimLike, floordiv, numel
 from ..ir.dtypes import bool_, int32, int64
 from ..ir.op import get_op
 from ..ir.types import broadcast_shapes, normalize_axes, normalize_axis
-from .convert import as_tensor, cast_to, promote_operands
+from .convert import as_size, as_tensor, cast_to, promote_operands
 from .creation import as_shape, full, iota
 from .dispatch import run
 from .elementwise import add, not_equal, where
@@ -32,7 +32,7 @@ def reshape(x: Any, /, shape: Any, *, copy: bool | None = None) -> Tensor:
 
 
 def _with_inferred(sizes: tuple, shape: tuple) -> tuple:
-    sizes = tuple(d if isinstance(d, Dim) else d.__index__() for d in sizes)
+    sizes = tuple(map(as_size, sizes))
     unknown = [i for i, d in enumerate(sizes) if isinstance(d, int) and d == -1]
     total = numel(shape)
     if len(unknown) > 1 or any(isinstance(d, int) and d < -1 for d in sizes):

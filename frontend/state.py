@@ -81,9 +81,13 @@ class SymbolicScalar:
         """A 0-d tensor of `dtype`."""
         raise TypeError(f"{type(self).__name__} has no value here")
 
-    def as_index(self) -> Any:
-        """As a position along an axis: an int, or a 0-d integer tensor."""
+    def as_size(self) -> DimLike:
+        """As a size, or the bound of a slice."""
         return self.__index__()  # type: ignore[attr-defined]
+
+    def as_index(self) -> Any:
+        """As a position along an axis: as a size, or a 0-d integer tensor."""
+        return self.as_size()
 
 
 class _State(threading.local):

@@ -206,8 +206,10 @@ class Hooks(ObjectHooks):
         """An argument of library code: functions get their hooks, arrays from outside become inputs."""
         if type(v) is np.ndarray:
             return self.adopt(self.array(v))
-        if isinstance(v, (ScalarArgument, TracedInt)):
+        if isinstance(v, ScalarArgument):
             return v.concrete()
+        if isinstance(v, TracedInt):
+            return v.as_size()
         if isinstance(v, LazyNumber):
             return v.settle()
         if isinstance(v, Tensor):
@@ -497,7 +499,11 @@ class Hooks(ObjectHooks):
         self.tracer.stop(f"it makes a {module}.{cls.__name__}, which is not known to be pure")
 
     def _number(self, cls: type, x: Any) -> Any:
-        """int(x), float(x) or bool(x) of a tensor or a traced number; floats stay in the graph."""
+        """int(x), float(x) or bool(x) of a tensor or a traced number; floats stay in the graph, ints may become symbols."""
+        if cls is int and isinstance(x, Tensor) and x.dtype.is_integer:
+            x = one_element(x, "item")
+        if cls is int and isinstance(x, TracedInt):
+            return x.as_size()
         if cls is not float:
             return cls(x)
         if isinstance(x, TracedInt):

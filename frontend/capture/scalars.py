@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ...ir import ops
-from ...ir.dim import Dim
+from ...ir.dim import Dim, DimLike
 from ...ir.dtypes import DType, bool_, float64, int64, uint64
 from ...ir.graph import Value
 from ..state import SymbolicScalar, state
@@ -333,9 +333,14 @@ class TracedInt(TracedScalar):
 
     __index__ = __trunc__ = __floor__ = __ceil__ = __int__
 
+    def as_size(self) -> DimLike:
+        """The int itself, or a symbol where it has had too many values."""
+        counted = getattr(self.tracer, "counted", None)
+        return self.concrete() if counted is None else counted.whole(self.value)
+
     def as_index(self) -> Any:
-        """As a position along an axis: a tensor in the body of a loop, else the int itself."""
-        return self.to_tensor(int64) if hasattr(self.tracer, "decisions") else self.concrete()
+        """As a position along an axis: a tensor in the body of a loop, else as a size."""
+        return self.to_tensor(int64) if hasattr(self.tracer, "decisions") else self.as_size()
 
     def __round__(self, digits: Any = None) -> Any:
         return self if digits is None else round(self.concrete(), digits)

@@ -50,6 +50,10 @@ class Specialize(BaseException):
         self.leaf = leaf
 
 
+class TooMany(CaptureStop):
+    """Ends a capture: an answer has had too many values."""
+
+
 class NotClosed(BaseException):
     """An attempt to close a loop into one node has failed; the loop goes on step by step."""
 
@@ -342,7 +346,11 @@ class Tracer(TraceViews):
         if self.stopped is not None:
             raise self.stopped
         assert self.asker is not None
-        return self.asker(value, kind)
+        try:
+            return self.asker(value, kind)
+        except TooMany as e:
+            self.stopped = e
+            raise
 
     def size_of(self, t: Tensor, most: DimLike | None = None) -> DimLike:
         if self.stopped is not None:

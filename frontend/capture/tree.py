@@ -23,8 +23,10 @@ from ...ir.graph import Graph, InputSpec, Location, Node, Signature, Value
 from ...ir.verify import node_sizes
 from .guards import Guard
 from .replay import Captured, Source
+from .tracer import TooMany
 
 MOST_VALUES = 16  # of one question
+MOST_INTS = 4  # of an int that may also become a symbol
 MOST_QUESTIONS = 128  # in one call
 
 Answer = Union[bool, int]
@@ -153,7 +155,8 @@ class Route:
                     nodes.remove(segment)
 
     def ask(self, tracer: Any, value: Value, kind: str, guards: list[Guard], location: Location | None) -> Answer:
-        """The answer for the present call: of "size", the size itself. `guards`: what the trace has come to rely on since
+        """The answer for the present call: of "size", the size itself; "whole" is an int that
+        could be a symbol. `guards`: what the trace has come to rely on since
         the last question."""
         before = decide_with(None)  # sizes that passes and the code compare are no questions of the user's
         try:
@@ -162,6 +165,7 @@ class Route:
             decide_with(before)
 
     def _ask(self, tracer: Any, value: Value, kind: str, guards: list[Guard], location: Location | None) -> Answer:
+        most, kind = (MOST_INTS, "int") if kind == "whole" else (MOST_VALUES, kind)
         if len(self.segments) >= MOST_QUESTIONS:
             tracer.stop(f"it asks for the values of tensors more than {MOST_QUESTIONS} times")
         known = self.answers.get((value, kind))
@@ -190,8 +194,8 @@ class Route:
             answer, out = segment.run(self.leaves, self.values)
         except Exception as e:
             tracer.stop(f"what it asks for can't be computed: {type(e).__name__}: {e}")
-        if answer not in segment.branches and len(segment.branches) >= MOST_VALUES:
-            tracer.stop(f"it asks for a number that has had {MOST_VALUES} values already")
+        if answer not in segment.branches and len(segment.branches) >= most:
+            raise TooMany(f"it asks for a number that has had {most} values already", location)
         self.places.update({v: (len(self.segments), k) for k, v in enumerate((value, *kept))})
         self.done.update(nodes)
         self.segments.append((segment, answer))

@@ -20,6 +20,7 @@ from ...ir.graph import Value
 from ..lanes import Inside
 from ..state import state
 from . import sizes
+from .tracer import TooMany
 
 if TYPE_CHECKING:
     from .tracer import Tracer
@@ -31,11 +32,12 @@ MOST_EQUAL = 4  # expressions that one size is compared with, before it is taken
 @dataclass(slots=True)
 class Facts:
     """What is asked of a size before it becomes a symbol: whether it is one of `equal`, or a multiple of `factor`.
-    number: Python needs the number itself."""
+    number: Python needs the number itself. varies: it is an int that has had too many values to be told one by one."""
 
     equal: list[DimLike] = field(default_factory=list)
     factor: int = 1
     number: bool = False
+    varies: bool = False
 
 
 Settled = dict[int, Facts]  # by the number of the size in the trace
@@ -44,13 +46,15 @@ Settled = dict[int, Facts]  # by the number of the size in the trace
 class Settle(BaseException):
     """Starts the capture again: what a size turned out to be. Nothing: Python needs it as a number."""
 
-    def __init__(self, number: int, equal: DimLike | None = None, factor: int = 1):
-        self.number, self.equal, self.factor = number, equal, factor
+    def __init__(self, number: int, equal: DimLike | None = None, factor: int = 1, varies: bool = False):
+        self.number, self.equal, self.factor, self.varies = number, equal, factor, varies
 
     def note(self, settled: Settled) -> None:
         """Has later captures ask for it."""
         facts = settled.setdefault(self.number, Facts())
-        if self.factor > 1:
+        if self.varies:
+            facts.varies = True
+        elif self.factor > 1:
             facts.factor *= self.factor
         elif self.equal is None or len(facts.equal) >= MOST_EQUAL:
             facts.number = True
@@ -83,6 +87,23 @@ class ValueSizes:
         found = self._sizes.get(value)
         if found is None:
             found = self._sizes[value] = self._size(value, most)
+        return found
+
+    def whole(self, value: Value) -> DimLike:
+        """The 0-d int64 `value` as an int: a number, as long as it has few values, then a symbol, or minus one."""
+        if value in self._sizes:
+            return self._sizes[value]
+        facts = self.settled.get(self._count, Facts())
+        if not facts.varies or facts.number:
+            number, self._count = self._count, self._count + 1
+            try:
+                return self.tracer.ask(value, "int" if facts.number else "whole")
+            except TooMany:
+                if facts.number:
+                    raise
+                raise Settle(number, varies=True) from None
+        negative = self.tracer.ask(ops.lt(value, _value_of(0)), "bool")
+        found = self._sizes[value] = -self._size(ops.neg(value), None) if negative else self._size(value, None)
         return found
 
     def _size(self, value: Value, most: DimLike | None) -> DimLike:

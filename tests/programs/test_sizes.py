@@ -476,3 +476,70 @@ def test_many_different_sizes_do_not_make_many_traces():
     for (x,) in vectors(200, range(0, 200)):
         np.testing.assert_array_equal(compiled(x).numpy(), x.numpy()[x.numpy() > 0] * 2)
     assert len(compiled.traces) == 3
+
+
+# ------------------------------------------------------------------ ints of tensors as sizes and positions
+
+
+def counts(most=40):
+    for n in (3, 0, 1, 7, 2, 12, 25, 11, 5, 19, 40, 6, 33, 9, 8, 17, 31, 29, 21, 22, 23, 24):
+        yield tr.randn(most), tr.asarray(n)
+
+
+def taken(x, n):
+    return x[: int(n)] * 2
+
+
+def dropped(x, n):
+    return x[n:].sum(), x[-int(n) :] if n > 0 else x
+
+
+def counted_range(x, n):
+    return tr.arange(int(n)) * 2, tr.zeros(int(n) + 1)
+
+
+def shaped(x, n):
+    k = int(n.item())
+    return tr.ones((k, 2)).sum(axis=0), x[:k].reshape(k, 1), k
+
+
+def by_item(x, n):
+    k = n.item()
+    return x[:k], tr.full((k,), 2.0), k * 2
+
+
+def window(x, n):
+    start = int(n) // 2
+    return x[start : start + 3].sum()
+
+
+def element(x, n):
+    return x[int(n) - 1] * 2
+
+
+def written_range(x, n):
+    x[: int(n)] = 0.0
+    return x
+
+
+def signed(x, n):
+    k = 10 - int(n)
+    return k, x[k:], f"{k:+d}"
+
+
+def from_a_float(x, n):
+    return x[: int(x.abs().max() * 5)].sum()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [taken, dropped, counted_range, shaped, by_item, window, element, written_range, signed, from_a_float],
+    ids=lambda f: f.__name__,
+)
+def test_ints(program):
+    compare(program, counts(), rounds=1)
+
+
+def test_an_int_with_many_values_becomes_a_symbol():
+    compiled = compare(taken, counts(), rounds=2)
+    assert len(compiled.traces) <= 8
