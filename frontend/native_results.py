@@ -40,6 +40,7 @@ class Results:
         recipes, spec = self.captured.recipes, self.captured.spec
         flat = spec.kind is None or spec.kind in (tuple, list) and all(c.kind is None for c in spec.children)
         self.sized: dict[int, int] = {}
+        self.told: dict[str, int] = {}  # where sizes of values are
         self.structure: Any = "single" if spec.kind is None else "tuple"
         actions = self.captured.actions
         if flat and all(map(_is_plain, recipes)) and not actions:
@@ -54,6 +55,9 @@ class Results:
                 if not isinstance(r, replay.Size):
                     self._base(r)
             self.sized = self._sized()
+            for s, k in captured.told.items():
+                self.told[str(s)] = len(self.items)
+                self.items.append(Result("array", places[k]))
         self.returned = len(self.items)
         for effect in self.captured.effects:
             if not isinstance(effect.target, TensorSource):
@@ -63,7 +67,7 @@ class Results:
             number = None if effect.recipe is None else self._base(effect.recipe)
             self.effects.append(Effect(effect.target.held, "_grad", number))
         if not flat or not all(map(_is_plain, recipes)) or actions:
-            self.structure = _Finish(self.captured, self._known, self.sized)
+            self.structure = _Finish(self.captured, self._known, self.sized, self.told)
         elif spec.kind is list:
             self.structure = partial(_listed, self.returned) if self.effects else list
 
@@ -111,16 +115,16 @@ class Results:
 class _Finish:
     """Makes views and nested containers of the plain results."""
 
-    __slots__ = ("captured", "places", "sized")
+    __slots__ = ("captured", "places", "sized", "told")
 
-    def __init__(self, captured: Captured, places: dict[int, int], sized: dict[int, int]):
-        self.captured, self.places, self.sized = captured, places, sized
+    def __init__(self, captured: Captured, places: dict[int, int], sized: dict[int, int], told: dict[str, int]):
+        self.captured, self.places, self.sized, self.told = captured, places, sized, told
 
     def __call__(self, results: tuple[Any, ...]) -> Any:
         made: dict[int, Any] = {}
-        sizes: dict[str, int] = {}
+        sizes: dict[str, int] = {name: results[k].shape[1] for name, k in self.told.items()}
         if self.captured.sizes is not None:
-            sizes = self.captured.sizes.bind({leaf: results[k] for leaf, k in self.sized.items()})
+            sizes |= self.captured.sizes.bind({leaf: results[k] for leaf, k in self.sized.items()})
         leaves = [self._make(r, results, made, sizes) for r in self.captured.recipes]
         if self.captured.actions:
             steps = [a.prepare(lambda r: self._make(r, results, made, sizes), None) for a in self.captured.actions]

@@ -38,7 +38,7 @@ from ..runtime.trace_spec import (
     TraceSpec,
     Word,
 )
-from ..runtime.tree_code import Stage, TreeCode, tree_code
+from ..runtime.tree_code import Stage, TreeCode, Unbounded, tree_code
 from . import autograd
 from .capture import guards as g
 from .capture.origins import NumberSource, OriginGuard, ReadSource
@@ -96,7 +96,7 @@ def tree_spec(captured: Captured, call: Invocation) -> tuple[TraceSpec, list[Cap
     try:
         writer = _TreeWriter(captured, call)
         return writer.tree_spec(), writer.traces
-    except (Inexpressible, UnknownLayout, UnknownSize):
+    except (Inexpressible, UnknownLayout, UnknownSize, Unbounded):
         return None
 
 
@@ -112,8 +112,6 @@ def _expressible(node: Captured | Segment) -> Executable:
         raise Inexpressible("code of another kind, or with steps on the host")
     if isinstance(node, Captured) and node.backward is not None:
         raise Inexpressible("results with a history")
-    if isinstance(node, Captured) and node.counted:
-        raise Inexpressible("sizes that depend on values")
     if len(executable.plan.buffers) > MOST_VALUES:
         raise Inexpressible("too many values")
     return executable
@@ -418,8 +416,9 @@ class _TreeWriter(_Writer):
         if any(not guard.check(call.leaves) for guard in t.all_guards):
             return False
         try:
-            _Writer([t], call)._shared()
-            _Writer([t], call).ending(t, _expressible(t), 0, (), 0)
+            writer = _Writer([t], call)
+            writer._shared()
+            writer.ending(t, _expressible(t), 0, (), 0)
         except (Inexpressible, UnknownLayout, UnknownSize):
             return False
         return True
@@ -431,17 +430,25 @@ class _TreeWriter(_Writer):
         if any(t.sizes is not None for t in self.traces):
             raise Inexpressible("a tree with symbolic sizes")
         self.depths: list[tuple[Segment, Any]] = []
-        root = self._stage(self.root)
+        root = self._stage(self.root, 0)
         first = len(self.sources) + len(self.constants)
         values = first + max(executable_values(e) for e in self.executables)
+        self.endings.sort(key=lambda end: end[0].ending)
         for stage, e in self.endings:
             stage.constants, stage.outputs = first, first + len(e.plan.constants)
+        ends = []
+        for t, e, (stage, _) in zip(self.traces, self.executables, self.endings):
+            self.dims.wanted.clear()
+            ends.append(self.ending(t, e, first, self.constants, values))
+            needed = {str(d): d for d in (*e.plan.dims, *self.dims.wanted.values())}
+            for d in needed.values():
+                self.dims.size(d)
+            stage.sizes = [(d, self.dims.slots[name]) for name, d in needed.items()]
         code: TreeCode = tree_code(root, len(self.traces))
-        shared: dict[str, Any] = {**self._shared(), "arena": max(64, code.arena)}
-        slow = any(_seconds(e.plan, {}) > LONG for e in (*self.executables, *self.segments))
+        shared: dict[str, Any] = {**self._shared(), "arena": max(64, code.arena), "dims": len(self.dims.slots)}
+        slow = any(_seconds(e.plan, _largest(e.plan)) > LONG for e in (*self.executables, *self.segments))
         endings = tuple(
-            TraceSpec(**self.ending(t, e, first, self.constants, values), **shared, plan=address, release_gil=slow)
-            for t, e, address in zip(self.traces, self.executables, code.endings)
+            TraceSpec(**end, **shared, plan=address, release_gil=slow) for end, address in zip(ends, code.endings)
         )
         pads = tuple(Constant(k, 0) for k in range(first, values))
         return TraceSpec(
@@ -459,7 +466,7 @@ class _TreeWriter(_Writer):
     endings: list[tuple[Stage, Executable]]
     segments: list[Executable]
 
-    def _stage(self, node: Segment | Captured) -> Stage:
+    def _stage(self, node: Segment | Captured, depth: int) -> Stage:
         if node is self.root:
             self.endings, self.segments = [], []
         executable = _expressible(node)
@@ -471,12 +478,21 @@ class _TreeWriter(_Writer):
         self.segments.append(executable)
         first = len(self.sources) + len(self.constants)
         self.constants += [Constant(k, c.ctypes.data, c) for k, c in enumerate(executable.plan.constants, first)]
-        stage = Stage(executable, inputs, node.given, first, is_bool=node.kind == "bool")
+        stage = Stage(executable, inputs, node.given, first, kind=node.kind)
+        if node.kind == "size":
+            traces = (t for t in leaves_of(node.branches.get(2, ())) if id(t) in self.numbers)
+            symbols = (s for t in traces for s, (d, _) in t.counted.items() if d == depth)
+            stage.counts = next(symbols, None)
         for answer, below in node.branches.items():
             known = [n for n in below if any(id(t) in self.numbers for t in leaves_of([n]))]
-            if len(known) == 1:  # else guards decide, which only the Python path asks there
-                stage.branches[int(answer)] = self._stage(known[0])
+            if known:
+                stage.branches[int(answer)] = [self._stage(n, depth + 1) for n in known]
         return stage
+
+
+def _largest(plan: Plan) -> dict[str, int]:
+    """The symbols of a plan, as large as they can be."""
+    return {str(d): dim.bounds(d)[1] or 0 for d in plan.dims}
 
 
 def executable_values(executable: Executable) -> int:

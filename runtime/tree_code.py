@@ -4,19 +4,26 @@
     i32 ending_k(ptr values, ptr dims, ptr arena)    0, or what its plan returns
 
 Both get one frame of `values` and one arena. What the stages on the way compute stays at the beginning of the arena,
-where later stages and the ending read it; scratch comes behind it. Sizes are constants.
+where later stages and the ending read it; scratch comes behind it. A symbolic size is what a question has been answered
+with: `select` puts it into `dims`, and what else the ending needs of it. Room in the arena is for the largest it can be.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..backends.llvm import engine
-from ..backends.llvm.builder import Function, Module, Val, i32, i64
+from ..backends.llvm.builder import Block, Function, Module, Val, i32, i64
+from ..ir import dim
+from ..ir.dim import Dim, DimLike
 from ..ir.plan import Plan
 from .cache import cached_object
 from .executable import Executable, source_digest
+from .plan_code import Sizes
+
+MOST_ROOM = 1 << 31  # elements, or bytes, that a symbolic size may take in the arena
 
 
 @dataclass(slots=True)
@@ -25,6 +32,8 @@ class Stage:
 
     inputs: where its own inputs stand in `values`. given: (depth, output) of the stages above that it also reads.
     constants, outputs: where those of its plan stand in `values`; outputs of segments stand in the arena instead.
+    kind: as in `capture.tree.Segment`. counts: the symbol that the answer to a "size" is, in branch 2.
+    sizes: of an ending: what `select` puts into which place of `dims`; the symbols themselves are among it.
     """
 
     executable: Executable
@@ -32,9 +41,15 @@ class Stage:
     given: Sequence[tuple[int, int]]
     constants: int
     outputs: int = -1
-    is_bool: bool = True
-    branches: dict[int, Stage] = field(default_factory=dict)
+    kind: str = "bool"
+    counts: Dim | None = None
+    branches: dict[int, list[Stage]] = field(default_factory=dict)
     ending: int = -1
+    sizes: list[tuple[Dim, int]] = field(default_factory=list)
+
+
+class Unbounded(Exception):
+    """A size could be anything: there is no room for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,53 +82,74 @@ class _Writer:
         self._measure(root, 0)
         self.endings: dict[int, tuple[Stage, list[list[int]]]] = {}
         f = self._function("tf_select")
-        self._stage(f, root, [], 0)
+        lost = f.block("lost")
+        self._stage(f, root, [], 0, {}, lost)
+        f.current = lost
+        f.ret(i32(-1))
         for k in range(endings):
             stage, places = self.endings[k]
             f = self._function(f"tf_ending_{k}")
-            f.ret(self._call(f, stage, places, None))
+            counts = {
+                s: f.load("i64", f.gep("i64", f.args[1], i64(j)), 8) for s, j in stage.sizes if str(s).isidentifier()
+            }
+            f.ret(self._call(f, stage, places, None, counts))
 
     def _function(self, name: str) -> Function:
         return self.module.function(name, "i32", [("ptr", "values"), ("ptr", "dims"), ("ptr", "arena")], "nounwind")
 
     def _measure(self, stage: Stage, start: int) -> None:
         """Where scratch begins, and how much of it there is."""
-        self.most_scratch = max(self.most_scratch, int(stage.executable.arena_size))  # type: ignore[arg-type]
+        self.most_scratch = max(self.most_scratch, _most(stage.executable.arena_size))
         if stage.ending < 0:
             start += sum(_outputs(stage.executable.plan))
-            for below in stage.branches.values():
+            for below in itertools.chain(*stage.branches.values()):
                 self._measure(below, start)
         self.scratch = max(self.scratch, start)
 
-    def _stage(self, f: Function, stage: Stage, above: list[list[int]], start: int) -> None:
-        """From the current block on, which this ends."""
+    def _stage(
+        self, f: Function, stage: Stage, above: list[list[int]], start: int, counts: dict[Dim, Val], lost: Block
+    ) -> None:
+        """From the current block on, which this ends. counts: the sizes that are known. lost: where calls go for which
+        there is no way here."""
         if stage.ending >= 0:
             self.endings[stage.ending] = (stage, above)
+            sizes = Sizes(f, counts)
+            for d, k in stage.sizes:
+                f.store(sizes(d), f.gep("i64", f.args[1], i64(k)), 8)
             f.ret(i32(stage.ending))
             return
         places: list[int] = []
         for n in _outputs(stage.executable.plan):
             places.append(start)
             start += n
-        status = self._call(f, stage, above, places)
-        lost, answered = f.block("lost"), f.block("answered")
-        f.cbr(f.cmp("eq", status, i32(0)), answered, lost)
-        f.current = lost
+        status = self._call(f, stage, above, places, counts)
+        places.append(0)  # of the empty array that stands for a size
+        failed, answered = f.block("failed"), f.block("answered")
+        f.cbr(f.cmp("eq", status, i32(0)), answered, failed)
+        f.current = failed
         f.ret(i32(-1))
         f.current = answered
-        answer = f.load("i8" if stage.is_bool else "i64", f.gep("i8", f.args[2], i64(places[0])), 1)
-        answer = f.convert("zext", answer, "i64") if stage.is_bool else answer
+        is_bool = stage.kind == "bool"
+        answer = f.load("i8" if is_bool else "i64", f.gep("i8", f.args[2], i64(places[0])), 1)
+        answer = f.convert("zext", answer, "i64") if is_bool else answer
         for value, below in stage.branches.items():
+            many = stage.kind == "size" and value == 2
             taken, other = f.block("taken"), f.block("other")
-            f.cbr(f.cmp("eq", answer, i64(value)), taken, other)
+            f.cbr(f.cmp("sge" if many else "eq", answer, i64(value)), taken, other)
             f.current = taken
-            self._stage(f, below, [*above, places], start)
+            known = {**counts, stage.counts: answer} if many and stage.counts is not None else counts
+            for k, node in enumerate(below):  # those whose guards hold, in the order in which they are asked
+                following = f.block("next") if k + 1 < len(below) else lost
+                self._stage(f, node, [*above, places], start, known, following)
+                f.current = following
             f.current = other
-        f.ret(i32(-1))
+        f.br(lost)
 
-    def _call(self, f: Function, stage: Stage, above: list[list[int]], places: list[int] | None) -> Val:
+    def _call(
+        self, f: Function, stage: Stage, above: list[list[int]], places: list[int] | None, counts: dict[Dim, Val]
+    ) -> Val:
         """The status of a stage's plan. places: where its outputs go in the arena; None: where `values` says."""
-        values, dims, arena = f.args
+        values, _, arena = f.args
         plan = stage.executable.plan
         slots = f.alloca("ptr", max(1, len(stage.inputs) + len(stage.given) + len(plan.constants) + len(plan.outputs)))
         pointers: list[Val] = [f.load("ptr", f.gep("ptr", values, i64(k)), 8) for k in stage.inputs]
@@ -128,6 +164,9 @@ class _Writer:
                 pointers.append(f.gep("i8", arena, i64(places[k])))
         for k, p in enumerate(pointers):
             f.store(p, f.gep("ptr", slots, i64(k)), 8)
+        dims = f.alloca("i64", max(1, len(plan.dims)))
+        for k, d in enumerate(plan.dims):
+            f.store(Sizes(f, counts)(d), f.gep("i64", dims, i64(k)), 8)
         name = self.names.get(stage.executable.address)
         if name is None:
             name = self.names[stage.executable.address] = f"tf_stage_{len(self.names)}"
@@ -141,7 +180,13 @@ def _outputs(plan: Plan) -> list[int]:
     sizes = []
     for b in plan.outputs:
         t = plan.buffers[b].type
-        size = t.size
-        assert isinstance(size, int)
-        sizes.append(-(-size * t.dtype.itemsize // 64) * 64)
+        sizes.append(-(-_most(t.size) * t.dtype.itemsize // 64) * 64)
     return sizes
+
+
+def _most(size: DimLike) -> int:
+    """The largest that a size can be. Unbounded where that is too much."""
+    most = dim.bounds(size)[1]
+    if most is None or most > MOST_ROOM:
+        raise Unbounded(str(size))
+    return most

@@ -10,9 +10,10 @@ from typing import Any, Callable, Sequence
 import numpy as np
 
 from ...ir.decider import decider
-from ...ir.dim import Dim
+from ...ir.dim import Dim, symbols
 from ...ir.dtypes import float64, from_numpy
 from ...ir.graph import InputSpec, OutputSpec, Signature, Value
+from ...ir.subgraph import sizes_in
 from ...ir.types import TensorType
 from .. import random
 from ..epoch import epoch
@@ -189,6 +190,9 @@ class _Finish:
                 self.shared[id(root_of(x))] = self.shared.get(id(root_of(x)), 0) + 1
         recipes = [self.recipe(x) for x in leaves]
         effects = self._gradients()
+        told = self._told(
+            [*recipes, *(r for e in effects if e.recipe for r in (e.recipe,)), *(r for a in actions for r in a.recipes)]
+        )
         written = list(tracer.written())
         writes: list[tuple[int, int]] = []
         for k, slot in written:
@@ -212,8 +216,22 @@ class _Finish:
         out.notes = tuple(self.hooks.open_loops)
         if self.route is not None:
             out.rest, out.given, out.above = self.route.rest(graph), self.route.given, self.route.segments
-            out.counted = {str(s): self.route.places[v] for s, v in self.route.sizes.items()}
+            out.counted = {s: self.route.places[v] for s, v in self.route.sizes.items()}
+            out.told = told
         return out
+
+    def _told(self, recipes: list[Recipe]) -> dict[Dim, int]:
+        """Outputs that tell the sizes of values with which results are made: of numbers, and of views."""
+        known = {} if self.route is None else self.route.sizes
+        needed: dict[Dim, None] = {}
+        for r in parts_of(recipes) if known else ():
+            while isinstance(r, View):
+                for v in r.attrs.values():
+                    needed.update((s, None) for d in sizes_in(v) for s in symbols(d))
+                r = r.base
+            if isinstance(r, Size):
+                needed.update(dict.fromkeys(r.size.symbols()))
+        return {s: self._output(known[s], OutputSpec()) for s in needed if s in known}
 
     def _backward(self, written: set[int]) -> Any:
         n = len(self.outputs)

@@ -212,9 +212,8 @@ class Captured:
     notes: tuple[str, ...] = ()  # what it could do better, for `explain`
     executable: Any = None  # of `rest`
     sizes: SizesGuard | None = None  # of a trace with symbolic sizes of arguments
-    counted: dict[str, tuple[int, int]] = field(
-        default_factory=dict
-    )  # sizes that depend on values: where they are told
+    counted: dict[Dim, tuple[int, int]] = field(default_factory=dict)  # sizes of values: where segments tell them
+    told: dict[Dim, int] = field(default_factory=dict)  # those that results are made with: graph outputs that tell them
     native: Any = None  # its NativeTrace; False when the native entry can't serve it
     calls: int = 0
     actions: list[Action] = field(default_factory=list)  # what it does to Python objects
@@ -238,8 +237,8 @@ class Captured:
     def bind(self, leaves: Sequence[Any], values: Sequence[Sequence[np.ndarray]]) -> dict[str, int]:
         """How large the symbolic sizes are in a call. values: as for `run`."""
         out = {} if self.sizes is None else self.sizes.bind(leaves)
-        for name, (depth, k) in self.counted.items():
-            out[name] = values[depth][k].shape[1]
+        for s, (depth, k) in self.counted.items():
+            out[str(s)] = values[depth][k].shape[1]
         return out
 
     def commit(
