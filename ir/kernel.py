@@ -121,8 +121,14 @@ class Kernel:
 
     @property
     def scatters(self) -> bool:
-        """Whether it stores where values say, so that the order of stores matters."""
+        """Whether it stores where values say."""
         return any(isinstance(i, Expr) for stage in self.stages for s in stage.stores for i in s.index)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether it stores where values say, so that the order of stores matters. (Where a running fold says so, no two
+        go to one place, but for equal ones.)"""
+        return self.scatters and not any(r.running for stage in self.stages for r in stage.reductions)
 
     @property
     def all_axes(self) -> tuple[Axis, ...]:

@@ -30,7 +30,7 @@ def schedule(kernel: Kernel, target: Target) -> Schedule:
         return Schedule()
     lanes = _lanes(kernel, target)
     inner = next((s.axes for s in kernel.stages if s.axes), ())
-    scatter = kernel.scatters
+    scatter = kernel.ordered
     axis = _vector_axis(kernel, inner, lanes, scatter)
     if axis is None:
         return Schedule(lanes=1, grain=_grain(kernel, None, 1))
