@@ -96,7 +96,7 @@ def _expand(x: Tensor, key: Any) -> list[Any]:
     for k in items:
         if isinstance(k, Tensor) and k.dtype is bool_:
             sizes = x.shape[axis : axis + k.ndim]
-            if k.ndim and k.shape != sizes:
+            if k.ndim and 0 not in k.shape and k.shape != sizes:  # NumPy takes empty masks for any size
                 raise IndexError(
                     f"a mask of shape {k.shape} does not fit the axes {sizes} of a tensor of shape {x.shape}"
                 )
