@@ -1,6 +1,6 @@
 """From captured traces to what the native entry reads: `TraceSpec`s.
 
-What it can't say (histories of results, nested arguments, keywords) stays with the Python path, which also gets every
+What it can't say (histories of results, nested arguments) stays with the Python path, which also gets every
 call that a native guard refuses. Native guards are stricter where that is cheaper: an equal value is the same object.
 A trace tree becomes one spec with several endings: the guards are those of all of them, and its code asks the questions.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import math
+import sys
 import types
 from collections.abc import Sequence
 from functools import partial
@@ -101,9 +102,10 @@ def tree_spec(captured: Captured, call: Invocation) -> tuple[TraceSpec, list[Cap
 
 
 def _flat(call: Invocation) -> bool:
-    """Whether the leaves of the arguments are the arguments, and there are none by name."""
-    same = len(call.args) == len(call.leaves) and all(a is b for a, b in zip(call.args, call.leaves))
-    return same and not call.kwargs and len(call.leaves) <= MOST_ARGS
+    """Whether the leaves of the arguments are the arguments."""
+    given = (*call.args, *call.kwargs.values())
+    same = len(given) == len(call.leaves) and all(a is b for a, b in zip(given, call.leaves))
+    return same and len(given) <= MOST_ARGS
 
 
 def _expressible(node: Captured | Segment) -> Executable:
@@ -133,6 +135,7 @@ class _Writer:
         self.sizes = traces[0].sizes
         self.dims = Dims(() if executable is None else executable.plan.dims)
         self.leaves, self.prefix, self.epoch = call.leaves, call.prefix, call.epoch
+        self.names = tuple(map(sys.intern, call.kwargs))
         self.sources: list[Source] = []  # of all traces; their places among the values are their numbers
         self.types: list[TensorType] = []
         self._place: dict[tuple, int] = {}
@@ -198,6 +201,7 @@ class _Writer:
             mode=modes(),
             same=self._same(),
             checks=tuple(self.checks),
+            names=self.names,
             disjoint=tuple(self.disjoint),
         )
 

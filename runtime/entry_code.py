@@ -201,11 +201,15 @@ def _ask(m: Module) -> None:
 
 
 def _guard(m: Module) -> None:
-    """i1 tf_guard(trace, args, nargs, mode, frame): does this trace serve the call?"""
-    params = [("ptr", "trace"), ("ptr", "args"), ("i64", "nargs"), ("i64", "mode"), ("ptr", "frame")]
-    c = Code(m, "tf_guard", "i1", params)
-    f, (trace, args, nargs, mode, frame) = c.f, c.args
+    """i1 tf_guard(trace, args, nargs, names, named, mode, frame): does this trace serve the call? nargs: all arguments, of
+    which the last `named` have their names in the tuple `names`."""
+    params = [("ptr", "trace"), ("ptr", "args"), ("i64", "nargs"), ("ptr", "names"), ("i64", "named"), ("i64", "mode")]
+    c = Code(m, "tf_guard", "i1", [*params, ("ptr", "frame")])
+    f, (trace, args, nargs, names, named, mode, frame) = c.f, c.args
     c.require(c.equal(nargs, c.word(trace, at.ARGS)))
+    c.require(c.equal(named, c.word(trace, at.NAMES)))
+    with c.rows(trace, at.NAMES, 1) as (k, name):
+        c.require(c.equal(f.call("PyTuple_GetItem", "ptr", names, k), c.word(name, 0, "ptr")))
     wanted = c.word(trace, at.MODE)
     c.require(f.binary("or", c.equal(wanted, mode), c.equal(wanted, i64(at.ANY_MODE))))
     with c.rows(trace, at.WORDS, 2) as (_, guard):
@@ -381,10 +385,16 @@ def _entry(m: Module, layout: Layout) -> None:
     f, (self, args, nargsf, names) = c.f, c.args
     nargs = f.binary("and", nargsf, i64((1 << 63) - 1))
     chain = c.at(self, at.F_CHAIN)
-    with_names = f.cmp("ne", names, NULL)
+    counted = f.alloca("i64", align=8)
+    f.store(i64(0), counted)
     walk, step, run, next_one, leave = (f.block(n) for n in ("walk", "step", "run", "next", "leave"))
-    f.cbr(f.binary("or", with_names, c.equal(chain, NULL)), c.no, walk)
+    f.cbr(c.equal(chain, NULL), c.no, walk)
     f.current = walk
+    with f.when(f.cmp("ne", names, NULL)):
+        f.store(f.call("PyTuple_Size", "i64", names), counted)
+    named = f.load("i64", counted)
+    given = f.add(nargs, named)
+    walk = f.current
     f.call("Py_IncRef", "void", chain)
     table = f.gep("i8", c.at(chain, layout.pointers_slot), i64(layout.bytes_data))
     frame = f.emit("ptr", f"alloca i64, {c.word(table, 0)}, align 16")
@@ -397,7 +407,8 @@ def _entry(m: Module, layout: Layout) -> None:
     try_it = f.block("try")
     f.cbr(c.equal(trace, NULL), leave, try_it)
     f.current = try_it
-    f.cbr(f.call_pointer(Val("@tf_guard", "ptr"), "i1", trace, args, nargs, mode, frame), run, next_one)
+    serves = f.call_pointer(Val("@tf_guard", "ptr"), "i1", trace, args, given, names, named, mode, frame)
+    f.cbr(serves, run, next_one)
     f.current = next_one
     following = c.place(cursor, i64(1))
     f.br(step)

@@ -26,8 +26,8 @@ from .trace_spec import ABSENT, Arg, ArrayArg, EqualArg, ScalarArg, Size, Slot, 
     DERIVE, DISJOINT, DISJOINT_TABLE, OUTPUTS, OUTPUT_TABLE, RESULTS, RESULT_TABLE, PLAN, ARENA, ARENA_DIM,
     RELEASE_GIL, STRUCTURE, FINISH, AT_DIMS, AT_SIZES, AT_SCALARS, AT_HELD, AT_OUTPUTS, MODE, SAME, SAME_TABLE,
     CHECKS, CHECK_TABLE, LOADS, LOAD_TABLE, EFFECTS, EFFECT_TABLE, RETURNED, VERSIONS, VERSION_TABLE, HOLDS,
-    ENDINGS, ENDING_TABLE, HEADER_WORDS,
-) = range(45)  # fmt: skip
+    ENDINGS, ENDING_TABLE, NAMES, NAME_TABLE, HEADER_WORDS,
+) = range(47)  # fmt: skip
 ANY_MODE = -1
 # ---- records of the tables
 (A_KIND, A_VALUE, A_TYPE_NUMBER, A_NDIM, A_DIMS, A_STRIDES, A_FLAGS, A_OBJECT, A_TYPE, A_SLOTS, A_SLOT_TABLE, A_ITEM,
@@ -257,6 +257,7 @@ def write_trace(
     table(RESULTS, results)
     table(SAME, [[i, j, int(equal)] for i, j, equal in spec.same])
     table(ENDINGS, [[m.ctypes.data] for m in endings])
+    table(NAMES, [[address(name)] for name in spec.names])
     table(CHECKS, [[address(check)] for check in spec.checks])
     if tensor_type is not None:
         table(LOADS, [[address(x.owner), _slot_offset(tensor_type, x.slot)] for x in spec.loads])

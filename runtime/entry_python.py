@@ -206,9 +206,11 @@ class PythonFunction:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         chain = self._chain
-        if chain is not None and not kwargs:
+        if chain is not None:
             for trace in chain.traces:
-                call = _Call(trace.spec, args, self._settings.tensor_type)
+                if tuple(kwargs) != trace.spec.names:
+                    continue
+                call = _Call(trace.spec, (*args, *kwargs.values()), self._settings.tensor_type)
                 if not call.served(self._settings.mode):
                     continue
                 answer = call.run(self._settings.box, trace)

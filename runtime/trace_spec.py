@@ -176,7 +176,8 @@ class TraceSpec:
     structure: "single" (the first result), "tuple", or what gets the tuple of results and returns the call's value.
     effects: happen before that. returned: how many results the tuple has, -1 for all; the others serve effects.
     mode: what `entry.set_mode` must have set in the calling thread; None: anything. same: (i, j, whether arguments i and
-    j are one object). checks: guards in Python, which return True; asked last.
+    j are one object). checks: guards in Python, which return True; asked last. names: the last arguments are given by name,
+    in this order; interned strings.
     written: positions in `values` of the Tensors (arguments or states) whose `_version` counts this call.
     endings: traces with the same args, states, values, dims and arena but no guards, each an end that a call may come to.
     `plan` then says which one it is, by its number, or a negative one where it declines; outputs, results, effects,
@@ -199,6 +200,7 @@ class TraceSpec:
     mode: int | None = None
     same: tuple[tuple[int, int, bool], ...] = ()
     checks: tuple[Callable[[], bool], ...] = ()
+    names: tuple[str, ...] = ()
     loads: tuple[Load, ...] = ()
     effects: tuple[Effect, ...] = ()
     returned: int = -1

@@ -227,6 +227,10 @@ class Hooks(ObjectHooks):
             return self.callable(v)
         return self.known(v)
 
+    def _handed_on(self, v: Any) -> Any:
+        """An argument that library code hands on to a user's function."""
+        return v if isinstance(v, (ScalarArgument, TracedInt, LazyNumber)) else self._passed(v)
+
     def _library(self, f: types.FunctionType, module: str, bound: Any, args: tuple, kwargs: dict) -> Any:
         from ..nn.module import Module
 
@@ -244,8 +248,12 @@ class Hooks(ObjectHooks):
         if not allowed:
             self.tracer.stop(f"it calls {f.__qualname__}, which can't be part of a trace")
         f = self._with_callbacks(f)
-        passed = [a if a is bound else array_mode.weak(self._passed(a)) for a in args]
-        out = f(*passed, **{k: self._passed(v) for k, v in kwargs.items()})
+        if isinstance(bound, Module) and name == "__call__" and policy.is_user(type(bound).forward):
+            take = self._handed_on
+        else:
+            take = self._passed
+        passed = [a if a is bound else array_mode.weak(take(a)) for a in args]
+        out = f(*passed, **{k: take(v) for k, v in kwargs.items()})
         if name in policy.CREATION and isinstance(out, Tensor) and type(out._data) is np.ndarray:
             if (
                 not any(out is a for a in args)

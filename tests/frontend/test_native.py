@@ -45,7 +45,7 @@ def hits(fn):
     return sum(t.hits for t in entry.traces(target(fn)))
 
 
-def natively(fn, *args):
+def natively(fn, *args, **options):
     """Calls without a way out to Python."""
     function = target(fn)
     miss, before = function._miss, hits(fn)
@@ -55,7 +55,7 @@ def natively(fn, *args):
 
     function._miss = forbidden
     try:
-        out = fn(*args)
+        out = fn(*args, **options)
     finally:
         function._miss = miss
     assert hits(fn) == before + 1
@@ -90,6 +90,47 @@ def test_a_chain_is_served_natively():
     assert fn.cache_info()["hits"] == 1 and fn.traces[0].calls == 2
 
 
+def test_arguments_by_name():
+    def f(x, *, scale=1.0, shift=None, flag=True):
+        y = x * scale if flag else x
+        return y if shift is None else y + shift
+
+    fn, x, s = strict(f), vector(), vector()
+    for _ in range(2):
+        fn(x, scale=2.0)
+        fn(x, scale=2.0, shift=s)
+        fn(x, shift=s, scale=2.0)
+        fn(x=x, flag=False)
+    equal(natively(fn, x, scale=3.0), f(x, scale=3.0))
+    equal(natively(fn, x, scale=3.0, shift=s), f(x, scale=3.0, shift=s))
+    equal(natively(fn, x, shift=s, scale=0.5), f(x, shift=s, scale=0.5))
+    equal(natively(fn, x=x, flag=False), x)
+    equal(slowly(fn, x, flag=False, scale=2.0), x)
+    equal(slowly(fn, x, **{"".join(("sca", "le")): 4.0}), f(x, scale=4.0))  # equal, but another string
+    with pytest.raises(TypeError, match="unexpected keyword argument 'scales'"):
+        fn(x, scales=1.0)
+    with pytest.raises(TypeError, match="multiple values"):
+        fn(x, x=x)
+
+
+def test_arguments_of_a_module_by_name():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x, scale=1.0, *, twice=False):
+            y = self.linear(x) * scale
+            return y * 2 if twice else y
+
+    module = Scaled()
+    with tr.no_grad():
+        fn, x = tr.compile(module, fullgraph=True), vector()
+        for _ in range(2):
+            fn(x, scale=2.0, twice=True)
+        equal(natively(fn, x, scale=2.5, twice=True), module(x, scale=2.5, twice=True))
+
+
 def test_arguments_of_another_kind_go_the_slow_way():
     def f(x):
         return x * 2 + 1
@@ -102,6 +143,7 @@ def test_arguments_of_another_kind_go_the_slow_way():
     for other in (wide[::2], tr.tensor(np.arange(4.0)), wide, ARRAY):
         equal(slowly(fn, other), f(other))
     equal(slowly(fn, x=vector()), f(vector()))
+    natively(fn, x=vector())
     parameter = nn.Parameter(vector())
     equal(slowly(fn, parameter), f(parameter))
     natively(fn, wide)
@@ -640,3 +682,23 @@ def test_many_calls_hold_no_more_memory():
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_million_calls_hold_no_more_memory():
     assert grown(1_000_000) < 1 << 20
+
+
+def test_floats_stay_inputs_on_their_way_into_modules():
+    class Scaled(nn.Module):
+        def forward(self, x, scale):
+            return x * scale
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Scaled()
+
+        def forward(self, x, scale=1.0):
+            return self.inner(x, scale=scale * 2) + self.inner(x, x.sum().item())
+
+    module, x = Outer(), vector()
+    fn = tr.compile(module, fullgraph=True)
+    for scale in (0.5, 1.5, 2.5, 3.5):
+        equal(fn(x, scale), module(x, scale))
+    assert len(compiled_function(fn).traces) == 1

@@ -51,6 +51,16 @@ def test_it_is_native_here():
 
 
 @KINDS
+def test_arguments_by_name(native):
+    f = function_of(native, spec_of(3, names=("scale", "shift")))
+    x, y, z = vector(), vector(start=1), vector(start=2)
+    np.testing.assert_array_equal(f(x, scale=y, shift=z)._data, x._data + y._data + z._data + 1)
+    assert missed(f(x, y, z)) and missed(f(x, y))
+    for options in ({"shift": y, "scale": z}, {"scale": y, "other": z}, {"scale": y}, {"a": x, "scale": y, "shift": z}):
+        assert f(x, **options) == ("miss", (x,), options)
+
+
+@KINDS
 def test_without_traces_everything_goes_to_miss(native):
     f = function_of(native)
     assert f(1, 2, k=3) == ("miss", (1, 2), {"k": 3})
