@@ -11,7 +11,7 @@ import gc
 import math
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -412,12 +412,14 @@ class _TreeWriter(_Writer):
 
     def __init__(self, captured: Captured, call: Invocation):
         self.root: Segment = captured.above[0][0]
-        traces = [t for t in leaves_of([self.root]) if t is captured or self._fits(t, call)]
+        traces = [t for t in leaves_of([self.root]) if t is captured or self._fits(t, captured, call)]
         super().__init__(traces, call)
         self.traces = traces
 
-    def _fits(self, t: Captured, call: Invocation) -> bool:
+    def _fits(self, t: Captured, captured: Captured, call: Invocation) -> bool:
         if any(not guard.check(call.leaves) for guard in t.all_guards):
+            return False
+        if (t.sizes and t.sizes.symbolic) != (captured.sizes and captured.sizes.symbolic):
             return False
         try:
             writer = _Writer([t], call)
@@ -431,9 +433,11 @@ class _TreeWriter(_Writer):
         self.numbers = {id(t): k for k, t in enumerate(self.traces)}
         self.constants: list[Constant] = []
         self.executables = [_expressible(t) for t in self.traces]
-        if any(t.sizes is not None for t in self.traces):
-            raise Inexpressible("a tree with symbolic sizes")
-        self.depths: list[tuple[Segment, Any]] = []
+        shared = self._shared()  # arguments give sizes their places: they come first
+        symbols = [] if self.sizes is None else self.sizes.symbols
+        for s in symbols:
+            self.dims.size(s)
+        arguments = {s: self.dims.slots[str(s)] for s in symbols}
         root = self._stage(self.root, 0)
         first = len(self.sources) + len(self.constants)
         values = first + max(executable_values(e) for e in self.executables)
@@ -448,9 +452,15 @@ class _TreeWriter(_Writer):
             for d in needed.values():
                 self.dims.size(d)
             stage.sizes = [(d, self.dims.slots[name]) for name, d in needed.items()]
-        code: TreeCode = tree_code(root, len(self.traces))
-        shared: dict[str, Any] = {**self._shared(), "arena": max(64, code.arena), "dims": len(self.dims.slots)}
-        slow = any(_seconds(e.plan, _largest(e.plan)) > LONG for e in (*self.executables, *self.segments))
+        code: TreeCode = tree_code(root, len(self.traces), arguments)
+        self.dims.only(symbols)
+        shared["arena"] = self.dims.size(dim.maximum(64, code.arena))
+        relations = {(r.difference, r.sign): None for t in self.traces if t.sizes for r in t.sizes.relations}
+        target = self.executables[0].target
+        derive, derived = self.dims.derive(list(relations), target, self.executables[0].compile_text)
+        shared["dims"] = len(self.dims.slots)
+        known = {} if self.sizes is None else self.sizes.bind(self.leaves)
+        slow = any(_seconds(e.plan, _largest(e.plan, known)) > LONG for e in (*self.executables, *self.segments))
         endings = tuple(
             TraceSpec(**end, **shared, plan=address, release_gil=slow) for end, address in zip(ends, code.endings)
         )
@@ -459,12 +469,13 @@ class _TreeWriter(_Writer):
             **shared,
             **self._asked(),
             plan=code.select,
+            derive=derive,
             values=values,
             constants=(*self.constants, *pads),
             structure="tuple",
             release_gil=slow,
             endings=endings,
-            keep=(code.code, *self.executables, *self.segments),
+            keep=(code.code, derived, *self.executables, *self.segments),
         )
 
     endings: list[tuple[Stage, Executable]]
@@ -494,9 +505,14 @@ class _TreeWriter(_Writer):
         return stage
 
 
-def _largest(plan: Plan) -> dict[str, int]:
-    """The symbols of a plan, as large as they can be."""
-    return {str(d): dim.bounds(d)[1] or 0 for d in plan.dims}
+def _largest(plan: Plan, known: Mapping[str, int]) -> dict[str, int]:
+    """The symbols of a plan: as they are in a call, or as large as they can be."""
+
+    def most(s: dim.Dim) -> int:
+        high = known.get(str(s), dim.limits(s)[1])
+        return 0 if high is None else dim.evaluate(high, {str(x): most(x) for x in dim.symbols(high)})
+
+    return {str(d): most(d) for d in plan.dims}
 
 
 def executable_values(executable: Executable) -> int:

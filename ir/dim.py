@@ -479,6 +479,12 @@ def bounds(d: DimLike) -> tuple[int | None, int | None]:
     return d._bounds
 
 
+def limits(s: Dim) -> tuple[DimLike, DimLike | None]:
+    """The range that a symbol was made with."""
+    ((atom,), _) = s.terms[0]
+    return atom.lo, atom.hi
+
+
 def _times(alo: int | None, ahi: int | None, blo: int | None, bhi: int | None):
     if alo is not None and blo is not None and alo >= 0 and blo >= 0:
         return alo * blo, None if ahi is None or bhi is None else ahi * bhi

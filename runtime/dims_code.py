@@ -57,6 +57,11 @@ class Dims:
             self.wanted[str(d)] = d
         return Slot(self._slot(d))
 
+    def only(self, symbols: Iterable[Dim]) -> None:
+        """Forgets what was wanted so far, and all symbols but these: somebody else computes that."""
+        self.symbols = {str(s): s for s in symbols}
+        self.wanted.clear()
+
     def _note(self, d: Dim) -> None:
         self.symbols |= {str(s): s for s in d.symbols()}
 

@@ -4,14 +4,14 @@
     i32 ending_k(ptr values, ptr dims, ptr arena)    0, or what its plan returns
 
 Both get one frame of `values` and one arena. What the stages on the way compute stays at the beginning of the arena,
-where later stages and the ending read it; scratch comes behind it. A symbolic size is what a question has been answered
-with: `select` puts it into `dims`, and what else the ending needs of it. Room in the arena is for the largest it can be.
+where later stages and the ending read it; scratch comes behind it. Symbolic sizes are those of arguments, which stand in
+`dims`, and what a question has been answered with: `select` puts those there, and what else the ending needs. Room in
+the arena is for the largest that they can be.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..backends.llvm import engine
@@ -59,12 +59,12 @@ class TreeCode:
     code: engine.Code
     select: int
     endings: tuple[int, ...]
-    arena: int
+    arena: DimLike
 
 
-def tree_code(root: Stage, endings: int) -> TreeCode:
-    """Compiles and links the code of a tree with that many endings."""
-    writer = _Writer(root, endings)
+def tree_code(root: Stage, endings: int, arguments: Mapping[Dim, int]) -> TreeCode:
+    """Compiles and links the code of a tree with that many endings. arguments: where their symbols stand in `dims`."""
+    writer = _Writer(root, endings, arguments)
     text = str(writer.module)
     target = root.executable.target
     data = cached_object(f"{source_digest()}\n{text}", target.key, lambda: engine.compile_object(text, target))
@@ -74,40 +74,50 @@ def tree_code(root: Stage, endings: int) -> TreeCode:
 
 
 class _Writer:
-    def __init__(self, root: Stage, endings: int):
+    def __init__(self, root: Stage, endings: int, arguments: Mapping[Dim, int]):
+        self.arguments = arguments
         self.module = Module(root.executable.target.triple)
         self.symbols: dict[str, int] = {}
         self.names: dict[int, str] = {}
-        self.scratch = self.most_scratch = 0
-        self._measure(root, 0)
-        self.endings: dict[int, tuple[Stage, list[list[int]]]] = {}
+        self.scratch: DimLike = 0
+        self.most_scratch: DimLike = 0
+        self._measure(root, 0, {str(s): s for s in arguments})
+        self.endings: dict[int, tuple[Stage, list[list[DimLike]]]] = {}
         f = self._function("tf_select")
         lost = f.block("lost")
-        self._stage(f, root, [], 0, {}, lost)
+        self._stage(f, root, [], 0, self._known(f, arguments), lost)
         f.current = lost
         f.ret(i32(-1))
         for k in range(endings):
             stage, places = self.endings[k]
             f = self._function(f"tf_ending_{k}")
-            counts = {
-                s: f.load("i64", f.gep("i64", f.args[1], i64(j)), 8) for s, j in stage.sizes if str(s).isidentifier()
-            }
-            f.ret(self._call(f, stage, places, None, counts))
+            symbols = {d: j for d, j in stage.sizes if str(d).isidentifier()}
+            f.ret(self._call(f, stage, places, None, self._known(f, {**arguments, **symbols})))
+
+    def _known(self, f: Function, places: Mapping[Dim, int]) -> dict[Dim, Val]:
+        """Symbols that stand in `dims`."""
+        return {s: f.load("i64", f.gep("i64", f.args[1], i64(j)), 8) for s, j in places.items()}
 
     def _function(self, name: str) -> Function:
         return self.module.function(name, "i32", [("ptr", "values"), ("ptr", "dims"), ("ptr", "arena")], "nounwind")
 
-    def _measure(self, stage: Stage, start: int) -> None:
-        """Where scratch begins, and how much of it there is."""
-        self.most_scratch = max(self.most_scratch, _most(stage.executable.arena_size))
+    def _measure(self, stage: Stage, start: DimLike, named: dict[str, Dim]) -> None:
+        """Where scratch begins, and how much of it there is. named: the symbols that are known, with their ranges, which
+        kernels from the cache do not have."""
+        arena = stage.executable.arena_size
+        arena = dim.substitute(arena, {s: named[str(s)] for s in dim.symbols(arena) if str(s) in named})
+        self.most_scratch = dim.maximum(self.most_scratch, self._most(arena))
         if stage.ending < 0:
-            start += sum(_outputs(stage.executable.plan))
-            for below in itertools.chain(*stage.branches.values()):
-                self._measure(below, start)
-        self.scratch = max(self.scratch, start)
+            for n in self._outputs(stage.executable.plan):
+                start = start + n
+            for answer, nodes in stage.branches.items():
+                many = {str(stage.counts): stage.counts} if answer == 2 and stage.counts is not None else {}
+                for below in nodes:
+                    self._measure(below, start, named | many)
+        self.scratch = dim.maximum(self.scratch, start)
 
     def _stage(
-        self, f: Function, stage: Stage, above: list[list[int]], start: int, counts: dict[Dim, Val], lost: Block
+        self, f: Function, stage: Stage, above: list[list[DimLike]], start: DimLike, counts: dict[Dim, Val], lost: Block
     ) -> None:
         """From the current block on, which this ends. counts: the sizes that are known. lost: where calls go for which
         there is no way here."""
@@ -118,10 +128,10 @@ class _Writer:
                 f.store(sizes(d), f.gep("i64", f.args[1], i64(k)), 8)
             f.ret(i32(stage.ending))
             return
-        places: list[int] = []
-        for n in _outputs(stage.executable.plan):
+        places: list[DimLike] = []
+        for n in self._outputs(stage.executable.plan):
             places.append(start)
-            start += n
+            start = start + n
         status = self._call(f, stage, above, places, counts)
         places.append(0)  # of the empty array that stands for a size
         failed, answered = f.block("failed"), f.block("answered")
@@ -130,7 +140,7 @@ class _Writer:
         f.ret(i32(-1))
         f.current = answered
         is_bool = stage.kind == "bool"
-        answer = f.load("i8" if is_bool else "i64", f.gep("i8", f.args[2], i64(places[0])), 1)
+        answer = f.load("i8" if is_bool else "i64", f.gep("i8", f.args[2], Sizes(f, counts)(places[0])), 1)
         answer = f.convert("zext", answer, "i64") if is_bool else answer
         for value, below in stage.branches.items():
             many = stage.kind == "size" and value == 2
@@ -146,14 +156,19 @@ class _Writer:
         f.br(lost)
 
     def _call(
-        self, f: Function, stage: Stage, above: list[list[int]], places: list[int] | None, counts: dict[Dim, Val]
+        self,
+        f: Function,
+        stage: Stage,
+        above: list[list[DimLike]],
+        places: list[DimLike] | None,
+        counts: dict[Dim, Val],
     ) -> Val:
         """The status of a stage's plan. places: where its outputs go in the arena; None: where `values` says."""
         values, _, arena = f.args
-        plan = stage.executable.plan
+        plan, sizes = stage.executable.plan, Sizes(f, counts)
         slots = f.alloca("ptr", max(1, len(stage.inputs) + len(stage.given) + len(plan.constants) + len(plan.outputs)))
         pointers: list[Val] = [f.load("ptr", f.gep("ptr", values, i64(k)), 8) for k in stage.inputs]
-        pointers += [f.gep("i8", arena, i64(above[d][k])) for d, k in stage.given]
+        pointers += [f.gep("i8", arena, sizes(above[d][k])) for d, k in stage.given]
         pointers += [
             f.load("ptr", f.gep("ptr", values, i64(stage.constants + k)), 8) for k in range(len(plan.constants))
         ]
@@ -161,32 +176,40 @@ class _Writer:
             if places is None:
                 pointers.append(f.load("ptr", f.gep("ptr", values, i64(stage.outputs + k)), 8))
             else:
-                pointers.append(f.gep("i8", arena, i64(places[k])))
+                pointers.append(f.gep("i8", arena, sizes(places[k])))
         for k, p in enumerate(pointers):
             f.store(p, f.gep("ptr", slots, i64(k)), 8)
         dims = f.alloca("i64", max(1, len(plan.dims)))
         for k, d in enumerate(plan.dims):
-            f.store(Sizes(f, counts)(d), f.gep("i64", dims, i64(k)), 8)
+            f.store(sizes(d), f.gep("i64", dims, i64(k)), 8)
         name = self.names.get(stage.executable.address)
         if name is None:
             name = self.names[stage.executable.address] = f"tf_stage_{len(self.names)}"
             self.symbols[name] = stage.executable.address
             self.module.declare(name, "i32", ["ptr", "ptr", "ptr"])
-        return f.call(name, "i32", slots, dims, f.gep("i8", arena, i64(self.scratch)))
+        return f.call(name, "i32", slots, dims, f.gep("i8", arena, sizes(self.scratch)))
 
+    def _outputs(self, plan: Plan) -> list[DimLike]:
+        """Bytes of room for each output of a plan, checks (which have memory of their own) among them."""
+        sizes: list[DimLike] = []
+        for b in plan.outputs:
+            t = plan.buffers[b].type
+            sizes.append(dim.ceildiv(self._most(t.size) * t.dtype.itemsize, 64) * 64)
+        return sizes
 
-def _outputs(plan: Plan) -> list[int]:
-    """Bytes of room for each output of a plan, checks (which have memory of their own) among them."""
-    sizes = []
-    for b in plan.outputs:
-        t = plan.buffers[b].type
-        sizes.append(-(-_most(t.size) * t.dtype.itemsize // 64) * 64)
-    return sizes
-
-
-def _most(size: DimLike) -> int:
-    """The largest that a size can be. Unbounded where that is too much."""
-    most = dim.bounds(size)[1]
-    if most is None or most > MOST_ROOM:
-        raise Unbounded(str(size))
-    return most
+    def _most(self, size: DimLike) -> DimLike:
+        """The largest that a size can be, for the sizes of the arguments. Unbounded where that is not known, or too much."""
+        symbols = dim.symbols(size)
+        if not any(s in self.arguments for s in symbols):
+            most = dim.bounds(size)[1]
+            if most is None or most > MOST_ROOM:
+                raise Unbounded(str(size))
+            return most
+        counts = {s: dim.limits(s)[1] for s in symbols if s not in self.arguments}
+        if not counts:
+            return size
+        assert isinstance(size, Dim)
+        rising = all(c > 0 and all(a.kind in ("sym", "floordiv") for a in m) for m, c in size.terms if m)
+        if not rising or None in counts.values():
+            raise Unbounded(str(size))
+        return self._most(dim.substitute(size, counts))  # type: ignore[arg-type]
