@@ -18,23 +18,21 @@ import types
 import warnings
 from typing import TYPE_CHECKING, Any, Callable
 
-import numpy as np
-
 from ..ir.dim import Dim
-from ..ir.graph import Graph
 from ..runtime import collector, interrupts
 from . import events
 from .capture.capture import Call, CaptureStop, Restart, Specialize, Volatile, capture, flatten_call
 from .capture.dynamic import Dynamic
 from .capture.guards import Guard
 from .capture.replay import Captured, Invocation
-from .capture.tree import Declined, Found, Route, TreeNode, Values, leaves_of, walk
+from .capture.tree import Declined, Found, Route, TreeNode, Values, leaves_of, walk, without
 from .epoch import epoch
+from .executables import BACKENDS
+from .lazy_mode import Background, Job
+from .options import Options
 from .state import publish_modes, publish_modes_to, state
 from .tensor import Tensor
 
-MAX_TRACES = 16  # of one function, before it stays in plain Python for new signatures
-MAX_BRANCHES = 256  # of one function: traces that differ in the answers they got
 MODES = ("default", "lazy", "max")
 
 
@@ -48,61 +46,6 @@ class CaptureError(RuntimeError):
 
 class CheckError(AssertionError):
     """`check=n`: a compiled call gave other results than plain Python."""
-
-
-class ReferenceExecutable:
-    """Runs a graph with the ops' NumPy references: `backend="reference"`."""
-
-    def __init__(self, graph: Graph):
-        self.graph = graph
-
-    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray | None]:
-        """All outputs as fresh arrays; those that overwrite inputs are written there, and None here."""
-        from ..ir.interpreter import run
-
-        values = run(self.graph, inputs)
-        specs = self.graph.signature.outputs
-        shared = {id(a) for a in inputs}
-        out: list[np.ndarray | None] = []
-        for v, spec in zip(values, specs, strict=True):
-            fresh = v.base is None and id(v) not in shared and v.flags.c_contiguous
-            v = v if fresh and spec.kind != "write" else v.copy()
-            shared.add(id(v))
-            out.append(v)
-        for k, spec in enumerate(specs):
-            if spec.kind == "write":
-                inputs[spec.target][...] = out[k]
-                out[k] = None
-        return out
-
-
-def _build_llvm(graph: Graph) -> Any:
-    from ..runtime.executable import build
-
-    return _Contiguous(build(graph))
-
-
-class _Contiguous:
-    """Gives native code contiguous copies of inputs that it writes and that are not contiguous themselves."""
-
-    def __init__(self, executable: Any):
-        self.executable = executable
-        self.written = [s.target for s in executable.graph.signature.outputs if s.kind == "write"]
-
-    def run(self, inputs: list[np.ndarray]) -> list[Any]:
-        strided = [k for k in self.written if not inputs[k].flags.c_contiguous or not inputs[k].flags.aligned]
-        if not strided:
-            return self.executable.run(inputs)
-        given = list(inputs)
-        for k in strided:
-            given[k] = np.array(inputs[k], order="C")
-        out = self.executable.run(given)
-        for k in strided:
-            inputs[k][...] = given[k]
-        return out
-
-
-BACKENDS: dict[str, Callable[[Graph], Any]] = {"llvm": _build_llvm, "reference": ReferenceExecutable}
 
 
 class CompiledFunction:
@@ -122,7 +65,7 @@ class CompiledFunction:
         mode: str,
         backend: str,
         check: int,
-        options: dict[str, Any],
+        options: dict[str, Any] | None,
         dynamic: Any = None,
     ):
         if backend not in BACKENDS:
@@ -133,10 +76,12 @@ class CompiledFunction:
         self.__tracefuse_wrapped__ = function
         self._miss = self._called
         self._target: tuple[Any, tuple[Any, ...]] = (self, ())
-        self.fullgraph, self.mode, self.backend, self.check, self.options = fullgraph, mode, backend, check, options
+        self.fullgraph, self.mode, self.backend, self.check = fullgraph, mode, backend, check
+        self.options = Options.of(options)
         self.dynamic = Dynamic(dynamic)
         self.fallbacks: list[str] = []
-        self._build = BACKENDS[backend]
+        self._background = Background(BACKENDS[backend]) if mode == "lazy" else None
+        self._build = BACKENDS[backend] if self._background is None else self._background.build
         self._lock = threading.RLock()
         self.unload()
 
@@ -146,6 +91,8 @@ class CompiledFunction:
 
         with self._lock:
             entry.clear(self._target[0])
+            if self._background is not None:
+                self._background.forget()
             self._traces: dict[tuple, list[TreeNode]] = {}
             self._eager: set[tuple] = set()
             self._static: dict[tuple, frozenset[int]] = {}
@@ -181,6 +128,12 @@ class CompiledFunction:
             "failing": dict(self._failing),
             "fallbacks": list(self.fallbacks),
         }
+
+    def ready(self, timeout: float | None = None) -> bool:
+        """mode="lazy": waits until the background has compiled all that has been traced, `timeout` seconds at most (None:
+        however long it takes). Whether it has; what can't be compiled counts too, and is told by the next call. Calls
+        that have not been traced yet (the first of each signature) have nothing to wait for; in other modes it is True."""
+        return self._background is None or self._background.ready(timeout)
 
     def __reduce__(self) -> Any:
         """By reference, as functions are: copies are the function itself."""
@@ -227,28 +180,56 @@ class CompiledFunction:
             return self._fall_back(None, f"the arguments can't be flattened: {e}", args, kwargs)
         invocation = Invocation(call.leaves, args, kwargs, at_epoch, self._target[1])
         self.dynamic.check(function, call)
+        if self._background is not None and self._background.jobs:
+            self._settle()
         try:
             found = self._find(key, call)
         except Declined:
-            self._python += 1
-            return function(*args, **kwargs)
+            return self._plain(args, kwargs)
         if found.captured is not None:
+            if not found.captured.ready:
+                return self._plain(args, kwargs)
             self._hits += 1
             self._offer(found.captured, invocation, loaded)
             return self._run(found, call.leaves, args, kwargs)
         if key in self._eager:
-            self._python += 1
-            return function(*args, **kwargs)
+            return self._plain(args, kwargs)
         if self._full(key, call):
             return self._fall_back(key, self._too_many(), args, kwargs)
         return self._trace(key, call, invocation)
+
+    def _plain(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The call as plain Python."""
+        self._python += 1
+        if self._background is None:
+            return self.__tracefuse_wrapped__(*args, **kwargs)
+        with self._lock:  # it does not begin while another thread traces, which changes tensors for a moment
+            self._background.plain += 1
+        try:
+            return self.__tracefuse_wrapped__(*args, **kwargs)
+        finally:
+            with self._lock:
+                self._background.plain -= 1
+
+    def _settle(self) -> None:
+        """Takes out the traces that the background could not compile, and notes why."""
+        assert self._background is not None
+        with self._lock:
+            for job, error in self._background.failed():
+                bad = {id(p) for p in job.pending if p.error is not None}
+                nodes = self._traces.get(job.place, [])
+                self._traces[job.place] = without(nodes, lambda n: n is job.captured or id(n.executable) in bad)
+                if job.captured.sizes is None:
+                    self._background.broken[job.key] = self._backend_failed(error)
+                else:
+                    self.dynamic.give_up(job.place)  # the next call is traced for its own sizes
 
     def _full(self, key: tuple, call: Call) -> bool:
         """Whether there are as many traces as may be."""
         trees = sum(map(len, list(self._traces.values())))
         if self._near(key, call):  # the call may be one more branch of a trace that is there
             trees -= 1
-        return trees >= MAX_TRACES or len(self.traces) >= MAX_BRANCHES
+        return trees >= self.options.max_traces or len(self.traces) >= self.options.max_branches
 
     def _near(self, key: tuple, call: Call) -> list[TreeNode]:
         """The traces that may serve the call, the guards permitting: first those of its very sizes."""
@@ -276,6 +257,8 @@ class CompiledFunction:
         for segment, answer in captured.above:
             nodes = segment.branches.setdefault(answer, [])
         nodes.append(captured)
+        if self._background is not None:
+            self._background.jobs.append(Job(key, place, captured))
 
     def _offer(self, captured: Captured, call: Invocation, loaded: object) -> None:
         """Has native code serve calls like this one, which is about to run, from the next one on."""
@@ -295,10 +278,17 @@ class CompiledFunction:
 
     def _trace(self, key: tuple, flat: Call, call: Invocation) -> Any:
         """Captures this call and runs it."""
-        args, kwargs = call.args, call.kwargs
+        args, kwargs, background = call.args, call.kwargs, self._background
         with self._lock:
-            found = self._find(key, flat) if self._traces else Found(None, [])
-            if found.captured is None:  # else another thread was faster
+            try:
+                found = self._find(key, flat) if self._traces else Found(None, [])
+            except Declined:
+                return self._plain(args, kwargs)
+            if found.captured is not None:  # another thread was faster
+                self._hits += 1
+            elif background is not None and key in background.broken:
+                return self._fall_back(key, background.broken[key], args, kwargs)
+            elif background is None or background.may_trace(self._pattern(key, flat) or key):
                 start, error = time.perf_counter(), None
                 captured: Captured | None = None
                 pattern = self._pattern(key, flat)
@@ -317,15 +307,18 @@ class CompiledFunction:
                     with collector.paused():
                         captured, values = self._compiled(captured, values, key, flat, args, kwargs)
                 except Exception as e:
-                    reason = f"the {self.backend} backend failed: {type(e).__name__}: {e}"
-                    return self._fall_back(key, reason, args, kwargs)
+                    return self._fall_back(key, self._backend_failed(e), args, kwargs)
                 self._keep(key, flat, captured)
                 self._misses += 1
                 found = Found(captured, values)
-                self._offer(captured, call, self._loaded)  # inside the lock: nobody has unloaded it
-            else:
-                self._hits += 1
+                if captured.ready:
+                    self._offer(captured, call, self._loaded)  # inside the lock: nobody has unloaded it
+        if found.captured is None or not found.captured.ready:
+            return self._plain(args, kwargs)
         return self._run(found, call.leaves, args, kwargs)
+
+    def _backend_failed(self, error: BaseException) -> str:
+        return f"the {self.backend} backend failed: {type(error).__name__}: {error}"
 
     def _capture(self, key: tuple, call: Call, args: tuple, kwargs: dict[str, Any]) -> tuple[Captured, Values]:
         """A trace of the call, and what the segments on its way have computed."""
@@ -347,7 +340,8 @@ class CompiledFunction:
                 fn, tracer = self.__tracefuse_wrapped__, make()
                 place = key if tracer is None else self._pattern(key, call)
                 assert place is not None
-                route = Route(self._traces.setdefault(place, []), call.leaves, self._build)
+                nodes, limits = self._traces.setdefault(place, []), self.options
+                route = Route(nodes, call.leaves, self._build, limits.max_questions, limits.max_answers)
                 with route:
                     out = capture(fn, args, kwargs, static, tracer, route=route, volatile=self._volatile)
                 return out, route.values
@@ -391,13 +385,12 @@ class CompiledFunction:
         except Exception:  # before anything was written: plain Python gives the error, or the result
             outputs = None
         if outputs is None:
-            self._python += 1
-            return self.__tracefuse_wrapped__(*args, **kwargs)
+            return self._plain(args, kwargs)
         return captured.commit(leaves, arrays, outputs, (args, kwargs))
 
     def _too_many(self) -> str:
         worst = max(self._failing, key=self._failing.__getitem__, default="the layout of the arguments")
-        return f"it has {MAX_TRACES} traces already; what changes most often: {worst}"
+        return f"it has {self.options.max_traces} traces already; what changes most often: {worst}"
 
     def _fall_back(
         self, key: tuple | None, reason: str, args: tuple, kwargs: dict[str, Any], error: Exception | None = None
@@ -405,9 +398,8 @@ class CompiledFunction:
         """Runs the call as plain Python. If that works, says once why it was not compiled."""
         name = getattr(self.__tracefuse_wrapped__, "__qualname__", type(self.__tracefuse_wrapped__).__name__)
         events.fell_back(name, reason)
-        self._python += 1
         # an error of the user's comes out of plain Python as it is, whatever was asked for
-        out = self.__tracefuse_wrapped__(*args, **kwargs) if error is not None or not self.fullgraph else None
+        out = self._plain(args, kwargs) if error is not None or not self.fullgraph else None
         text = f"{name} runs as plain Python: {reason}"
         if self.fullgraph:
             raise CaptureError(text) from error
@@ -446,7 +438,7 @@ def compile(
     A compiled Module is of the same class and shares parameters, buffers and attributes with the original.
     """
     settings: dict[str, Any] = dict(
-        fullgraph=fullgraph, mode=mode, backend=backend, check=check, options=options or {}, dynamic=dynamic
+        fullgraph=fullgraph, mode=mode, backend=backend, check=check, options=options, dynamic=dynamic
     )
     if fn is None:
         return functools.partial(compile, **settings)

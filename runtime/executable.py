@@ -8,6 +8,7 @@ import hashlib
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Sequence
 
@@ -78,18 +79,25 @@ class Executable:
     """A compiled graph. `run` is thread-safe; the code lives as long as the executable.
 
     `seconds`: time spent by stage ("passes", "codegen", "llvm", "link"). `hits`: kernels that came from the disk cache.
+    `code_bytes`: of the objects that are linked. breathe: called between kernels.
     """
 
-    def __init__(self, graph: Graph, plan: Plan, target: Target, report: Report):
+    def __init__(
+        self, graph: Graph, plan: Plan, target: Target, report: Report, breathe: Callable[[], None] = lambda: None
+    ):
         self.graph, self.plan, self.target, self.report = graph, plan, target, report
         self.seconds: dict[str, float] = {"passes": sum(report.seconds.values())}
         self.hits = 0
         self.kernels: dict[str, LoweredKernel] = {}
-        objects = [
-            self._object(s.kernel, s.schedule) for s in {s.kernel.name: s for s in plan.all_kernel_steps}.values()
-        ]
+        objects = []
+        for s in {s.kernel.name: s for s in plan.all_kernel_steps}.values():
+            breathe()
+            objects.append(self._object(s.kernel, s.schedule))
+        breathe()
         code = self.plan_code()
         objects.append(self.compile_text(code.text))
+        self.code_bytes = sum(map(len, objects))
+        breathe()
         start = time.perf_counter()
         symbols = pool_symbols()
         if plan.control_steps:
@@ -254,13 +262,18 @@ def _step_text(s: Step | ControlStep | HostStep) -> str:
     return f"{s.kernel.name} {s.args} {s.offsets} {format_schedule(s.schedule)}"
 
 
-def build(graph: Graph, target: Target | None = None, verify: bool | None = None) -> Executable:
-    """Compiles `graph` for `target` (this machine's by default)."""
+def build(
+    graph: Graph,
+    target: Target | None = None,
+    verify: bool | None = None,
+    breathe: Callable[[], None] = lambda: None,
+) -> Executable:
+    """Compiles `graph` for `target` (this machine's by default). breathe: called between kernels; what it raises ends it."""
     target = target or default_target()
     report = Report()
     check = knobs.flag("TRACEFUSE_VERIFY") if verify is None else verify
     plan = compile_graph(graph, target, fuel_from_knobs(), check, report)
-    executable = Executable(graph, plan, target, report)
+    executable = Executable(graph, plan, target, report, breathe)
     if debug.level() or knobs.KNOBS["TRACEFUSE_DUMP"].get():
         from . import dump
 

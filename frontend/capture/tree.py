@@ -19,6 +19,7 @@ import numpy as np
 from ...ir.decider import decide_with
 from ...ir.extract import extract, slice_of
 from ...ir.graph import Graph, InputSpec, Location, Node, Signature, Value
+from ...runtime.background import is_ready
 from .guards import Guard
 from .replay import Captured, Source
 
@@ -84,7 +85,7 @@ class Found:
 
 
 class Declined(Exception):
-    """A segment has failed for this call (an index out of range): plain Python tells the error."""
+    """A segment has failed for this call (an index out of range), or its code is not there yet: plain Python runs it."""
 
 
 def walk(nodes: Sequence[TreeNode], leaves: Sequence[Any], failed: Callable[[Guard], None], above: Values) -> Found:
@@ -96,6 +97,8 @@ def walk(nodes: Sequence[TreeNode], leaves: Sequence[Any], failed: Callable[[Gua
             continue
         if isinstance(node, Captured):
             return Found(node, above)
+        if not is_ready(node.executable):
+            raise Declined
         try:
             answer, out = node.run(leaves, above)
         except Exception as e:
@@ -118,12 +121,34 @@ def leaves_of(nodes: Sequence[TreeNode]) -> list[Captured]:
     return out
 
 
+def without(nodes: list[TreeNode], unwanted: Callable[[TreeNode], bool]) -> list[TreeNode]:
+    """The nodes but for those, and for segments that lead nowhere without them. Branches are changed in place."""
+    kept: list[TreeNode] = []
+    for node in nodes:
+        if unwanted(node):
+            continue
+        if isinstance(node, Segment):
+            node.branches = {a: below for a, b in node.branches.items() if (below := without(b, unwanted))}
+            if not node.branches:
+                continue
+        kept.append(node)
+    return kept
+
+
 class Route:
     """The way that a trace takes through the tree while it is recorded: it answers Python's questions by running the
     segments on the arguments of the present call."""
 
-    def __init__(self, nodes: list[TreeNode], leaves: Sequence[Any], build: Build):
+    def __init__(
+        self,
+        nodes: list[TreeNode],
+        leaves: Sequence[Any],
+        build: Build,
+        most_questions: int = MOST_QUESTIONS,
+        most_values: int = MOST_VALUES,
+    ):
         self.nodes, self.leaves, self.build = nodes, leaves, build  # nodes: the continuations where it is now
+        self.most_questions, self.most_values = most_questions, most_values
         self.segments: list[tuple[Segment, Answer]] = []
         self.values: Values = []
         self.places: dict[Value, Place] = {}  # what the segments have computed, of this trace
@@ -151,8 +176,8 @@ class Route:
             decide_with(before)
 
     def _ask(self, tracer: Any, value: Value, kind: str, guards: list[Guard], location: Location | None) -> Answer:
-        if len(self.segments) >= MOST_QUESTIONS:
-            tracer.stop(f"it asks for the values of tensors more than {MOST_QUESTIONS} times")
+        if len(self.segments) >= self.most_questions:
+            tracer.stop(f"it asks for the values of tensors more than {self.most_questions} times")
         known = self.answers.get((value, kind))
         if known is not None:
             return known
@@ -178,8 +203,8 @@ class Route:
             answer, out = segment.run(self.leaves, self.values)
         except Exception as e:
             tracer.stop(f"what it asks for can't be computed: {type(e).__name__}: {e}")
-        if answer not in segment.branches and len(segment.branches) >= MOST_VALUES:
-            tracer.stop(f"it asks for a number that has had {MOST_VALUES} values already")
+        if answer not in segment.branches and len(segment.branches) >= self.most_values:
+            tracer.stop(f"it asks for a number that has had {self.most_values} values already")
         self.places.update({v: (len(self.segments), k) for k, v in enumerate((value, *kept))})
         self.done.update(nodes)
         self.segments.append((segment, answer))
