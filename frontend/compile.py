@@ -25,7 +25,19 @@ from .capture.capture import Call, CaptureStop, Restart, Specialize, Volatile, c
 from .capture.dynamic import Dynamic
 from .capture.guards import Guard
 from .capture.replay import Captured, Invocation
-from .capture.tree import Declined, Found, Route, TreeNode, Values, leaves_of, walk, without
+from .capture.tree import (
+    Declined,
+    Found,
+    Route,
+    TreeNode,
+    Values,
+    executables_of,
+    leaves_of,
+    separate,
+    walk,
+    without,
+)
+from .code_memory import CODE
 from .epoch import epoch
 from .executables import BACKENDS
 from .lazy_mode import Background, Job
@@ -90,7 +102,9 @@ class CompiledFunction:
         from ..runtime import entry
 
         with self._lock:
-            entry.clear(self._target[0])
+            entry.clear(self._target[0])  # calls that are inside of native code keep it until they are done
+            for nodes in getattr(self, "_traces", {}).values():
+                separate(nodes)
             if self._background is not None:
                 self._background.forget()
             self._traces: dict[tuple, list[TreeNode]] = {}
@@ -98,11 +112,37 @@ class CompiledFunction:
             self._static: dict[tuple, frozenset[int]] = {}
             self.dynamic.families.clear()
             self._loaded = object()  # another one after each unload
-            self._hits = self._misses = self._python = 0
+            self._hits = self._misses = self._python = self._unloaded = 0
+            self._before = (0, 0.0)  # compiles, and their seconds, of traces that have been unloaded
             self._warned = False
             self._volatile = Volatile()
             self._failing: dict[str, int] = {}
             self.fallbacks.clear()
+
+    def unload_tree(self, place: tuple, node: TreeNode) -> bool:
+        """Forgets one trace, or all that belong to one tree. False while another thread traces a call."""
+        from ..runtime import entry
+
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            nodes = self._traces.get(place, [])
+            if not any(n is node for n in nodes):
+                return False
+            made, gone = executables_of([node]), leaves_of([node])
+            self._hits += sum(t.native.new_hits() for t in gone if t.native)
+            self._traces[place] = [n for n in nodes if n is not node]
+            if node.native:
+                entry.remove_trace(self._target[0], node.native.trace)
+            separate([node])
+            if self._background is not None:
+                self._background.finish(gone)
+            self._unloaded += len(gone)
+            seconds = sum(sum(e.seconds.values()) for e in made)
+            self._before = (self._before[0] + len(made), self._before[1] + seconds)
+            return True
+        finally:
+            self._lock.release()
 
     @property
     def traces(self) -> list[Captured]:
@@ -118,8 +158,11 @@ class CompiledFunction:
 
     def cache_info(self) -> dict[str, Any]:
         """traces: how many there are. hits, misses: calls that found one, or made one. eager: calls in plain Python.
-        failing: how often each guard sent a call to another trace."""
+        failing: how often each guard sent a call to another trace. compiles, seconds: of graphs since `unload`, and how
+        long they took. code_bytes: of machine code that is loaded. pending: traces that the background compiles.
+        unloaded: traces that had to go because there was too much code."""
         traces = self.traces
+        made = executables_of([n for nodes in list(self._traces.values()) for n in nodes])
         return {
             "traces": len(traces),
             "hits": self._hits,
@@ -127,6 +170,11 @@ class CompiledFunction:
             "eager": self._python,
             "failing": dict(self._failing),
             "fallbacks": list(self.fallbacks),
+            "compiles": self._before[0] + len(made),
+            "seconds": self._before[1] + sum(sum(e.seconds.values()) for e in made),
+            "code_bytes": sum(e.code_bytes for e in made),
+            "pending": sum(not t.ready for t in traces),
+            "unloaded": self._unloaded,
         }
 
     def ready(self, timeout: float | None = None) -> bool:
@@ -223,6 +271,7 @@ class CompiledFunction:
                     self._background.broken[job.key] = self._backend_failed(error)
                 else:
                     self.dynamic.give_up(job.place)  # the next call is traced for its own sizes
+            CODE.make_room(self)
 
     def _full(self, key: tuple, call: Call) -> bool:
         """Whether there are as many traces as may be."""
@@ -259,6 +308,7 @@ class CompiledFunction:
         nodes.append(captured)
         if self._background is not None:
             self._background.jobs.append(Job(key, place, captured))
+        CODE.make_room(self, captured.above[0][0] if captured.above else captured)
 
     def _offer(self, captured: Captured, call: Invocation, loaded: object) -> None:
         """Has native code serve calls like this one, which is about to run, from the next one on."""

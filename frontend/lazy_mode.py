@@ -77,6 +77,15 @@ class Background:
         WORKER.wake()
         return out
 
+    def finish(self, traces: list[Captured]) -> None:
+        """Gives up the code of traces."""
+        gone = {id(t) for t in traces}
+        for job in self.jobs:
+            if id(job.captured) in gone:
+                for p in job.pending:
+                    p.close()
+        self.jobs = [job for job in self.jobs if id(job.captured) not in gone]
+
     def ready(self, timeout: float | None) -> bool:
         """Waits until all code is there, or has turned out impossible. False: it was not within `timeout` seconds."""
         return WORKER.wait([p for job in list(self.jobs) for p in job.pending], timeout)

@@ -6,7 +6,6 @@ import ctypes
 import functools
 import hashlib
 import json
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +28,7 @@ from ..ir.target import Target
 from ..passes.fuel import Fuel
 from ..passes.pipeline import NAMES, Report, compile_graph
 from . import debug, interrupts, knobs, memory
-from .cache import disk_cache
+from .cache import Recent, disk_cache
 from .host import HostProgram
 from .plan_code import PlanCode, plan_code
 from .threads import max_threads, pool_symbols
@@ -51,8 +50,7 @@ class CheckFailed(Exception):
     """A check inside the program failed (a bad index): nothing was written. The message says which."""
 
 
-_compiled: dict[str, tuple[LoweredKernel, bytes]] = {}  # this process's kernels, by key
-_lock = threading.Lock()
+_compiled = Recent(64 << 20, lambda kernel: len(kernel[1]))  # this process's kernels: (LoweredKernel, object), by key
 
 
 def default_target() -> Target:
@@ -124,8 +122,7 @@ class Executable:
     def _object(self, kernel: Kernel, schedule: Schedule) -> bytes:
         """The kernel's object: from this process, from disk, or compiled now. Fills `self.kernels`."""
         key = self._key(f"{format_kernel(kernel)}\n{format_schedule(schedule)}")
-        with _lock:
-            found = _compiled.get(key)
+        found = _compiled.get(key)
         if found is None:
             disk = disk_cache(self.target.key)
             stored = disk.get(key)
@@ -140,8 +137,7 @@ class Executable:
                 disk.put(key, _pack(*found))
             else:
                 self.hits += 1
-            with _lock:
-                _compiled[key] = found
+            _compiled.put(key, found)
         self.kernels[kernel.name] = found[0]
         return found[1]
 

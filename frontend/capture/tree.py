@@ -121,6 +121,31 @@ def leaves_of(nodes: Sequence[TreeNode]) -> list[Captured]:
     return out
 
 
+def executables_of(nodes: Sequence[TreeNode]) -> list[Any]:
+    """The runtime's executables of traces and segments: of those that have been compiled, each once."""
+    found: dict[int, Any] = {}
+    for captured in leaves_of(nodes):
+        for e in captured.executables:
+            while e is not None and not hasattr(e, "code_bytes"):
+                e = getattr(e, "executable", None)
+            if e is not None:
+                found[id(e)] = e
+    return list(found.values())
+
+
+def separate(nodes: Sequence[TreeNode]) -> None:
+    """Undoes what makes traces refer to themselves, through the native entry's and through trees: only calls on their way
+    hold their code then. The native entry does not get them again."""
+    for node in nodes:
+        if isinstance(node, Captured):
+            node.native = False
+        else:
+            node.native, below = None, list(node.branches.values())
+            node.branches = {}
+            for nodes in below:
+                separate(nodes)
+
+
 def without(nodes: list[TreeNode], unwanted: Callable[[TreeNode], bool]) -> list[TreeNode]:
     """The nodes but for those, and for segments that lead nowhere without them. Branches are changed in place."""
     kept: list[TreeNode] = []

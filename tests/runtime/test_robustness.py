@@ -289,7 +289,7 @@ def test_a_full_disk(failing, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setenv("TRACEFUSE_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(executable_module, "_compiled", {})
+    executable_module._compiled.clear()
     where = cache_module.tempfile if failing == "mkstemp" else cache_module.os
     monkeypatch.setattr(where, failing, full)
     with warnings.catch_warnings():
@@ -326,7 +326,7 @@ def test_an_interrupt_while_compiling_leaves_everything_working(monkeypatch):
                 compiled(ROW, ROW)
     with monkeypatch.context() as patch:
         patch.setattr(executable_module.engine, "compile_object", interrupted)
-        patch.setattr(executable_module, "_compiled", {})
+        executable_module._compiled.clear()
         patch.setenv("TRACEFUSE_CACHE_DIR", "off")
         with pytest.raises(KeyboardInterrupt):
             compiled(ROW, ROW)
