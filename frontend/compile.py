@@ -19,6 +19,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Callable
 
 from ..ir.dim import Dim
+from ..ir.graph import Graph
 from ..runtime import collector, interrupts
 from . import events
 from .capture.capture import Call, CaptureStop, Restart, Specialize, Volatile, capture, flatten_call
@@ -93,7 +94,9 @@ class CompiledFunction:
         self.dynamic = Dynamic(dynamic)
         self.fallbacks: list[str] = []
         self._background = Background(BACKENDS[backend]) if mode == "lazy" else None
-        self._build = BACKENDS[backend] if self._background is None else self._background.build
+        self._build: Callable[[Graph], Any] = BACKENDS[backend] if self._background is None else self._background.build
+        if mode == "max":
+            self._build = functools.partial(BACKENDS[backend], budget=self.options.budget_ms / 1e3)
         self._lock = threading.RLock()
         self.unload()
 

@@ -36,14 +36,14 @@ class ReferenceExecutable:
         return out
 
 
-def _reference(graph: Graph, breathe: Callable[[], None] = lambda: None) -> Any:
+def _reference(graph: Graph, **how: Any) -> Any:
     return ReferenceExecutable(graph)
 
 
-def _llvm(graph: Graph, breathe: Callable[[], None] = lambda: None) -> Any:
+def _llvm(graph: Graph, **how: Any) -> Any:
     from ..runtime.executable import build
 
-    return _Contiguous(build(graph, breathe=breathe))
+    return _Contiguous(build(graph, **how))
 
 
 class _Contiguous:
@@ -66,5 +66,6 @@ class _Contiguous:
         return out
 
 
-# Each makes an executable of a graph; `breathe` is called wherever it may be held up, or given up by an exception.
+# Each makes an executable of a graph. `breathe`, if given, is called wherever it may be held up, or given up by an
+# exception; `budget` is how many seconds it may spend on tuning.
 BACKENDS: dict[str, Callable[..., Any]] = {"llvm": _llvm, "reference": _reference}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from ..ir.graph import Graph
@@ -52,7 +51,7 @@ class Background:
 
     def build(self, graph: Graph) -> Pending:
         """An executable that the background makes; until then NumPy computes the graph."""
-        pending = Pending(partial(self.make, graph), ReferenceExecutable(graph))
+        pending = Pending(lambda breathe: self.make(graph, breathe=breathe), ReferenceExecutable(graph))
         WORKER.submit(pending)
         return pending
 

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Sequence
+from typing import TYPE_CHECKING, Sequence
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from .cache import Recent, disk_cache
 from .host import HostProgram
 from .plan_code import PlanCode, plan_code
 from .threads import max_threads, pool_symbols
+
+if TYPE_CHECKING:
+    from .tuning import Tuning
 
 
 @functools.cache
@@ -87,6 +90,7 @@ class Executable:
         self.seconds: dict[str, float] = {"passes": sum(report.seconds.values())}
         self.hits = 0
         self.kernels: dict[str, LoweredKernel] = {}
+        self.tuning: Tuning | None = None  # what was tried to make it faster; None: nothing
         objects = []
         for s in {s.kernel.name: s for s in plan.all_kernel_steps}.values():
             breathe()
@@ -120,43 +124,27 @@ class Executable:
         return plan_code(self.plan, self.kernels, self.target, f"plan_{plan_digest(self.plan)}", max_threads())
 
     def _object(self, kernel: Kernel, schedule: Schedule) -> bytes:
-        """The kernel's object: from this process, from disk, or compiled now. Fills `self.kernels`."""
-        key = self._key(f"{format_kernel(kernel)}\n{format_schedule(schedule)}")
-        found = _compiled.get(key)
-        if found is None:
-            disk = disk_cache(self.target.key)
-            stored = disk.get(key)
-            found = None if stored is None else _unpack(stored)
-            if found is None:
-                start = time.perf_counter()
-                lowered = lower_kernel(kernel, schedule, self.target)
-                middle = time.perf_counter()
-                found = (lowered, engine.compile_object(lowered.text, self.target))
-                self._spent("codegen", middle - start)
-                self._spent("llvm", time.perf_counter() - middle)
-                disk.put(key, _pack(*found))
-            else:
-                self.hits += 1
-            _compiled.put(key, found)
-        self.kernels[kernel.name] = found[0]
-        return found[1]
+        """The kernel's object. Fills `self.kernels`."""
+        self.kernels[kernel.name], data = kernel_object(self, kernel, schedule)
+        return data
 
     def compile_text(self, text: str) -> bytes:
         """LLVM text as an object, from disk or compiled now."""
-        key = self._key(text)
+        key = self.key(text)
         disk = disk_cache(self.target.key)
         found = disk.get(key)
         if found is None:
             start = time.perf_counter()
             found = engine.compile_object(text, self.target)
-            self._spent("llvm", time.perf_counter() - start)
+            self.spent("llvm", time.perf_counter() - start)
             disk.put(key, found)
         return found
 
-    def _key(self, text: str) -> str:
+    def key(self, text: str) -> str:
+        """What the object of such a text is kept under."""
         return hashlib.sha256(f"{source_digest()}\n{knobs.key()}\n{self.target.key}\n{text}".encode()).hexdigest()
 
-    def _spent(self, stage: str, seconds: float) -> None:
+    def spent(self, stage: str, seconds: float) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     # ---- running
@@ -222,6 +210,28 @@ class Executable:
         raise ValueError(f"{self.graph.name} was compiled for {want}, not for {given}")
 
 
+def kernel_object(e: Executable, kernel: Kernel, schedule: Schedule) -> tuple[LoweredKernel, bytes]:
+    """A kernel's code for the target of `e`, which does the counting: from this process, from disk, or compiled now."""
+    key = e.key(f"{format_kernel(kernel)}\n{format_schedule(schedule)}")
+    found = _compiled.get(key)
+    if found is None:
+        disk = disk_cache(e.target.key)
+        stored = disk.get(key)
+        found = None if stored is None else _unpack(stored)
+        if found is None:
+            start = time.perf_counter()
+            lowered = lower_kernel(kernel, schedule, e.target)
+            middle = time.perf_counter()
+            found = (lowered, engine.compile_object(lowered.text, e.target))
+            e.spent("codegen", middle - start)
+            e.spent("llvm", time.perf_counter() - middle)
+            disk.put(key, _pack(*found))
+        else:
+            e.hits += 1
+        _compiled.put(key, found)
+    return found
+
+
 def _pack(lowered: LoweredKernel, data: bytes) -> bytes:
     """A kernel's cache entry: one line of JSON, then the object."""
     head = {
@@ -263,13 +273,19 @@ def build(
     target: Target | None = None,
     verify: bool | None = None,
     breathe: Callable[[], None] = lambda: None,
+    budget: float = 0.0,
 ) -> Executable:
-    """Compiles `graph` for `target` (this machine's by default). breathe: called between kernels; what it raises ends it."""
+    """Compiles `graph` for `target` (this machine's by default). breathe: called between kernels; what it raises ends it.
+    budget: seconds for timing other schedules of its kernels."""
     target = target or default_target()
     report = Report()
     check = knobs.flag("TRACEFUSE_VERIFY") if verify is None else verify
     plan = compile_graph(graph, target, fuel_from_knobs(), check, report)
     executable = Executable(graph, plan, target, report, breathe)
+    if budget > 0:
+        from .tuning import tune
+
+        executable = tune(executable, budget, breathe)
     if debug.level() or knobs.KNOBS["TRACEFUSE_DUMP"].get():
         from . import dump
 
