@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from ..ir.dim import Dim
 from ..ir.graph import Graph
 from ..runtime import collector, interrupts
+from ..runtime.background import NotYet
 from . import events
 from .capture.capture import Call, CaptureStop, Restart, Specialize, Volatile, capture, flatten_call
 from .capture.dynamic import Dynamic
@@ -326,6 +327,8 @@ class CompiledFunction:
                 from .native import attach
 
                 captured.native = attach(self._target[0], captured, call) or False
+        except NotYet:
+            pass  # until the background has compiled what native code needs for that, calls run the trace from Python
         finally:
             self._lock.release()
 

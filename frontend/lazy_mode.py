@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..ir.graph import Graph
-from ..runtime.background import WORKER, Pending
+from ..runtime.background import WORKER, Errands, Pending
 from .capture.replay import Captured
 from .executables import ReferenceExecutable
 
@@ -37,6 +37,7 @@ class Background:
 
     def __init__(self, make: Callable[..., Any]):
         self.make = make
+        self.errands = Errands()
         self.plain = 0  # plain calls on their way, in all threads: nothing is traced beside them
         self.forget()
 
@@ -45,13 +46,16 @@ class Background:
         for job in getattr(self, "jobs", ()):
             for p in job.pending:
                 p.close()
+        self.errands.clear()
         self.jobs: list[Job] = []
         self.broken: dict[tuple, str] = {}  # why there is no code for a signature
         self.seen: dict[tuple, None] = {}
 
     def build(self, graph: Graph) -> Pending:
         """An executable that the background makes; until then NumPy computes the graph."""
-        pending = Pending(lambda breathe: self.make(graph, breathe=breathe), ReferenceExecutable(graph))
+        pending = Pending(
+            lambda breathe: self.make(graph, breathe=breathe, elsewhere=self.errands), ReferenceExecutable(graph)
+        )
         WORKER.submit(pending)
         return pending
 

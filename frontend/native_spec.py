@@ -171,7 +171,7 @@ class _Writer:
         ending = self.ending(captured, executable, first, (), first + executable_values(executable))
         arena = self.dims.size(dim.maximum(64, executable.arena_size))
         relations = [] if self.sizes is None else [(r.difference, r.sign) for r in self.sizes.relations]
-        derive, code = self.dims.derive(relations, executable.target, executable.compile_text)
+        derive, code = self.dims.derive(relations, executable.target, executable.link_text)
         known = {} if self.sizes is None else self.sizes.bind(self.leaves)
         return TraceSpec(
             **ending,

@@ -79,6 +79,39 @@ def is_ready(executable: Any) -> bool:
     return not isinstance(executable, Pending) or executable.ready
 
 
+class NotYet(Exception):
+    """What was asked for is being made."""
+
+
+class Errands:
+    """Small things that somebody has the background make, by key: who asks again later gets them, once."""
+
+    def __init__(self) -> None:
+        self._pending: dict[Any, Pending] = {}
+
+    def get(self, key: Any, make: Callable[[], Any]) -> Any:
+        """What `make` returns. NotYet until then; the error if there was one."""
+        pending = self._pending.get(key)
+        if pending is None:
+            if not WORKER.has_room():
+                raise NotYet
+            pending = self._pending.setdefault(key, Pending(lambda breathe: make(), None))
+            WORKER.submit(pending)
+        if not pending.done:
+            WORKER.wake()
+            raise NotYet
+        self._pending.pop(key, None)
+        if pending.error is not None:
+            raise pending.error
+        return pending.executable
+
+    def clear(self) -> None:
+        """Gives them up."""
+        for pending in self._pending.values():
+            pending.close()
+        self._pending.clear()
+
+
 class Worker:
     """Makes what is `Pending`, one after the other, in a thread that lives while there is something to do."""
 

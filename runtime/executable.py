@@ -34,6 +34,7 @@ from .plan_code import PlanCode, plan_code
 from .threads import max_threads, pool_symbols
 
 if TYPE_CHECKING:
+    from .background import Errands
     from .tuning import Tuning
 
 
@@ -90,6 +91,7 @@ class Executable:
         self.seconds: dict[str, float] = {"passes": sum(report.seconds.values())}
         self.hits = 0
         self.kernels: dict[str, LoweredKernel] = {}
+        self.elsewhere: Errands | None = None  # who compiles what calls need besides this; None: they do
         self.tuning: Tuning | None = None  # what was tried to make it faster; None: nothing
         objects = []
         for s in {s.kernel.name: s for s in plan.all_kernel_steps}.values():
@@ -139,6 +141,14 @@ class Executable:
             self.spent("llvm", time.perf_counter() - start)
             disk.put(key, found)
         return found
+
+    def link_text(self, text: str, symbols: dict[str, int] | None = None) -> engine.Code:
+        """LLVM text as code, for what calls of this executable need besides it. NotYet where the background makes it."""
+
+        def make() -> engine.Code:
+            return engine.link([self.compile_text(text)], symbols)
+
+        return make() if self.elsewhere is None else self.elsewhere.get((text, tuple((symbols or {}).items())), make)
 
     def key(self, text: str) -> str:
         """What the object of such a text is kept under."""
@@ -274,9 +284,10 @@ def build(
     verify: bool | None = None,
     breathe: Callable[[], None] = lambda: None,
     budget: float = 0.0,
+    elsewhere: Errands | None = None,
 ) -> Executable:
     """Compiles `graph` for `target` (this machine's by default). breathe: called between kernels; what it raises ends it.
-    budget: seconds for timing other schedules of its kernels."""
+    budget: seconds for timing other schedules of its kernels. elsewhere: see `Executable.link_text`."""
     target = target or default_target()
     report = Report()
     check = knobs.flag("TRACEFUSE_VERIFY") if verify is None else verify
@@ -286,6 +297,7 @@ def build(
         from .tuning import tune
 
         executable = tune(executable, budget, breathe)
+    executable.elsewhere = elsewhere
     if debug.level() or knobs.KNOBS["TRACEFUSE_DUMP"].get():
         from . import dump
 

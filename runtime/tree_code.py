@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from ..backends.llvm import engine
 from ..backends.llvm.builder import Function, Module, Val, i32, i64
 from ..ir.plan import Plan
-from .cache import cached_object
-from .executable import Executable, source_digest
+from .executable import Executable
 
 
 @dataclass(slots=True)
@@ -51,9 +50,7 @@ def tree_code(root: Stage, endings: int) -> TreeCode:
     """Compiles and links the code of a tree with that many endings."""
     writer = _Writer(root, endings)
     text = str(writer.module)
-    target = root.executable.target
-    data = cached_object(f"{source_digest()}\n{text}", target.key, lambda: engine.compile_object(text, target))
-    code = engine.link([data], writer.symbols)
+    code = root.executable.link_text(text, writer.symbols)
     found = tuple(code.address(f"tf_ending_{k}") for k in range(endings))
     return TreeCode(code, code.address("tf_select"), found, writer.scratch + writer.most_scratch)
 

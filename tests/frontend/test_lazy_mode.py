@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from tracefuse.backends.llvm import engine
 from tracefuse.frontend.compile import CheckError, compiled_function
 from tracefuse.runtime import background
 from tracefuse.runtime.background import WORKER
@@ -24,13 +25,13 @@ class Gate:
         self.work = compiled_function(compiled)._background
         self.make, self.work.make = self.work.make, self
 
-    def __call__(self, graph, breathe):
+    def __call__(self, graph, breathe, **how):
         self.begun.set()
         while not self.open.wait(0.005):
             breathe()
         if self.error is not None:
             raise self.error
-        return self.make(graph, breathe)
+        return self.make(graph, breathe=breathe, **how)
 
 
 def lazy(function, **settings):
@@ -139,6 +140,23 @@ def test_sizes_that_change_become_symbols():
         np.testing.assert_allclose(f(x).numpy(), poly(x).numpy(), rtol=1e-6)
         assert f.ready(60)
     assert f.cache_info()["traces"] == 2 and f.cache_info()["hits"] >= 25
+
+
+def test_no_call_compiles_anything_itself(monkeypatch):
+    """Not even what the native entry needs to check sizes and to walk trees."""
+    compilers = set()
+    for name in ("_compile", "link"):
+        plain = getattr(engine, name)
+        monkeypatch.setattr(
+            engine, name, lambda *a, f=plain, **k: (compilers.add(threading.current_thread().name), f(*a, **k))[1]
+        )
+    f, g = lazy(halve), lazy(lambda x: x * 7 + tr.arange(x.shape[0] // 2).sum())
+    for k in range(12):
+        f(tr.full((4,), 8.0)), f(-tr.ones(4)), g(tr.rand(2 + 2 * (k % 3)))
+        assert f.ready(60) and g.ready(60)
+        WORKER.wait(list(f._background.errands._pending.values()) + list(g._background.errands._pending.values()))
+    assert compilers == {"tracefuse-compile"}
+    assert all(t.native for t in [*f.traces, *g.traces] if t.sizes or t.above)
 
 
 def test_a_backward_that_comes_later():
