@@ -343,7 +343,8 @@ class CompiledFunction:
             if found.captured is not None:  # another thread was faster
                 self._hits += 1
             elif background is not None and key in background.broken:
-                return self._fall_back(key, background.broken[key], args, kwargs)
+                reason = background.broken[key] if self.fullgraph else background.broken.pop(key)
+                return self._fall_back(key, reason, args, kwargs)
             elif background is None or background.may_trace(self._pattern(key, flat) or key):
                 start, error = time.perf_counter(), None
                 captured: Captured | None = None
@@ -484,13 +485,15 @@ def compile(
     """Compiles a function, a method, or a Module (its forward). Also a decorator: `@compile`, `@compile(check=1)`.
 
     fullgraph: a call that can't be captured raises CaptureError instead of running as plain Python.
-    mode: "default", "lazy", "max".
+    mode: "default": the first call of a signature is compiled, and waits for it. "lazy": calls run as plain Python until
+    the background has compiled what the second one has traced; the function's `ready(timeout)` waits for it. "max": the
+    first call also times other schedules of its kernels, and keeps the fastest.
     dynamic: None: the first call fixes all sizes; sizes of arguments that differ in a later one become symbolic in a
     second trace, which then serves all. False: every shape gets its own trace. True: all sizes of arguments but 0 and 1
     are symbolic at once. {"x": {0: "batch"}}: these are, by name or as a `Dim` with a range (ValueError for a call
     outside of it); sizes of one name are equal.
     backend: "llvm", or "reference" (NumPy; slow, for comparison). check: compare the first n calls of each trace with
-    plain Python; CheckError where they differ. options: for the backend.
+    plain Python; CheckError where they differ. options: limits, see `Options`; ValueError for an unknown one.
     A compiled Module is of the same class and shares parameters, buffers and attributes with the original.
     """
     settings: dict[str, Any] = dict(
