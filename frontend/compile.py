@@ -239,7 +239,7 @@ class CompiledFunction:
         except Declined:
             return self._plain(args, kwargs)
         if found.captured is not None:
-            if not found.captured.ready:
+            if self._background is not None and not found.captured.ready:
                 return self._plain(args, kwargs)
             self._hits += 1
             self._offer(found.captured, invocation, loaded)
@@ -267,6 +267,7 @@ class CompiledFunction:
         """Takes out the traces that the background could not compile, and notes why."""
         assert self._background is not None
         with self._lock:
+            waiting = len(self._background.jobs)
             for job, error in self._background.failed():
                 bad = {id(p) for p in job.pending if p.error is not None}
                 nodes = self._traces.get(job.place, [])
@@ -275,7 +276,8 @@ class CompiledFunction:
                     self._background.broken[job.key] = self._backend_failed(error)
                 else:
                     self.dynamic.give_up(job.place)  # the next call is traced for its own sizes
-            CODE.make_room(self)
+            if len(self._background.jobs) < waiting:
+                CODE.make_room(self)
 
     def _full(self, key: tuple, call: Call) -> bool:
         """Whether there are as many traces as may be."""

@@ -91,4 +91,5 @@ class Background:
 
     def ready(self, timeout: float | None) -> bool:
         """Waits until all code is there, or has turned out impossible. False: it was not within `timeout` seconds."""
-        return WORKER.wait([p for job in list(self.jobs) for p in job.pending], timeout)
+        graphs = [p for job in list(self.jobs) for p in job.pending]
+        return WORKER.wait([*graphs, *self.errands.pending], timeout)

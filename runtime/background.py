@@ -105,6 +105,10 @@ class Errands:
             raise pending.error
         return pending.executable
 
+    @property
+    def pending(self) -> list[Pending]:
+        return list(self._pending.values())
+
     def clear(self) -> None:
         """Gives them up."""
         for pending in self._pending.values():

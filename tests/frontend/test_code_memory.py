@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tracefuse.frontend.capture.tree import executables_of
 from tracefuse.frontend.code_memory import CODE
+from tracefuse.runtime.background import WORKER
 
 import tracefuse as tr
 from tracefuse import nn
@@ -27,11 +28,16 @@ def codes(f):
     return [weakref.ref(e.code) for nodes in f._traces.values() for e in executables_of(nodes)]
 
 
+@pytest.mark.parametrize("mode", ["default", "lazy"])
 @pytest.mark.parametrize("function", [trained, branching])
-def test_unload_frees_the_code_at_once(function):
-    f, x = tr.compile(function), tr.rand(4)
-    for _ in range(3):
+def test_unload_frees_the_code_at_once(function, mode):
+    f, x = tr.compile(function, mode=mode), tr.rand(4)
+    for _ in range(6):
         f(x), f(x - 5)
+        assert f.ready(60)
+    thread = WORKER._thread
+    if thread is not None:  # it may hold on to the last thing that it made
+        thread.join(60)
     held = codes(f)
     assert held and all(c() is not None for c in held)
     gc.disable()

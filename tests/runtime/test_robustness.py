@@ -412,6 +412,8 @@ def test_ctrl_c_at_any_moment(tmp_path):
         ("TRACEFUSE_FUEL", "some"),
         ("TRACEFUSE_CACHE_LIMIT", "1G"),
         ("TRACEFUSE_CACHE_LIMIT", "-1"),
+        ("TRACEFUSE_CODE_LIMIT", "1G"),
+        ("TRACEFUSE_CODE_LIMIT", "-1"),
         ("TRACEFUSE_TARGET", "avx1024"),
         ("TRACEFUSE_DISABLE", "everything"),
     ],
@@ -431,6 +433,7 @@ def test_garbage_in_a_knob_names_the_variable(tmp_path, name, value):
             y = add(x, x)
         try:
             build(b.finish((y,)))
+            tr.compile(lambda x: x + 1)(tr.ones(3))
         except ValueError as e:
             print(e)
     """
