@@ -18,24 +18,36 @@ import types
 import warnings
 from typing import TYPE_CHECKING, Any, Callable
 
-import numpy as np
-
 from ..ir.graph import Graph
 from ..runtime import collector, interrupts
+from ..runtime.background import NotYet
 from . import events
 from .capture.capture import Call, CaptureStop, Restart, Specialize, Volatile, capture, flatten_call
 from .capture.dynamic import Dynamic
 from .capture.guards import Guard
 from .capture.replay import Captured, Invocation
-from .capture.tree import Declined, Found, Route, TreeNode, Values, leaves_of, walk
+from .capture.tree import (
+    Declined,
+    Found,
+    Route,
+    TreeNode,
+    Values,
+    executables_of,
+    leaves_of,
+    separate,
+    walk,
+    without,
+)
 from .capture.value_sizes import Settle, Settled
+from .code_memory import CODE
 from .epoch import epoch
+from .executables import BACKENDS
+from .lazy_mode import Background, Job
+from .options import Options
 from .state import publish_modes, publish_modes_to, state
 from .tensor import Tensor
 
-MAX_TRACES = 16  # of one function, before it stays in plain Python for new signatures
 MOST_CAPTURES = 256  # of one call, one after the other, each with what the one before has found out
-MAX_BRANCHES = 256  # of one function: traces that differ in the answers they got
 MODES = ("default", "lazy", "max")
 
 
@@ -49,61 +61,6 @@ class CaptureError(RuntimeError):
 
 class CheckError(AssertionError):
     """`check=n`: a compiled call gave other results than plain Python."""
-
-
-class ReferenceExecutable:
-    """Runs a graph with the ops' NumPy references: `backend="reference"`."""
-
-    def __init__(self, graph: Graph):
-        self.graph = graph
-
-    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray | None]:
-        """All outputs as fresh arrays; those that overwrite inputs are written there, and None here."""
-        from ..ir.interpreter import run
-
-        values = run(self.graph, inputs)
-        specs = self.graph.signature.outputs
-        shared = {id(a) for a in inputs}
-        out: list[np.ndarray | None] = []
-        for v, spec in zip(values, specs, strict=True):
-            fresh = v.base is None and id(v) not in shared and v.flags.c_contiguous
-            v = v if fresh and spec.kind != "write" else v.copy()
-            shared.add(id(v))
-            out.append(v)
-        for k, spec in enumerate(specs):
-            if spec.kind == "write":
-                inputs[spec.target][...] = out[k]
-                out[k] = None
-        return out
-
-
-def _build_llvm(graph: Graph) -> Any:
-    from ..runtime.executable import build
-
-    return _Contiguous(build(graph))
-
-
-class _Contiguous:
-    """Gives native code contiguous copies of inputs that it writes and that are not contiguous themselves."""
-
-    def __init__(self, executable: Any):
-        self.executable = executable
-        self.written = [s.target for s in executable.graph.signature.outputs if s.kind == "write"]
-
-    def run(self, inputs: list[np.ndarray]) -> list[Any]:
-        strided = [k for k in self.written if not inputs[k].flags.c_contiguous or not inputs[k].flags.aligned]
-        if not strided:
-            return self.executable.run(inputs)
-        given = list(inputs)
-        for k in strided:
-            given[k] = np.array(inputs[k], order="C")
-        out = self.executable.run(given)
-        for k in strided:
-            inputs[k][...] = given[k]
-        return out
-
-
-BACKENDS: dict[str, Callable[[Graph], Any]] = {"llvm": _build_llvm, "reference": ReferenceExecutable}
 
 
 class CompiledFunction:
@@ -123,7 +80,7 @@ class CompiledFunction:
         mode: str,
         backend: str,
         check: int,
-        options: dict[str, Any],
+        options: dict[str, Any] | None,
         dynamic: Any = None,
     ):
         if backend not in BACKENDS:
@@ -134,10 +91,14 @@ class CompiledFunction:
         self.__tracefuse_wrapped__ = function
         self._miss = self._called
         self._target: tuple[Any, tuple[Any, ...]] = (self, ())
-        self.fullgraph, self.mode, self.backend, self.check, self.options = fullgraph, mode, backend, check, options
+        self.fullgraph, self.mode, self.backend, self.check = fullgraph, mode, backend, check
+        self.options = Options.of(options)
         self.dynamic = Dynamic(dynamic)
         self.fallbacks: list[str] = []
-        self._build = BACKENDS[backend]
+        self._background = Background(BACKENDS[backend]) if mode == "lazy" else None
+        self._build: Callable[[Graph], Any] = BACKENDS[backend] if self._background is None else self._background.build
+        if mode == "max":
+            self._build = functools.partial(BACKENDS[backend], budget=self.options.budget_ms / 1e3)
         self._lock = threading.RLock()
         self.unload()
 
@@ -146,18 +107,48 @@ class CompiledFunction:
         from ..runtime import entry
 
         with self._lock:
-            entry.clear(self._target[0])
+            entry.clear(self._target[0])  # calls that are inside of native code keep it until they are done
+            for nodes in getattr(self, "_traces", {}).values():
+                separate(nodes)
+            if self._background is not None:
+                self._background.forget()
             self._traces: dict[tuple, list[TreeNode]] = {}
             self._eager: set[tuple] = set()
             self._static: dict[tuple, frozenset[int]] = {}
             self._settled: dict[tuple, Settled] = {}
             self.dynamic.families.clear()
             self._loaded = object()  # another one after each unload
-            self._hits = self._misses = self._python = 0
+            self._hits = self._misses = self._python = self._unloaded = 0
+            self._before = (0, 0.0)  # compiles, and their seconds, of traces that have been unloaded
             self._warned = False
             self._volatile = Volatile()
             self._failing: dict[str, int] = {}
             self.fallbacks.clear()
+
+    def unload_tree(self, place: tuple, node: TreeNode) -> bool:
+        """Forgets one trace, or all that belong to one tree. False while another thread traces a call."""
+        from ..runtime import entry
+
+        if not self._lock.acquire(blocking=False):
+            return False
+        try:
+            nodes = self._traces.get(place, [])
+            if not any(n is node for n in nodes):
+                return False
+            made, gone = executables_of([node]), leaves_of([node])
+            self._hits += sum(t.native.new_hits() for t in gone if t.native)
+            self._traces[place] = [n for n in nodes if n is not node]
+            if node.native:
+                entry.remove_trace(self._target[0], node.native.trace)
+            separate([node])
+            if self._background is not None:
+                self._background.finish(gone)
+            self._unloaded += len(gone)
+            seconds = sum(sum(e.seconds.values()) for e in made)
+            self._before = (self._before[0] + len(made), self._before[1] + seconds)
+            return True
+        finally:
+            self._lock.release()
 
     @property
     def traces(self) -> list[Captured]:
@@ -173,8 +164,11 @@ class CompiledFunction:
 
     def cache_info(self) -> dict[str, Any]:
         """traces: how many there are. hits, misses: calls that found one, or made one. eager: calls in plain Python.
-        failing: how often each guard sent a call to another trace."""
+        failing: how often each guard sent a call to another trace. compiles, seconds: of graphs since `unload`, and how
+        long they took. code_bytes: of machine code that is loaded. pending: traces that the background compiles.
+        unloaded: traces that had to go because there was too much code."""
         traces = self.traces
+        made = executables_of([n for nodes in list(self._traces.values()) for n in nodes])
         return {
             "traces": len(traces),
             "hits": self._hits,
@@ -182,7 +176,18 @@ class CompiledFunction:
             "eager": self._python,
             "failing": dict(self._failing),
             "fallbacks": list(self.fallbacks),
+            "compiles": self._before[0] + len(made),
+            "seconds": self._before[1] + sum(sum(e.seconds.values()) for e in made),
+            "code_bytes": sum(e.code_bytes for e in made),
+            "pending": sum(not t.ready for t in traces),
+            "unloaded": self._unloaded,
         }
+
+    def ready(self, timeout: float | None = None) -> bool:
+        """mode="lazy": waits until the background has compiled all that has been traced, `timeout` seconds at most (None:
+        however long it takes). Whether it has; what can't be compiled counts too, and is told by the next call. Calls
+        that have not been traced yet (the first of each signature) have nothing to wait for; in other modes it is True."""
+        return self._background is None or self._background.ready(timeout)
 
     def __reduce__(self) -> Any:
         """By reference, as functions are: copies are the function itself."""
@@ -229,28 +234,59 @@ class CompiledFunction:
             return self._fall_back(None, f"the arguments can't be flattened: {e}", args, kwargs)
         invocation = Invocation(call.leaves, args, kwargs, at_epoch, self._target[1])
         self.dynamic.check(function, call)
+        if self._background is not None and self._background.jobs:
+            self._settle()
         try:
             found = self._find(key, call)
         except Declined:
-            self._python += 1
-            return function(*args, **kwargs)
+            return self._plain(args, kwargs)
         if found.captured is not None:
+            if self._background is not None and not found.captured.ready:
+                return self._plain(args, kwargs)
             self._hits += 1
             self._offer(found.captured, invocation, loaded)
             return self._run(found, call.leaves, args, kwargs)
         if key in self._eager:
-            self._python += 1
-            return function(*args, **kwargs)
+            return self._plain(args, kwargs)
         if self._full(key, call):
             return self._fall_back(key, self._too_many(), args, kwargs)
         return self._trace(key, call, invocation)
+
+    def _plain(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """The call as plain Python."""
+        self._python += 1
+        if self._background is None:
+            return self.__tracefuse_wrapped__(*args, **kwargs)
+        with self._lock:  # it does not begin while another thread traces, which changes tensors for a moment
+            self._background.plain += 1
+        try:
+            return self.__tracefuse_wrapped__(*args, **kwargs)
+        finally:
+            with self._lock:
+                self._background.plain -= 1
+
+    def _settle(self) -> None:
+        """Takes out the traces that the background could not compile, and notes why."""
+        assert self._background is not None
+        with self._lock:
+            waiting = len(self._background.jobs)
+            for job, error in self._background.failed():
+                bad = {id(p) for p in job.pending if p.error is not None}
+                nodes = self._traces.get(job.place, [])
+                self._traces[job.place] = without(nodes, lambda n: n is job.captured or id(n.executable) in bad)
+                if job.captured.sizes is None:
+                    self._background.broken[job.key] = self._backend_failed(error)
+                else:
+                    self.dynamic.give_up(job.place)  # the next call is traced for its own sizes
+            if len(self._background.jobs) < waiting:
+                CODE.make_room(self)
 
     def _full(self, key: tuple, call: Call) -> bool:
         """Whether there are as many traces as may be."""
         trees = sum(map(len, list(self._traces.values())))
         if self._near(key, call):  # the call may be one more branch of a trace that is there
             trees -= 1
-        return trees >= MAX_TRACES or len(self.traces) >= MAX_BRANCHES
+        return trees >= self.options.max_traces or len(self.traces) >= self.options.max_branches
 
     def _near(self, key: tuple, call: Call) -> list[TreeNode]:
         """The traces that may serve the call, the guards permitting: first those of its very sizes."""
@@ -278,6 +314,9 @@ class CompiledFunction:
         for segment, answer in captured.above:
             nodes = segment.branches.setdefault(answer, [])
         nodes.append(captured)
+        if self._background is not None:
+            self._background.jobs.append(Job(key, place, captured))
+        CODE.make_room(self, captured.above[0][0] if captured.above else captured)
 
     def _offer(self, captured: Captured, call: Invocation, loaded: object) -> None:
         """Has native code serve calls like this one, which is about to run, from the next one on."""
@@ -292,15 +331,25 @@ class CompiledFunction:
                 from .native import attach
 
                 captured.native = attach(self._target[0], captured, call) or False
+        except NotYet:
+            pass  # until the background has compiled what native code needs for that, calls run the trace from Python
         finally:
             self._lock.release()
 
     def _trace(self, key: tuple, flat: Call, call: Invocation) -> Any:
         """Captures this call and runs it."""
-        args, kwargs = call.args, call.kwargs
+        args, kwargs, background = call.args, call.kwargs, self._background
         with self._lock:
-            found = self._find(key, flat) if self._traces else Found(None, [])
-            if found.captured is None:  # else another thread was faster
+            try:
+                found = self._find(key, flat) if self._traces else Found(None, [])
+            except Declined:
+                return self._plain(args, kwargs)
+            if found.captured is not None:  # another thread was faster
+                self._hits += 1
+            elif background is not None and key in background.broken:
+                reason = background.broken[key] if self.fullgraph else background.broken.pop(key)
+                return self._fall_back(key, reason, args, kwargs)
+            elif background is None or background.may_trace(self._pattern(key, flat) or key):
                 start, error = time.perf_counter(), None
                 captured: Captured | None = None
                 pattern = self._pattern(key, flat)
@@ -319,15 +368,18 @@ class CompiledFunction:
                     with collector.paused():
                         captured, values = self._compiled(captured, values, key, flat, args, kwargs)
                 except Exception as e:
-                    reason = f"the {self.backend} backend failed: {type(e).__name__}: {e}"
-                    return self._fall_back(key, reason, args, kwargs)
+                    return self._fall_back(key, self._backend_failed(e), args, kwargs)
                 self._keep(key, flat, captured)
                 self._misses += 1
                 found = Found(captured, values)
-                self._offer(captured, call, self._loaded)  # inside the lock: nobody has unloaded it
-            else:
-                self._hits += 1
+                if captured.ready:
+                    self._offer(captured, call, self._loaded)  # inside the lock: nobody has unloaded it
+        if found.captured is None or not found.captured.ready:
+            return self._plain(args, kwargs)
         return self._run(found, call.leaves, args, kwargs)
+
+    def _backend_failed(self, error: BaseException) -> str:
+        return f"the {self.backend} backend failed: {type(error).__name__}: {error}"
 
     def _capture(self, key: tuple, call: Call, args: tuple, kwargs: dict[str, Any]) -> tuple[Captured, Values]:
         """A trace of the call, and what the segments on its way have computed."""
@@ -348,7 +400,8 @@ class CompiledFunction:
             fn, tracer = self.__tracefuse_wrapped__, make()
             place = key if tracer is None else self._pattern(key, call)
             assert place is not None
-            route = Route(self._traces.setdefault(place, []), call.leaves, self._build)
+            nodes, limits = self._traces.setdefault(place, []), self.options
+            route = Route(nodes, call.leaves, self._build, limits.max_questions, limits.max_answers)
             settled = self._settled.setdefault(place, {})
             try:
                 with route:
@@ -395,13 +448,12 @@ class CompiledFunction:
         except Exception:  # before anything was written: plain Python gives the error, or the result
             outputs = None
         if outputs is None:
-            self._python += 1
-            return self.__tracefuse_wrapped__(*args, **kwargs)
+            return self._plain(args, kwargs)
         return captured.commit(leaves, arrays, outputs, found.values, (args, kwargs))
 
     def _too_many(self) -> str:
         worst = max(self._failing, key=self._failing.__getitem__, default="the layout of the arguments")
-        return f"it has {MAX_TRACES} traces already; what changes most often: {worst}"
+        return f"it has {self.options.max_traces} traces already; what changes most often: {worst}"
 
     def _fall_back(
         self, key: tuple | None, reason: str, args: tuple, kwargs: dict[str, Any], error: Exception | None = None
@@ -409,9 +461,8 @@ class CompiledFunction:
         """Runs the call as plain Python. If that works, says once why it was not compiled."""
         name = getattr(self.__tracefuse_wrapped__, "__qualname__", type(self.__tracefuse_wrapped__).__name__)
         events.fell_back(name, reason)
-        self._python += 1
         # an error of the user's comes out of plain Python as it is, whatever was asked for
-        out = self.__tracefuse_wrapped__(*args, **kwargs) if error is not None or not self.fullgraph else None
+        out = self._plain(args, kwargs) if error is not None or not self.fullgraph else None
         text = f"{name} runs as plain Python: {reason}"
         if self.fullgraph:
             raise CaptureError(text) from error
@@ -440,17 +491,19 @@ def compile(
     """Compiles a function, a method, or a Module (its forward). Also a decorator: `@compile`, `@compile(check=1)`.
 
     fullgraph: a call that can't be captured raises CaptureError instead of running as plain Python.
-    mode: "default", "lazy", "max".
+    mode: "default": the first call of a signature is compiled, and waits for it. "lazy": calls run as plain Python until
+    the background has compiled what the second one has traced; the function's `ready(timeout)` waits for it. "max": the
+    first call also times other schedules of its kernels, and keeps the fastest.
     dynamic: None: the first call fixes all sizes; sizes of arguments that differ in a later one become symbolic in a
     second trace, which then serves all. False: every shape gets its own trace. True: all sizes of arguments but 0 and 1
     are symbolic at once. {"x": {0: "batch"}}: these are, by name or as a `Dim` with a range (ValueError for a call
     outside of it); sizes of one name are equal.
     backend: "llvm", or "reference" (NumPy; slow, for comparison). check: compare the first n calls of each trace with
-    plain Python; CheckError where they differ. options: for the backend.
+    plain Python; CheckError where they differ. options: limits, see `Options`; ValueError for an unknown one.
     A compiled Module is of the same class and shares parameters, buffers and attributes with the original.
     """
     settings: dict[str, Any] = dict(
-        fullgraph=fullgraph, mode=mode, backend=backend, check=check, options=options or {}, dynamic=dynamic
+        fullgraph=fullgraph, mode=mode, backend=backend, check=check, options=options, dynamic=dynamic
     )
     if fn is None:
         return functools.partial(compile, **settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,7 +24,8 @@ SHOWN_GUARDS = 12  # in a summary
 
 @dataclass(frozen=True, slots=True)
 class KernelReport:
-    """One step of a plan. read, written: bytes; flops: operations (estimates). phases: (symbol, parallel tasks)."""
+    """One step of a plan. read, written: bytes; flops: operations (estimates). phases: (symbol, parallel tasks). tuned: what
+    `mode="max"` has found for it: the schedule before and after, with the time that the kernel took with each."""
 
     name: str
     ops: tuple[str, ...]
@@ -34,6 +36,7 @@ class KernelReport:
     written: int | str
     flops: int | str
     phases: tuple[tuple[str, int | str], ...]
+    tuned: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,7 @@ class TraceReport:
     NumPy computes between the kernels. control_steps: loops and branches among them. seconds: by stage of compiling.
     from_cache: kernels that did not have to be generated. entry: how calls get there, "native" or "python"; "not called"
     before the first one. lines: source text by "file:line". answers: what Python asked on the way to it, with what it was
-    told: (line, answer). notes: what it could do better, and why it does not."""
+    told: (line, answer). notes: what it could do better, and why it does not. tuning: what `mode="max"` came to."""
 
     name: str
     graph: str
@@ -110,6 +113,7 @@ class TraceReport:
     answers: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     control_steps: tuple[ControlReport, ...] = ()
+    tuning: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +233,7 @@ def _report(captured: Captured, graph: Graph, executable: Any, guards: tuple[str
         optimized=str(optimized),
         nodes=len(graph.nodes),
         optimized_nodes=len(optimized.nodes),
-        kernels=_kernels(native.plan, native.kernels),
+        kernels=_kernels(native.plan, native.kernels, _tuned(native)),
         guards=guards,
         memory=_memory(graph, native.plan),
         seconds=seconds,
@@ -241,6 +245,7 @@ def _report(captured: Captured, graph: Graph, executable: Any, guards: tuple[str
         control_steps=_control_steps(native.plan, native.kernels),
         answers=_answers(captured),
         notes=captured.notes,
+        tuning="" if native.tuning is None else str(native.tuning),
     )
 
 
@@ -248,8 +253,20 @@ def _answers(captured: Captured) -> tuple[tuple[str, str], ...]:
     return tuple((str(segment.location), segment.told(answer)) for segment, answer in captured.above)
 
 
-def _kernels(plan: Plan, lowered: dict[str, Any]) -> tuple[KernelReport, ...]:
-    return tuple(_kernel(s, lowered[s.kernel.name].phases) for s in plan.kernel_steps)
+def _tuned(native: Any) -> dict[str, str]:
+    """By kernel: from which schedule to which it was tuned."""
+    out: dict[str, str] = {}
+    if native.tuning is None:
+        return out
+    for t in native.tuning.kernels:
+        before, after = (milliseconds(1e3 * s) for s in t.seconds)
+        what = "" if native.tuning.kept else ", not kept: the whole was no faster"
+        out[t.kernel] = f"{t.before} ({before}) -> {t.after} ({after}){what}"
+    return out
+
+
+def _kernels(plan: Plan, lowered: dict[str, Any], tuned: Mapping[str, str] = {}) -> tuple[KernelReport, ...]:
+    return tuple(_kernel(s, lowered[s.kernel.name].phases, tuned.get(s.kernel.name, "")) for s in plan.kernel_steps)
 
 
 def _entry(captured: Captured) -> str:
@@ -258,7 +275,7 @@ def _entry(captured: Captured) -> str:
     return "native" if captured.native else "python"
 
 
-def _kernel(step: Any, phases: Any) -> KernelReport:
+def _kernel(step: Any, phases: Any, tuned: str) -> KernelReport:
     kernel, cost = step.kernel, kernel_cost(step.kernel)
     return KernelReport(
         name=kernel.name,
@@ -270,6 +287,7 @@ def _kernel(step: Any, phases: Any) -> KernelReport:
         written=_plain(cost.written),
         flops=_plain(cost.flops),
         phases=tuple((p.symbol, _plain(p.tasks)) for p in phases),
+        tuned=tuned,
     )
 
 
@@ -359,6 +377,7 @@ def _summary(t: TraceReport, most_guards: int = 1_000_000) -> list[str]:
         size = f"{quantity(k.read, 'B')} in, {quantity(k.written, 'B')} out, {quantity(k.flops, 'flop')}, {tasks} tasks"
         lines.append(f"  {i:>3} {k.name:<{width}}  {_ops(k.ops)}")
         lines.append(f"      {', '.join(k.sources)}  [{size}]" if k.sources else f"      [{size}]")
+        lines += [f"      tuned: {k.tuned}"] if k.tuned else []
     lines += _host_lines(t, len(t.kernels))
     if t.memory is not None:
         m = t.memory
@@ -368,6 +387,8 @@ def _summary(t: TraceReport, most_guards: int = 1_000_000) -> list[str]:
         )
         if m.in_place or m.copied:
             lines.append(f"writes: {len(m.in_place)} in place, {len(m.copied)} by a copy at the end")
+    if t.tuning:
+        lines.append(t.tuning)
     if t.seconds:
         parts = [f"{k} {milliseconds(1e3 * v)}" for k, v in t.seconds.items() if v >= 5e-4]
         total = milliseconds(1e3 * sum(t.seconds.values()))

@@ -6,6 +6,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from ..runtime.background import Pending
 from .capture.capture import CaptureStop, flatten_call
 from .capture.replay import Captured
 from .capture.tree import Declined
@@ -60,7 +61,7 @@ def trace_of(compiled: CompiledFunction, args: tuple, kwargs: dict[str, Any]) ->
     except Declined:
         raise NotCaptured("the call fails before it is known which way it takes") from None
     if found is not None:
-        return found
+        return _finished(compiled, found)
     with compiled._lock:
         try:
             captured, _ = compiled._capture(key, call, args, kwargs)
@@ -68,6 +69,15 @@ def trace_of(compiled: CompiledFunction, args: tuple, kwargs: dict[str, Any]) ->
             raise NotCaptured(str(e)) from None
         captured, _ = compiled._compiled(captured, [], key, call, args, kwargs)
         compiled._keep(key, call, captured)
+    return _finished(compiled, captured)
+
+
+def _finished(compiled: CompiledFunction, captured: Captured) -> Captured:
+    """The trace with its code, which may be in the making in the background."""
+    compiled.ready()
+    for e in captured.executables:
+        if isinstance(e, Pending) and not e.ready:
+            raise NotCaptured(f"it could not be compiled: {e.error or 'it was unloaded'}")
     return captured
 
 

@@ -32,6 +32,11 @@ class NativeTrace:
         self.trace = entry.add_trace(function, spec)
         self.counted = self._wait = self._patience = self._at_hits = 0
 
+    @property
+    def unseen(self) -> int:
+        """Calls served since `new_hits`."""
+        return self.trace.hits - self.counted
+
     def new_hits(self) -> int:
         """Calls served since this was asked the last time."""
         hits = self.trace.hits
@@ -130,6 +135,11 @@ class NativeEnding:
         self.tree, self.captured, self.trace = tree, captured, trace
         self.counted = 0
         self._pending = before._pending if isinstance(before, NativeEnding) else 0
+
+    @property
+    def unseen(self) -> int:
+        """Calls served since `new_hits`."""
+        return self._pending + self.trace.hits - self.counted
 
     def new_hits(self) -> int:
         """Calls served since this was asked the last time."""

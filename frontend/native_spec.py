@@ -174,7 +174,7 @@ class _Writer:
         ending = self.ending(captured, executable, first, (), first + executable_values(executable))
         arena = self.dims.size(dim.maximum(64, executable.arena_size))
         relations = [] if self.sizes is None else [(r.difference, r.sign) for r in self.sizes.relations]
-        derive, code = self.dims.derive(relations, executable.target, executable.compile_text)
+        derive, code = self.dims.derive(relations, executable.target, executable.link_text)
         known = {} if self.sizes is None else self.sizes.bind(self.leaves)
         return TraceSpec(
             **ending,
@@ -457,7 +457,7 @@ class _TreeWriter(_Writer):
         shared["arena"] = self.dims.size(dim.maximum(64, code.arena))
         relations = {(r.difference, r.sign): None for t in self.traces if t.sizes for r in t.sizes.relations}
         target = self.executables[0].target
-        derive, derived = self.dims.derive(list(relations), target, self.executables[0].compile_text)
+        derive, derived = self.dims.derive(list(relations), target, self.executables[0].link_text)
         shared["dims"] = len(self.dims.slots)
         known = {} if self.sizes is None else self.sizes.bind(self.leaves)
         slow = any(_seconds(e.plan, _largest(e.plan, known)) > LONG for e in (*self.executables, *self.segments))

@@ -16,7 +16,7 @@ from ..ir.types import TensorType
 from . import trees
 from .capture import pytree
 from .capture.guards import exact
-from .compile import BACKENDS
+from .executables import BACKENDS
 from .tensor import Tensor, new_tensor
 
 _PLAIN = (str, int, float, bool, type(None))

@@ -13,8 +13,10 @@ import tempfile
 import threading
 import time
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from . import knobs
 
@@ -188,6 +190,36 @@ class DiskCache:
         if not self._warned:
             self._warned = True
             warnings.warn(f"tracefuse cannot write its cache in {self.folder}: {error}", RuntimeWarning, stacklevel=4)
+
+
+class Recent:
+    """What was used last, by key: as much as fits into `limit` bytes. `size` says how many an entry has."""
+
+    def __init__(self, limit: int, size: Callable[[Any], int]):
+        self.limit, self.size, self.total = limit, size, 0
+        self._entries: OrderedDict[str, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> Any:
+        with self._lock:
+            found = self._entries.get(key)
+            if found is not None:
+                self._entries.move_to_end(key)
+            return found
+
+    def put(self, key: str, entry: Any) -> None:
+        with self._lock:
+            if key in self._entries:
+                self.total -= self.size(self._entries.pop(key))
+            self._entries[key] = entry
+            self.total += self.size(entry)
+            while self.total > self.limit:
+                self.total -= self.size(self._entries.popitem(last=False)[1])
+
+    def clear(self) -> None:
+        with self._lock:
+            self._entries.clear()
+            self.total = 0
 
 
 _shared: dict[tuple[str, str, int], DiskCache] = {}

@@ -69,7 +69,7 @@ class Dims:
         return self.slots.setdefault(str(d), len(self.slots))
 
     def derive(
-        self, relations: list[tuple[Dim, str]], target: Target, compile: Callable[[str], bytes]
+        self, relations: list[tuple[Dim, str]], target: Target, link: Callable[[str], engine.Code]
     ) -> tuple[int, Any]:
         """(address of `derive`, what keeps it alive); (0, None) where there is nothing to do.
 
@@ -118,7 +118,7 @@ class Dims:
         f.ret(i32(1))
         text = str(module)
         name = f"derive_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-        code = engine.link([compile(text.replace("@derive(", f"@{name}("))])
+        code = link(text.replace("@derive(", f"@{name}("))
         return code.address(name), code
 
     def _multiple_of(self, s: Dim) -> tuple[Dim, int]:

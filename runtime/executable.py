@@ -6,10 +6,10 @@ import ctypes
 import functools
 import hashlib
 import json
-import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Sequence
+from typing import TYPE_CHECKING, Sequence
 
 import numpy as np
 
@@ -28,10 +28,14 @@ from ..ir.target import Target
 from ..passes.fuel import Fuel
 from ..passes.pipeline import NAMES, Report, compile_graph
 from . import debug, interrupts, knobs, memory
-from .cache import disk_cache
+from .cache import Recent, disk_cache
 from .host import HostProgram
 from .plan_code import PlanCode, plan_code
 from .threads import max_threads, pool_symbols
+
+if TYPE_CHECKING:
+    from .background import Errands
+    from .tuning import Tuning
 
 
 @functools.cache
@@ -50,8 +54,7 @@ class CheckFailed(Exception):
     """A check inside the program failed (a bad index): nothing was written. The message says which."""
 
 
-_compiled: dict[str, tuple[LoweredKernel, bytes]] = {}  # this process's kernels, by key
-_lock = threading.Lock()
+_compiled = Recent(64 << 20, lambda kernel: len(kernel[1]))  # this process's kernels: (LoweredKernel, object), by key
 
 
 def default_target() -> Target:
@@ -78,18 +81,27 @@ class Executable:
     """A compiled graph. `run` is thread-safe; the code lives as long as the executable.
 
     `seconds`: time spent by stage ("passes", "codegen", "llvm", "link"). `hits`: kernels that came from the disk cache.
+    `code_bytes`: of the objects that are linked. breathe: called between kernels.
     """
 
-    def __init__(self, graph: Graph, plan: Plan, target: Target, report: Report):
+    def __init__(
+        self, graph: Graph, plan: Plan, target: Target, report: Report, breathe: Callable[[], None] = lambda: None
+    ):
         self.graph, self.plan, self.target, self.report = graph, plan, target, report
         self.seconds: dict[str, float] = {"passes": sum(report.seconds.values())}
         self.hits = 0
         self.kernels: dict[str, LoweredKernel] = {}
-        objects = [
-            self._object(s.kernel, s.schedule) for s in {s.kernel.name: s for s in plan.all_kernel_steps}.values()
-        ]
+        self.elsewhere: Errands | None = None  # who compiles what calls need besides this; None: they do
+        self.tuning: Tuning | None = None  # what was tried to make it faster; None: nothing
+        objects = []
+        for s in {s.kernel.name: s for s in plan.all_kernel_steps}.values():
+            breathe()
+            objects.append(self._object(s.kernel, s.schedule))
+        breathe()
         code = self.plan_code()
         objects.append(self.compile_text(code.text))
+        self.code_bytes = sum(map(len, objects))
+        breathe()
         start = time.perf_counter()
         symbols = pool_symbols()
         if plan.control_steps:
@@ -114,45 +126,35 @@ class Executable:
         return plan_code(self.plan, self.kernels, self.target, f"plan_{plan_digest(self.plan)}", max_threads())
 
     def _object(self, kernel: Kernel, schedule: Schedule) -> bytes:
-        """The kernel's object: from this process, from disk, or compiled now. Fills `self.kernels`."""
-        key = self._key(f"{format_kernel(kernel)}\n{format_schedule(schedule)}")
-        with _lock:
-            found = _compiled.get(key)
-        if found is None:
-            disk = disk_cache(self.target.key)
-            stored = disk.get(key)
-            found = None if stored is None else _unpack(stored)
-            if found is None:
-                start = time.perf_counter()
-                lowered = lower_kernel(kernel, schedule, self.target)
-                middle = time.perf_counter()
-                found = (lowered, engine.compile_object(lowered.text, self.target))
-                self._spent("codegen", middle - start)
-                self._spent("llvm", time.perf_counter() - middle)
-                disk.put(key, _pack(*found))
-            else:
-                self.hits += 1
-            with _lock:
-                _compiled[key] = found
-        self.kernels[kernel.name] = found[0]
-        return found[1]
+        """The kernel's object. Fills `self.kernels`."""
+        self.kernels[kernel.name], data = kernel_object(self, kernel, schedule)
+        return data
 
     def compile_text(self, text: str) -> bytes:
         """LLVM text as an object, from disk or compiled now."""
-        key = self._key(text)
+        key = self.key(text)
         disk = disk_cache(self.target.key)
         found = disk.get(key)
         if found is None:
             start = time.perf_counter()
             found = engine.compile_object(text, self.target)
-            self._spent("llvm", time.perf_counter() - start)
+            self.spent("llvm", time.perf_counter() - start)
             disk.put(key, found)
         return found
 
-    def _key(self, text: str) -> str:
+    def link_text(self, text: str, symbols: dict[str, int] | None = None) -> engine.Code:
+        """LLVM text as code, for what calls of this executable need besides it. NotYet where the background makes it."""
+
+        def make() -> engine.Code:
+            return engine.link([self.compile_text(text)], symbols)
+
+        return make() if self.elsewhere is None else self.elsewhere.get((text, tuple((symbols or {}).items())), make)
+
+    def key(self, text: str) -> str:
+        """What the object of such a text is kept under."""
         return hashlib.sha256(f"{source_digest()}\n{knobs.key()}\n{self.target.key}\n{text}".encode()).hexdigest()
 
-    def _spent(self, stage: str, seconds: float) -> None:
+    def spent(self, stage: str, seconds: float) -> None:
         self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
     # ---- running
@@ -218,6 +220,28 @@ class Executable:
         raise ValueError(f"{self.graph.name} was compiled for {want}, not for {given}")
 
 
+def kernel_object(e: Executable, kernel: Kernel, schedule: Schedule) -> tuple[LoweredKernel, bytes]:
+    """A kernel's code for the target of `e`, which does the counting: from this process, from disk, or compiled now."""
+    key = e.key(f"{format_kernel(kernel)}\n{format_schedule(schedule)}")
+    found = _compiled.get(key)
+    if found is None:
+        disk = disk_cache(e.target.key)
+        stored = disk.get(key)
+        found = None if stored is None else _unpack(stored)
+        if found is None:
+            start = time.perf_counter()
+            lowered = lower_kernel(kernel, schedule, e.target)
+            middle = time.perf_counter()
+            found = (lowered, engine.compile_object(lowered.text, e.target))
+            e.spent("codegen", middle - start)
+            e.spent("llvm", time.perf_counter() - middle)
+            disk.put(key, _pack(*found))
+        else:
+            e.hits += 1
+        _compiled.put(key, found)
+    return found
+
+
 def _pack(lowered: LoweredKernel, data: bytes) -> bytes:
     """A kernel's cache entry: one line of JSON, then the object."""
     head = {
@@ -254,13 +278,26 @@ def _step_text(s: Step | ControlStep | HostStep) -> str:
     return f"{s.kernel.name} {s.args} {s.offsets} {format_schedule(s.schedule)}"
 
 
-def build(graph: Graph, target: Target | None = None, verify: bool | None = None) -> Executable:
-    """Compiles `graph` for `target` (this machine's by default)."""
+def build(
+    graph: Graph,
+    target: Target | None = None,
+    verify: bool | None = None,
+    breathe: Callable[[], None] = lambda: None,
+    budget: float = 0.0,
+    elsewhere: Errands | None = None,
+) -> Executable:
+    """Compiles `graph` for `target` (this machine's by default). breathe: called between kernels; what it raises ends it.
+    budget: seconds for timing other schedules of its kernels. elsewhere: see `Executable.link_text`."""
     target = target or default_target()
     report = Report()
     check = knobs.flag("TRACEFUSE_VERIFY") if verify is None else verify
     plan = compile_graph(graph, target, fuel_from_knobs(), check, report)
-    executable = Executable(graph, plan, target, report)
+    executable = Executable(graph, plan, target, report, breathe)
+    if budget > 0:
+        from .tuning import tune
+
+        executable = tune(executable, budget, breathe)
+    executable.elsewhere = elsewhere
     if debug.level() or knobs.KNOBS["TRACEFUSE_DUMP"].get():
         from . import dump
 

@@ -32,6 +32,7 @@ KNOBS = {
         Knob("TRACEFUSE_DISABLE", "", "comma-separated names of passes to leave out", True),
         Knob("TRACEFUSE_CACHE_DIR", "", "where compiled objects are kept; default ~/.cache/tracefuse; 'off': nowhere"),
         Knob("TRACEFUSE_CACHE_LIMIT", "1073741824", "bytes the disk cache may hold"),
+        Knob("TRACEFUSE_CODE_LIMIT", "1073741824", "bytes of machine code in memory; the traces called last are kept"),
         Knob("TRACEFUSE_NUM_THREADS", "", "threads of the CPU pool; default: the CPUs this process may use"),
         Knob("TRACEFUSE_TARGET", "", "generate code for avx512, avx2 or scalar instead of this CPU's best", True),
     )

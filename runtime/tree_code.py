@@ -19,8 +19,7 @@ from ..backends.llvm.builder import Block, Function, Module, Val, i32, i64
 from ..ir import dim
 from ..ir.dim import Dim, DimLike
 from ..ir.plan import Plan
-from .cache import cached_object
-from .executable import Executable, source_digest
+from .executable import Executable
 from .plan_code import Sizes
 
 MOST_ROOM = 1 << 31  # elements, or bytes, that a symbolic size may take in the arena
@@ -66,9 +65,7 @@ def tree_code(root: Stage, endings: int, arguments: Mapping[Dim, int]) -> TreeCo
     """Compiles and links the code of a tree with that many endings. arguments: where their symbols stand in `dims`."""
     writer = _Writer(root, endings, arguments)
     text = str(writer.module)
-    target = root.executable.target
-    data = cached_object(f"{source_digest()}\n{text}", target.key, lambda: engine.compile_object(text, target))
-    code = engine.link([data], writer.symbols)
+    code = root.executable.link_text(text, writer.symbols)
     found = tuple(code.address(f"tf_ending_{k}") for k in range(endings))
     return TreeCode(code, code.address("tf_select"), found, writer.scratch + writer.most_scratch)
 

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from .frontend import special as special
     from .frontend.checkpoint import checkpoint as checkpoint
     from .frontend.compile import compile as compile
+    from .frontend.compile import compiled_function as compiled_function
     from .frontend.control import cond as cond
     from .frontend.control import fori_loop as fori_loop
     from .frontend.control import map as map
@@ -127,6 +128,7 @@ _LAZY = {
     "jacrev": ("frontend.jacobians", "jacrev"),
     "vmap": ("frontend.vmap", "vmap"),
     "compile": ("frontend.compile", "compile"),
+    "compiled_function": ("frontend.compile", "compiled_function"),
     "CaptureError": ("frontend.compile", "CaptureError"),
     "CaptureWarning": ("frontend.compile", "CaptureWarning"),
     "allow_in_graph": ("frontend.capture.opaque", "allow_in_graph"),

@@ -131,6 +131,7 @@ def capture(
     finally:
         state.grad_enabled, state.default_dtype, state.autocast, state.unfinished = before[:4]
         tracer.restore()
+        tracer.asker = None  # what is left of the tracer goes with the next garbage collection, code at once
 
 
 def _arguments(

@@ -280,6 +280,10 @@ class Dynamic:
             out.append(k)
         return tuple(out)
 
+    def give_up(self, pattern: tuple) -> None:
+        """Calls of the pattern have traces of their own from now on: symbols have come to nothing."""
+        self.families.setdefault(pattern, Family()).failures = MOST_FAILURES
+
     def _marks(self, function: Callable, call: Call) -> dict[int, dict[int, Marked]]:
         """The marks of each leaf. ValueError for a size out of its range, or for sizes of one name that differ."""
         found = self._marked.get(call.spec)

@@ -14,6 +14,7 @@ from ...ir.dim import Dim, evaluate
 from ...ir.graph import Graph
 from ...ir.interpreter import concrete
 from ...ir.op import Attrs, OpDef
+from ...runtime.background import is_ready
 from ..autograd import no_grad
 from ..dispatch import run as run_op
 from ..tape import root_of
@@ -228,6 +229,16 @@ class Captured:
     def run(self, arrays: list[np.ndarray], values: Sequence[Sequence[np.ndarray]]) -> list[Any]:
         """The outputs, from the inputs and what the segments above have computed."""
         return self.executable.run([*arrays, *(values[d][k] for d, k in self.given)] if self.given else arrays)
+
+    @property
+    def executables(self) -> list[Any]:
+        """All the code that it needs: of the segments above, too."""
+        own = [self.executable] if self.backward is None else [self.executable, self.backward.executable]
+        return [*(segment.executable for segment, _ in self.above), *own]
+
+    @property
+    def ready(self) -> bool:
+        return all(map(is_ready, self.executables))
 
     @property
     def all_guards(self) -> list[Guard]:

@@ -21,6 +21,7 @@ from ...ir.dim import Dim, symbols
 from ...ir.extract import extract, slice_of
 from ...ir.graph import Graph, InputSpec, Location, Node, Signature, Value
 from ...ir.verify import node_sizes
+from ...runtime.background import is_ready
 from .guards import Guard
 from .replay import Captured, Source
 from .tracer import TooMany
@@ -95,7 +96,7 @@ class Found:
 
 
 class Declined(Exception):
-    """A segment has failed for this call (an index out of range): plain Python tells the error."""
+    """A segment has failed for this call (an index out of range), or its code is not there yet: plain Python runs it."""
 
 
 def walk(nodes: Sequence[TreeNode], leaves: Sequence[Any], failed: Callable[[Guard], None], above: Values) -> Found:
@@ -107,6 +108,8 @@ def walk(nodes: Sequence[TreeNode], leaves: Sequence[Any], failed: Callable[[Gua
             continue
         if isinstance(node, Captured):
             return Found(node, above)
+        if not is_ready(node.executable):
+            raise Declined
         try:
             answer, out = node.run(leaves, above)
         except Exception as e:
@@ -129,12 +132,59 @@ def leaves_of(nodes: Sequence[TreeNode]) -> list[Captured]:
     return out
 
 
+def executables_of(nodes: Sequence[TreeNode]) -> list[Any]:
+    """The runtime's executables of traces and segments: of those that have been compiled, each once."""
+    found: dict[int, Any] = {}
+    for captured in leaves_of(nodes):
+        for e in captured.executables:
+            while e is not None and not hasattr(e, "code_bytes"):
+                e = getattr(e, "executable", None)
+            if e is not None:
+                found[id(e)] = e
+    return list(found.values())
+
+
+def separate(nodes: Sequence[TreeNode]) -> None:
+    """Undoes what makes traces refer to themselves, through the native entry's and through trees: only calls on their way
+    hold their code then. The native entry does not get them again."""
+    for node in nodes:
+        if isinstance(node, Captured):
+            node.native = False
+        else:
+            node.native, below = None, list(node.branches.values())
+            node.branches = {}
+            for nodes in below:
+                separate(nodes)
+
+
+def without(nodes: list[TreeNode], unwanted: Callable[[TreeNode], bool]) -> list[TreeNode]:
+    """The nodes but for those, and for segments that lead nowhere without them. Branches are changed in place."""
+    kept: list[TreeNode] = []
+    for node in nodes:
+        if unwanted(node):
+            continue
+        if isinstance(node, Segment):
+            node.branches = {a: below for a, b in node.branches.items() if (below := without(b, unwanted))}
+            if not node.branches:
+                continue
+        kept.append(node)
+    return kept
+
+
 class Route:
     """The way that a trace takes through the tree while it is recorded: it answers Python's questions by running the
     segments on the arguments of the present call."""
 
-    def __init__(self, nodes: list[TreeNode], leaves: Sequence[Any], build: Build):
+    def __init__(
+        self,
+        nodes: list[TreeNode],
+        leaves: Sequence[Any],
+        build: Build,
+        most_questions: int = MOST_QUESTIONS,
+        most_values: int = MOST_VALUES,
+    ):
         self.nodes, self.leaves, self.build = nodes, leaves, build  # nodes: the continuations where it is now
+        self.most_questions, self.most_values = most_questions, most_values
         self.segments: list[tuple[Segment, Answer]] = []
         self.values: Values = []
         self.places: dict[Value, Place] = {}  # what the segments have computed, of this trace
@@ -165,9 +215,9 @@ class Route:
             decide_with(before)
 
     def _ask(self, tracer: Any, value: Value, kind: str, guards: list[Guard], location: Location | None) -> Answer:
-        most, kind = (MOST_INTS, "int") if kind == "whole" else (MOST_VALUES, kind)
-        if len(self.segments) >= MOST_QUESTIONS:
-            tracer.stop(f"it asks for the values of tensors more than {MOST_QUESTIONS} times")
+        most, kind = (min(MOST_INTS, self.most_values), "int") if kind == "whole" else (self.most_values, kind)
+        if len(self.segments) >= self.most_questions:
+            tracer.stop(f"it asks for the values of tensors more than {self.most_questions} times")
         known = self.answers.get((value, kind))
         if known is not None:
             return known

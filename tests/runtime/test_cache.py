@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 from tracefuse.runtime import cache as module
-from tracefuse.runtime.cache import DiskCache
+from tracefuse.runtime.cache import DiskCache, Recent
 
 
 @pytest.fixture
@@ -170,3 +170,15 @@ def test_cached_object_makes_once(tmp_path, monkeypatch):
     assert len(made) == 1
     monkeypatch.setenv("TRACEFUSE_CACHE_DIR", "off")
     assert module.cached_object("k", "t", make) == b"object" and len(made) == 2
+
+
+def test_what_was_used_last_stays_in_memory():
+    kept = Recent(10, len)
+    for key in "abc":
+        kept.put(key, key * 4)
+        assert kept.get("a") == "aaaa"
+    assert kept.get("b") is None and kept.get("c") == "cccc" and kept.total == 8
+    kept.put("c", "c")
+    assert kept.total == 5
+    kept.put("d", "d" * 20)
+    assert kept.get("d") is None and kept.total == 0

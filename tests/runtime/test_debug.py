@@ -139,7 +139,7 @@ def test_kernels_from_the_cache_on_disk_have_their_text_too(tmp_path, monkeypatc
     from tracefuse.runtime import executable
 
     build(graph())
-    monkeypatch.setattr(executable, "_compiled", {})
+    executable._compiled.clear()
     monkeypatch.setenv("TRACEFUSE_DUMP", str(tmp_path))
     e = build(graph())
     assert e.hits

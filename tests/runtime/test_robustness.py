@@ -289,7 +289,7 @@ def test_a_full_disk(failing, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setenv("TRACEFUSE_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(executable_module, "_compiled", {})
+    executable_module._compiled.clear()
     where = cache_module.tempfile if failing == "mkstemp" else cache_module.os
     monkeypatch.setattr(where, failing, full)
     with warnings.catch_warnings():
@@ -326,7 +326,7 @@ def test_an_interrupt_while_compiling_leaves_everything_working(monkeypatch):
                 compiled(ROW, ROW)
     with monkeypatch.context() as patch:
         patch.setattr(executable_module.engine, "compile_object", interrupted)
-        patch.setattr(executable_module, "_compiled", {})
+        executable_module._compiled.clear()
         patch.setenv("TRACEFUSE_CACHE_DIR", "off")
         with pytest.raises(KeyboardInterrupt):
             compiled(ROW, ROW)
@@ -412,6 +412,8 @@ def test_ctrl_c_at_any_moment(tmp_path):
         ("TRACEFUSE_FUEL", "some"),
         ("TRACEFUSE_CACHE_LIMIT", "1G"),
         ("TRACEFUSE_CACHE_LIMIT", "-1"),
+        ("TRACEFUSE_CODE_LIMIT", "1G"),
+        ("TRACEFUSE_CODE_LIMIT", "-1"),
         ("TRACEFUSE_TARGET", "avx1024"),
         ("TRACEFUSE_DISABLE", "everything"),
     ],
@@ -431,6 +433,7 @@ def test_garbage_in_a_knob_names_the_variable(tmp_path, name, value):
             y = add(x, x)
         try:
             build(b.finish((y,)))
+            tr.compile(lambda x: x + 1)(tr.ones(3))
         except ValueError as e:
             print(e)
     """
