@@ -130,9 +130,10 @@ class ValueSizes:
         return symbol * factor
 
     def leave(self) -> None:
-        """The trace is over."""
+        """The trace is over: lets go of it."""
         if self._before:
             decide_with(self._before.pop())
+        del self.tracer, self.route
 
     def _is_known(self, d: DimLike) -> bool:
         known = self.values()
