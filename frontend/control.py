@@ -20,7 +20,7 @@ from .capture.tracer import user_location
 from .control_body import Body, Captures, Tree, describe, type_of
 from .convert import as_tensor
 from .creation import arange
-from .dispatch import apply, assign
+from .dispatch import apply, write_result
 from .manipulation import stack
 from .state import state, traced
 from .tape import needs_grad
@@ -98,7 +98,7 @@ def _write(bodies: Sequence[Body], written: Sequence[Tensor], values: Sequence[T
     """What bodies have written becomes true outside, with a history where they gave it one."""
     for t, new in zip(written, values, strict=True):
         with set_grad_enabled(state.grad_enabled and any(b.writes_with_history(t) for b in bodies)):
-            assign(t, new)
+            write_result(t, new)
 
 
 def _call(f: Callable, operands: Sequence[Any], holds: bool) -> Any:

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..ir.derive import sum_to
 from ..ir.dtypes import DType, from_numpy
+from ..ir.graph import Value
 from ..ir.op import Attrs, OpDef, VjpContext, get_op
 from ..ir.types import TensorType
 from .state import state
@@ -30,6 +31,13 @@ _numbers = itertools.count(1)
 def root_of(t: Tensor) -> Tensor:
     """The tensor that owns the storage `t` is a view of (`t` itself if it is none)."""
     while t._base is not None:
+        t = t._base
+    return t
+
+
+def storage_of(t: Tensor) -> Tensor:
+    """The tensor that `t` is a view of in the traces that are under way."""
+    while type(t._data) is Value and t._base is not None and t._view is not None:
         t = t._base
     return t
 

@@ -20,6 +20,7 @@ from ..state import state
 from ..tape import needs_grad
 from ..tensor import Tensor, new_tensor
 from ..trace_views import TraceViews
+from .loop_ties import Ties
 from .origins import NumberSource
 from .policy import PROGRAMS
 from .reach import Reach, Young
@@ -116,6 +117,7 @@ class Tracer(TraceViews):
         self.constants: dict[int, np.ndarray] = {}  # ndarrays made in the trace that the graph has taken in
         self.young = Young()
         self.stopped: CaptureStop | None = None
+        self.ties = Ties()
         self.attempts = 0  # to close loops, one in another, that are under way
         self.array_class: type[Tensor] = Tensor  # class of what stands for an ndarray
         self.wrapper: type[Tensor] = Tensor  # class of tensors made while tracing
@@ -177,6 +179,10 @@ class Tracer(TraceViews):
         if self.stopped is None:
             self.stopped = CaptureStop(reason, user_location())
         raise self.stopped
+
+    def decline(self, reason: str) -> NoReturn:
+        """Calls that come here go on as plain Python."""
+        self.stop(reason)
 
     # ---- inputs
 
@@ -255,6 +261,7 @@ class Tracer(TraceViews):
     def write(self, t: Tensor, v: Value) -> None:
         if self.stopped is not None:
             raise self.stopped
+        self.ties.cut(self, t)
         super().write(t, v)
 
     def _set(self, root: Tensor, v: Value) -> None:
