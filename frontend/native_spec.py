@@ -54,7 +54,7 @@ from .capture.replay import (
     TensorSource,
 )
 from .capture.size_guards import RelationGuard, SizesGuard
-from .capture.tree import Segment, leaves_of
+from .capture.tree import Segment, TreeNode, leaves_of
 from .costs import kernel_cost
 from .epoch import epoch
 from .native_results import Inexpressible, Results
@@ -408,9 +408,28 @@ class _TreeWriter(_Writer):
 
     def __init__(self, captured: Captured, call: Invocation):
         self.root: Segment = captured.above[0][0]
-        traces = [t for t in leaves_of([self.root]) if t is captured or self._fits(t, call)]
+        self.known = {id(t) for t in leaves_of([self.root]) if t is captured or self._fits(t, call)}
+        self.captured = captured
+        traces = self._placed(self.root)
         super().__init__(traces, call)
         self.traces = traces
+
+    def _placed(self, node: TreeNode) -> list[Captured]:
+        """The endings below a node."""
+        if isinstance(node, Captured):
+            return [node]
+        ways = [self._way(below) for below in node.branches.values()]
+        return [t for way in ways if way is not None for t in self._placed(way)]
+
+    def _way(self, nodes: list[TreeNode]) -> TreeNode | None:
+        """Of the continuations after one answer, the one that the code takes. The guards of all of them hold."""
+        found = None
+        for n in nodes:
+            below = leaves_of([n])
+            if self.captured in below:
+                return n
+            found = n if found is None and any(id(t) in self.known for t in below) else found
+        return found
 
     def _fits(self, t: Captured, call: Invocation) -> bool:
         if any(not guard.check(call.leaves) for guard in t.all_guards):
@@ -471,9 +490,9 @@ class _TreeWriter(_Writer):
         self.constants += [Constant(k, c.ctypes.data, c) for k, c in enumerate(executable.plan.constants, first)]
         stage = Stage(executable, inputs, node.given, first, is_bool=node.kind == "bool")
         for answer, below in node.branches.items():
-            known = [n for n in below if any(id(t) in self.numbers for t in leaves_of([n]))]
-            if len(known) == 1:  # else guards decide, which only the Python path asks there
-                stage.branches[int(answer)] = self._stage(known[0])
+            way = self._way(below)
+            if way is not None:
+                stage.branches[int(answer)] = self._stage(way)
         return stage
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
@@ -40,6 +40,13 @@ def storage_of(t: Tensor) -> Tensor:
     while type(t._data) is Value and t._base is not None and t._view is not None:
         t = t._base
     return t
+
+
+def keep_operands(results: Iterable[Tensor], written: Iterable[Tensor]) -> None:
+    """Called before the results of one node are written into tensors that it has read: it goes by what they were."""
+    node = next((t._node[0] for t in results if t._node is not None), None)
+    for t in written if node is not None else ():
+        node.keep_values_of(root_of(t))  # type: ignore[union-attr]
 
 
 def needs_grad(t: Tensor) -> bool:

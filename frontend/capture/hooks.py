@@ -32,7 +32,7 @@ from .loop_walks import Walk, called, walk_of
 from .loops import Loop
 from .objects import ObjectHooks
 from .overlay import Restart, Volatile
-from .scalars import ScalarArgument, TracedFloat, TracedInt, TracedScalar, call_math, whole_number
+from .scalars import ScalarArgument, TracedFloat, TracedInt, TracedScalar, call_math, extreme, whole_number
 from .sizes import SizeNumber, square_root
 from .tracer import Tracer
 from .watch import global_names, optimizers
@@ -413,6 +413,9 @@ class Hooks(ObjectHooks):
             done, out = self._special(name, args)
             if done:
                 return out
+        if name in ("abs", "max", "min") and not kwargs and any(isinstance(a, TracedScalar) for a in args):
+            if name == "abs" or all(isinstance(a, (TracedScalar, int, float)) for a in args):
+                return abs(*args) if name == "abs" else extreme(name, args)
         if name == "hasattr":
             try:
                 self.attribute(args[0], args[1])

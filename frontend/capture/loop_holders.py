@@ -1,8 +1,8 @@
 """What the steps of a loop may change besides variables: elements of lists and dicts, attributes, tensors from outside.
 
 A step that is traced changes these for real, as far as the trace is concerned, so that its own reads find what it has
-put there. What it began with is put back after each way through the step. The first change of a thing ends the attempt
-to close the loop (`Again`); in the next one the thing is a holder, whose parts are carried like variables.
+put there. What it began with is put back after each way through the step. A way that changes a thing for the first time
+is not the last (`Again`): in the next attempt to close the loop the thing is a holder, whose parts are carried like variables.
 """
 
 from __future__ import annotations
@@ -233,6 +233,7 @@ class Changes:
         self.written: dict[int, Tensor] = {}
         self.numbers: set[int] = set()
         self.shared: set[int] = set()
+        self.more = False  # something has turned up in this attempt
         self.single: dict[int, Tensor] = {}
 
     def begin(self) -> None:
@@ -241,6 +242,7 @@ class Changes:
             tracer.ties.cut(tracer, t)
         self.actions = len(self.hooks.overlay.actions)
         self.tapes = [(t, t._node, t._requires_grad, t._version) for t in self.written.values()]
+        self.more = False
         self.begun = list(self.holders.values())
         for h in self.begun:
             h.begin()
@@ -261,8 +263,10 @@ class Changes:
             return False
         key = holder.key()
         if key not in self.holders:
+            holder.begin()
             self.holders[key] = holder
-            raise Again
+            self.begun.append(holder)
+            self.more = True
         return True
 
     def object(self, v: Any) -> bool:
@@ -284,13 +288,15 @@ class Changes:
     def tensor(self, t: Tensor) -> bool:
         """Whether the step may write into a tensor from outside."""
         if id(t) not in self.written:
+            self.tapes.append((t, t._node, t._requires_grad, t._version))
             self.written[id(t)] = t
-            raise Again
+            self.more = True
         return True
 
     def number(self, slot: int) -> None:
+        """The number in this slot changes."""
         self.numbers.add(slot)
-        raise Again
+        self.more = True
 
     def share(self, slots: set[int]) -> None:
         """The tensors in these slots are written under other names as well: no longer carried with the variable."""

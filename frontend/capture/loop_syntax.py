@@ -280,7 +280,7 @@ class Rewriter:
 def closing(node: Loop, number: int, names: list[str], free: list[bool], make: Rewriter) -> list[ast.stmt]:
     """The statements that stand for the loop. names: what it assigns; free: those that nobody needs to have before, or
     reads afterwards."""
-    loop, test, body, item = (f"__tf_{part}_{number}" for part in ("loop", "test", "body", "item"))
+    loop, test, body, item = (f"__tf_{part}_{number}__" for part in ("loop", "test", "body", "item"))
 
     def result(code: int) -> ast.stmt:
         return ast.Return(ast.Tuple([ast.Constant(code), _tuple(names, ast.Load())], ast.Load()))

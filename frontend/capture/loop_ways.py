@@ -35,6 +35,7 @@ from .scalars import number_of
 from .tracer import NotClosed
 
 MOST_WAYS = 64  # through one step
+MOST_ASKED = 16  # on one way
 _LARGEST = 4096  # elements that are computed for nothing, rather than branched around
 _CHEAP = frozenset("broadcast_to reshape permute slice flip full iota cast".split())
 
@@ -92,6 +93,8 @@ class LoopTracer(Body):
             self.stop("Python needs an int that the loop computes")
         known = self._answers.get(value)
         if known is None:
+            if len(self.path) >= MOST_ASKED:
+                self.stop(f"a step of it asks more than {MOST_ASKED} times")
             if len(self.path) == len(self.decisions):
                 self.decisions.append(True)
             known = self._answers[value] = self.decisions[len(self.path)]

@@ -21,7 +21,7 @@ from ...ir.graph import Value
 from ...ir.types import TensorType
 from ..control_body import Captures, type_of
 from ..state import state
-from ..tape import needs_grad, storage_of
+from ..tape import keep_operands, needs_grad, storage_of
 from ..tensor import Tensor
 from .instrument import is_instrumented
 from .loop_holders import MOST_AGAIN, Again, Changes
@@ -38,7 +38,11 @@ if TYPE_CHECKING:
     from .hooks import Hooks
 
 MOST_ATTEMPTS = 2  # the first step may change a number into a tensor, or make a variable
+MOST_FAILED = 6  # attempts at one statement in a row, in one capture
 MOST_UNROLLED = 64  # steps of a loop whose length is known
+FEW = 8  # of one whose steps ask for values
+
+Getters = Sequence[Callable[[], Any]]
 
 
 class Loop:
@@ -46,20 +50,21 @@ class Loop:
 
     def __init__(self, hooks: Hooks, names: tuple[str, ...], free: tuple[bool, ...]):
         self.hooks, self.names, self.free = hooks, names, free
+        self.place = str(user_location())
         self.attempts = 0
         self.closed = False
         self.values: Any = ()
         self._codes: set[int] = set()  # how it may have ended
         self._code: Value | None = None  # how it has
 
-    def open(self, test: Callable, body: Callable, getters: Sequence[Callable[[], Any]]) -> bool:
+    def open(self, test: Callable, body: Callable, getters: Getters) -> bool:
         """Whether a `while` loop has to go on step by step. Before its test."""
         if self._allowed():
             statement = Statement(lambda *v: test(*v), lambda *v: body(*v), None)
             self._attempt(statement, [_value(get) for get in getters], self.free)
         return not self.closed
 
-    def over(self, walk: Walk, body: Callable, getters: Sequence[Callable[[], Any]]) -> Iterator[Any]:
+    def over(self, walk: Walk, body: Callable, getters: Getters) -> Iterator[Any]:
         """What a `for` loop has to go along step by step."""
         return _Steps(self, walk, body, getters)
 
@@ -84,17 +89,16 @@ class Loop:
         tracer: Any = state.tracer
         if tracer is None or getattr(tracer, "asker", None) is None or self.attempts >= MOST_ATTEMPTS:
             return False
-        if self.hooks.stays_open(str(user_location())):
+        if self.hooks.stays_open(self.place) or self.hooks.attempts_failed[self.place] >= MOST_FAILED:
             return False
         self.attempts += 1
         return True
 
-    def try_walk(self, walk: Walk, done: int, body: Callable, getters: Sequence[Callable[[], Any]]) -> None:
+    def try_walk(self, walk: Walk, done: int, body: Callable, getters: Getters, asks: bool) -> None:
         """Tries to close a `for` loop, after so many steps, if that is worth it: its length is not known, or large."""
         n = walk.length()
-        if not (isinstance(n, TracedInt) or type(n) is int and n - done > MOST_UNROLLED):
-            return
-        if not self._allowed():
+        most = FEW if asks else MOST_UNROLLED
+        if not (isinstance(n, TracedInt) or type(n) is int and n - done > most) or not self._allowed():
             return
         end = n.value if isinstance(n, TracedInt) else None
 
@@ -113,23 +117,25 @@ class Loop:
     def _attempt(self, statement: Statement, values: Sequence[Any], free: Sequence[bool]) -> None:
         hooks = self.hooks
         try:
-            done = Closing(hooks, statement, values, free).run()
+            done = Closing(hooks, statement, values, free, self.place).run()
         except (NotClosed, Declines, Specialize, Exception) as e:  # whatever it is, plain steps show it again
             what = str(e) if isinstance(e, (NotClosed, Declines)) else f"a step may raise {type(e).__name__}: {e}"
-            note = f"{user_location()}: the loop runs step by step: {what}"
+            hooks.attempts_failed[self.place] += 1
+            note = f"{self.place}: the loop runs step by step: {what}"
             if note not in hooks.open_loops:
                 hooks.open_loops.append(note)
             return
         self.closed = True
+        hooks.attempts_failed[self.place] = 0
         self.values, self._codes, self._code = done
 
 
 class _Steps:
     """The items of a `for` loop. Before the first ones the loop tries to close, and then there are none."""
 
-    def __init__(self, loop: Loop, walk: Walk, body: Callable, getters: Sequence[Callable[[], Any]]):
+    def __init__(self, loop: Loop, walk: Walk, body: Callable, getters: Getters):
         self.loop, self.walk, self.body, self.getters = loop, walk, body, getters
-        self.done = 0
+        self.done = self.asked = 0
         self.iterator: Any = None
 
     def __iter__(self) -> _Steps:
@@ -137,7 +143,8 @@ class _Steps:
 
     def __next__(self) -> Any:
         if self.done < MOST_ATTEMPTS:
-            self.loop.try_walk(self.walk, self.done, self.body, self.getters)
+            before, self.asked = self.asked, self.loop.hooks.tracer.questions
+            self.loop.try_walk(self.walk, self.done, self.body, self.getters, self.done > 0 and self.asked > before)
             if self.loop.closed:
                 raise StopIteration
         n = self.walk.length() if not self.done else None
@@ -182,9 +189,9 @@ class Outcome:
 class Closing:
     """The attempt to make one node of a loop."""
 
-    def __init__(self, hooks: Hooks, statement: Statement, values: Sequence[Any], free: Sequence[bool]):
+    def __init__(self, hooks: Hooks, statement: Statement, values: Sequence[Any], free: Sequence[bool], place: str):
         self.hooks, self.statement, self.values, self.free = hooks, statement, list(values), free
-        self.place = str(user_location())
+        self.place = place
         self.changes = Changes(hooks)
 
     def run(self) -> tuple[Any, set[int], Value | None]:
@@ -257,9 +264,20 @@ class Closing:
                 n += len(h.before)
             try:
                 out = function(*given[: len(self.values)])
-                return out if is_test else self._outcome(tracer, parts, *out)
-            except (Declines, Exception) as e:
-                if is_test or not tracer.path or isinstance(e, Exception) and not _is_the_programs(e):
+                out = out if is_test else self._outcome(tracer, parts, *out)
+                if changes.more:
+                    raise Again
+                return out
+            except (NotClosed, Declines, Exception) as e:
+                if changes.more:
+                    raise Again from None
+                if (
+                    isinstance(e, NotClosed)
+                    or is_test
+                    or not tracer.path
+                    or isinstance(e, Exception)
+                    and not _is_the_programs(e)
+                ):
                     raise
                 return Outcome(parts, None, {}, [])
             finally:
@@ -285,6 +303,7 @@ class Closing:
             if slot.kind == "same" and not unchanged(slot.before, found[k]):
                 if is_number(slot.before) and is_number(found[k]):
                     self.changes.number(k)
+                    continue
                 tracer.stop(f"a {type(slot.before).__name__} in a variable changes")
             if slot.kind == "written" and needs_grad(slot.before) != slot.history:
                 tracer.stop("a step gives a tensor from outside a history, or takes it away")
@@ -411,6 +430,7 @@ class Closing:
         length = None if self.leaves else self.statement.length
         rest = list(self.captures.tensors.values())
         found = run_loop(first, rest, test, step, length, self.changes.differentiable)
+        keep_operands(found, [s.before for k, s in enumerate(self.slots) if s.kind == "written" or k in self.in_place])
         it = iter(found)
         parts = [
             s.after(next(it), k in self.in_place) if s.type is not None else s.before for k, s in enumerate(self.slots)

@@ -79,9 +79,11 @@ class TracedScalar(SymbolicScalar):
         return complex(self.concrete())
 
     def __str__(self) -> str:
-        return str(self.concrete())
+        return repr(self) if self.tracer is None else str(self.concrete())
 
     def __repr__(self) -> str:
+        if self.tracer is None:  # in an error that has come out of a trace
+            return f"<traced {self.python_type.__name__}>"
         return repr(self.concrete())
 
     def __format__(self, spec: str) -> str:
@@ -453,6 +455,15 @@ def whole_number(x: Any) -> Any:
     if isinstance(x, TracedFloat) and x.tracer.asker is not None:
         return x.rounded(ops.trunc)
     return x if isinstance(x, TracedInt) else int(x)
+
+
+def extreme(name: str, numbers: tuple) -> Any:
+    """`max` or `min` of numbers, some of them traced, as Python finds it."""
+    best, *others = numbers
+    for x in others:
+        if x > best if name == "max" else x < best:
+            best = x
+    return best
 
 
 _OF_MATH: dict[Any, Any] = {

@@ -117,6 +117,7 @@ class Tracer(TraceViews):
         self.constants: dict[int, np.ndarray] = {}  # ndarrays made in the trace that the graph has taken in
         self.young = Young()
         self.stopped: CaptureStop | None = None
+        self.questions = 0  # that Python has asked
         self.ties = Ties()
         self.attempts = 0  # to close loops, one in another, that are under way
         self.array_class: type[Tensor] = Tensor  # class of what stands for an ndarray
@@ -329,6 +330,7 @@ class Tracer(TraceViews):
         if self.stopped is not None:
             raise self.stopped
         assert self.asker is not None
+        self.questions += 1
         return self.asker(value, kind)
 
     def callable(self, f: Any) -> Any:

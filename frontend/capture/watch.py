@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import types
+from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
@@ -27,6 +28,7 @@ class Watch:
         self.seen_objects: dict[int, Any] = {}  # what was read from outside
         self.before: set[int] | None = None  # while a loop is tried: what the trace had made before that
         self.changes: Any = None  # and what its steps may change (`loop_holders.Changes`)
+        self.attempts_failed: Counter[str] = Counter()  # in a row, by place
         self.displays: dict[int, Any] = {}  # containers made in steps by `[...]` and the like
         self.open_loops: list[str] = []  # why loops did not close
         self.guarded: set[tuple] = set()

@@ -967,3 +967,23 @@ def test_most_of_them_close_all_the_same():
         for (x,) in STARTS:
             compiled(x.clone())
         assert any("while(" in str(t.graph) for t in compiled.traces), program.__name__
+
+
+def test_a_loop_that_is_opened_again_for_a_later_call():
+    """Then two continuations with the same guards follow one answer."""
+
+    def f(x):
+        if x[0] > 0:
+            x = x + 1
+        wide = tr.stack([x] * 9)
+        best, i = wide[0], 0
+        while i < 6:
+            row = wide[i]
+            if row.sum() * i > best.sum() * 3:
+                best = row
+            i += 1
+        if best[1] > 0:
+            wide += 1
+        return best * 1
+
+    harness.compare(f, [(v(1, -2, 3),), (v(1, 2, 3),), (v(-1, -2, 3),), (v(-1, 2, 3),), (v(2, -2, 3),)], rounds=3)
