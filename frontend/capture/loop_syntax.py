@@ -31,7 +31,7 @@ _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _REFUSED = (
     ast.Yield, ast.YieldFrom, ast.Await, ast.Delete, ast.Global, ast.Nonlocal, ast.Import, ast.ImportFrom,
-    ast.AsyncFor, ast.AsyncWith, *_SCOPES,
+    ast.AsyncFor, ast.AsyncWith, ast.TryStar, *_SCOPES,
 )  # fmt: skip
 _WALKS = ("range", "enumerate", "zip", "reversed")  # functions whose results loops go along without making them
 Loop = ast.While | ast.For

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -987,3 +988,89 @@ def test_a_loop_that_is_opened_again_for_a_later_call():
         return best * 1
 
     harness.compare(f, [(v(1, -2, 3),), (v(1, 2, 3),), (v(-1, -2, 3),), (v(-1, 2, 3),), (v(2, -2, 3),)], rounds=3)
+
+
+def inner_loop_that_would_not_end_on_the_other_way(x):
+    n = 0
+    while n < 6:
+        if x.sum() > 0:
+            while x.sum() < 1e6:
+                x = x * 2
+        x = x - 1e5
+        n += 1
+    return x, n
+
+
+def gradient_descent(x):
+    def loss(w):
+        return ((w - x) ** 2).sum()
+
+    w, steps = x * 0, 0
+    while loss(w) > 1e-3 and steps < 500:
+        value, slope = tr.value_and_grad(loss)(w)
+        w = w - 0.25 * slope
+        steps += 1
+    return w, steps
+
+
+def scans_in_a_step(x):
+    n = 0
+    while x.abs().max() > 0.5:
+        x = tr.scan(lambda c, row: (c * 0.5 + row * 0.1, None), x, tr.stack([x, x]))[0]
+        n += 1
+    return x, n
+
+
+def dropout_in_a_step(x):
+    n = 0
+    while x.abs().max() > 0.5 and n < 40:
+        x = tr.nn.functional.dropout(x, 0.25) * 0.5
+        n += 1
+    return x, n
+
+
+def picks_by_max_and_min(x):
+    low = high = n = 0
+    while n < 30:
+        k = int(x[n % 3]) % 7
+        low, high = min(low, k - n), max(high, abs(k - 10), n // 2)
+        n += 1
+    return low, high
+
+
+@pytest.mark.parametrize(
+    "program",
+    [inner_loop_that_would_not_end_on_the_other_way, gradient_descent, scans_in_a_step, picks_by_max_and_min],
+    ids=lambda f: f.__name__,
+)
+def test_steps_with_more_in_them(program):
+    closes(program)
+
+
+def test_dropout_in_a_step():
+    compiled = tr.compile(dropout_in_a_step, fullgraph=True)
+    for seed, (x,) in enumerate(STARTS):
+        tr.manual_seed(seed)
+        want = dropout_in_a_step(x)
+        tr.manual_seed(seed)
+        harness.equal(compiled(x), want)
+    assert any("while(" in str(t.graph) for t in compiled.traces) and not compiled.cache_info()["eager"]
+
+
+def test_a_long_loop_costs_little():
+    def f(x):
+        n = 0
+        while n < 10_000 and x.sum() < 1e9:
+            x = x * 0.999 + 0.01
+            n += 1
+        return x, n
+
+    compiled = tr.compile(f, fullgraph=True)
+    x = tr.ones(16)
+    compiled(x)
+    took = []
+    for _ in range(20):
+        start = time.perf_counter()
+        compiled(x)
+        took.append(time.perf_counter() - start)
+    assert min(took) < 3e-3, took  # 0.15 ms
