@@ -60,6 +60,11 @@ class Hooks(ObjectHooks):
     def walked(self, iterable: Any) -> Walk:
         return walk_of(self, iterable)
 
+    def assigning(self) -> None:
+        """A function of the trace's begins that assigns variables of one around it."""
+        if self.tracer.attempts:
+            self.tracer.stop("a step calls a function that assigns variables around it")
+
     def leave_open(self, place: str) -> Callable[[], None]:
         """What begins the capture again, with the loop at `place` left open."""
 

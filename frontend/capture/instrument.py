@@ -347,7 +347,10 @@ class _Instrument(ast.NodeTransformer):
         node.args = self.visit(node.args)
         before, self.function = self.function, node
         loop_syntax.note_outside(node)
+        cells = declared(node, ast.Nonlocal) - self.names.keys()
         node.body = self.statements(node.body)
+        if cells:  # variables of the copy around it
+            node.body.insert(0, ast.copy_location(ast.Expr(_hook("assigning")), node.body[0]))
         self.function = before
         return node
 

@@ -32,7 +32,9 @@ class Undefined:
     __slots__ = ()
 
     def _used(self, *_: Any) -> NoReturn:
-        raise NotClosed("a variable is read that has no value in the first step")
+        tracer: Any = state.tracer
+        tracer.stop("a variable is read that has no value in the first step")
+        raise NotClosed
 
     __bool__ = __eq__ = __lt__ = __le__ = __gt__ = __ge__ = __add__ = __radd__ = __sub__ = __mul__ = __rmul__ = _used  # type: ignore[assignment]
     __getattr__ = __getitem__ = __call__ = __iter__ = __len__ = __contains__ = __hash__ = __str__ = _used  # type: ignore[assignment]

@@ -74,6 +74,7 @@ class LoopTracer(Body):
         self.path: Path = ()  # from here on
         self.paths: dict[Node, Path] = {}  # where nodes are needed first
         self.stopped: NotClosed | None = None
+        self.declined: Declines | None = None
         self._nodes: dict[tuple, Node] = {}  # by what they compute
         self._answers: dict[Value, bool] = {}
 
@@ -83,7 +84,8 @@ class LoopTracer(Body):
         raise self.stopped
 
     def decline(self, reason: str) -> NoReturn:
-        raise Declines(reason)
+        self.declined = Declines(reason)
+        raise self.declined
 
     # ---- ways
 
@@ -106,7 +108,7 @@ class LoopTracer(Body):
         found: list[tuple[Path, Any]] = []
         self.decisions = []
         while True:
-            self.path, self._answers = (), {}
+            self.path, self._answers, self.declined = (), {}, None
             out = run()
             if self.stopped is not None:
                 raise self.stopped

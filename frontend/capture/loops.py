@@ -267,6 +267,8 @@ class Closing:
                 out = out if is_test else self._outcome(tracer, parts, *out)
                 if changes.more:
                     raise Again
+                if tracer.declined is not None:  # and the step has caught it
+                    raise tracer.declined
                 return out
             except (NotClosed, Declines, Exception) as e:
                 if changes.more:

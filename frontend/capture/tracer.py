@@ -176,6 +176,8 @@ class Tracer(TraceViews):
     def stop(self, reason: str) -> NoReturn:
         """Ends the capture, for good: code that catches everything does not bring it back."""
         if self.attempts:
+            if state.tracer is not self and (stop := getattr(state.tracer, "stop", None)) is not None:
+                stop(reason)
             raise NotClosed(reason)
         if self.stopped is None:
             self.stopped = CaptureStop(reason, user_location())

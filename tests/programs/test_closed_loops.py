@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import time
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -1074,3 +1075,113 @@ def test_a_long_loop_costs_little():
         compiled(x)
         took.append(time.perf_counter() - start)
     assert min(took) < 3e-3, took  # 0.15 ms
+
+
+# ------------------------------------------------------------------ NumPy
+
+
+def halves_an_array(a):
+    n = 0
+    while np.abs(a).sum() > 1:
+        a = a * 0.5 if a[0] > 0 else a * 0.25
+        n += 1
+    return a, n
+
+
+def newton_on_arrays(a):
+    y = np.abs(a) + 1
+    for k in range(100):
+        new = 0.5 * (y + np.abs(a) / y)
+        if np.max(np.abs(new - y)) < 1e-9:
+            return new, k
+        y = new
+    return y, -1
+
+
+def adds_a_table(a):
+    table = np.array([0.5, 0.25, 0.125])
+    total = np.zeros(3)
+    for k in range(200):
+        total = total * table + a * k
+        if total.sum() > 1e3:
+            break
+    return total, k
+
+
+def sums_rows(a):
+    wide = np.outer(np.arange(100.0), a)
+    total = a * 0
+    for k, row in enumerate(wide):
+        total = np.maximum(total * 0.5, row) if k % 2 else total + row
+    return total
+
+
+@pytest.mark.parametrize(
+    "program", [halves_an_array, newton_on_arrays, adds_a_table, sums_rows], ids=lambda f: f.__name__
+)
+def test_loops_over_arrays(program):
+    closes(program, [(x.numpy().astype(np.float64),) for (x,) in STARTS])
+
+
+# ------------------------------------------------------------------ loops that must not close
+
+
+def assigns_around(x):
+    n = 0
+
+    def count():
+        nonlocal n
+        n += 1
+
+    while x.abs().sum() > 1:
+        x = x * 0.5
+        count()
+    return x, n
+
+
+def catches_everything(x):
+    seen, n = set(), 0
+    while x.abs().sum() > 1 and n < 20:
+        try:
+            seen.add(n)
+        except BaseException:
+            n += 100
+        x = x * 0.5
+        n += 1
+    return x, n, seen
+
+
+def catches_what_is_no_int(x):
+    n = 0
+    while n < 70:
+        try:
+            k = int(x[0].item() / (n - 3) * 1e30)
+        except BaseException:
+            k = 1
+        x = x + (k % 2) * 0.5
+        n += 7
+    return x
+
+
+def reads_what_the_last_step_made(x):
+    n = 0
+    while x.abs().sum() > 1:
+        if n > 0 and last is None:  # noqa: F821
+            x = x * 0.1
+        last = None if n % 2 else x  # noqa: F841
+        x = x * 0.5
+        n += 1
+    return x, n
+
+
+@pytest.mark.parametrize(
+    "program",
+    [assigns_around, catches_everything, catches_what_is_no_int, reads_what_the_last_step_made],
+    ids=lambda f: f.__name__,
+)
+def test_what_steps_do_unseen_keeps_loops_open(program):
+    compiled = tr.compile(program)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", tr.CaptureWarning)
+        for (x,) in STARTS * 2:
+            harness.equal(compiled(x.clone()), program(x.clone()))
