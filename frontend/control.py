@@ -20,10 +20,10 @@ from .capture.tracer import user_location
 from .control_body import Body, Captures, Tree, describe, type_of
 from .convert import as_tensor
 from .creation import arange
-from .dispatch import apply, assign
+from .dispatch import apply, write_result
 from .manipulation import stack
 from .state import state, traced
-from .tape import needs_grad
+from .tape import keep_operands, needs_grad
 from .tensor import Tensor
 
 MOST_COUNTED = 1 << 24  # steps of a fori_loop whose counters are made beforehand
@@ -85,7 +85,7 @@ def cond(pred: Any, true_fn: Callable, false_fn: Callable, *operands: Any) -> An
     if not true.outputs:
         return trees[0].rebuild([])
     out = apply(get_op("cond"), pred, *given.leaves, *captures.tensors.values(), true=true, false=false)
-    _write(bodies, written, out[len(yes) :])
+    _write(bodies, written, out, len(yes))
     return trees[0].rebuild(out[: len(yes)])
 
 
@@ -94,11 +94,13 @@ def _written(*bodies: Body) -> list[Tensor]:
     return list({k: t for b in bodies for k, (t, _) in b.written.items()}.values())
 
 
-def _write(bodies: Sequence[Body], written: Sequence[Tensor], values: Sequence[Tensor]) -> None:
-    """What bodies have written becomes true outside, with a history where they gave it one."""
-    for t, new in zip(written, values, strict=True):
+def _write(bodies: Sequence[Body], written: Sequence[Tensor], out: Sequence[Tensor], first: int) -> None:
+    """What bodies have written becomes true outside, with a history where they gave it one: results of the node from number
+    `first` on."""
+    keep_operands(out, written)
+    for t, new in zip(written, out[first : first + len(written)], strict=True):
         with set_grad_enabled(state.grad_enabled and any(b.writes_with_history(t) for b in bodies)):
-            assign(t, new)
+            write_result(t, new)
 
 
 def _call(f: Callable, operands: Sequence[Any], holds: bool) -> Any:
@@ -192,7 +194,7 @@ def _while(cond_fn: Callable, body_fn: Callable, carry: Tree, arguments: Callabl
         return []
     operands = [*carry.leaves, *written, *_others(captures, written)]
     out = apply(get_op("while"), *operands, **graphs, carried=n + len(written))
-    _write([step], written, out[n:])
+    _write([step], written, out, n)
     return out[:n]
 
 
@@ -263,7 +265,7 @@ def scan(f: Callable, init: Any, xs: Any = None, length: int | None = None, reve
     full = _with_saved(graph, end, operands)
     sizes = {"carried": end, "scanned": len(row_types), "length": steps, "reverse": bool(reverse)}
     out = apply(get_op("scan"), *operands, body=full, **sizes)[: len(graph.outputs)]
-    _write([body], written, out[n:end])
+    _write([body], written, out, n)
     return carry.rebuild(out[:n]), ys.rebuild(out[end:])
 
 

@@ -120,6 +120,9 @@ class Body(Inside):
         self._apart.update(out)
         return out
 
+    def interpret(self, op: OpDef, args: tuple, attrs: Attrs) -> Any:
+        return super().interpret(op, tuple([self.own(a) if type(a) is Value else a for a in args]), attrs)
+
     def _within_vmap(self) -> bool:
         outer: Any = self.outer
         while isinstance(outer, Body):

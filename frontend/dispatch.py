@@ -86,6 +86,8 @@ def _wrap(op: OpDef, tensors: tuple[Tensor, ...], attrs: Attrs, payloads: tuple,
     tracer = state.tracer
     is_view = op.name in VIEW_OPS
     if tracer is not None and type(out) is Value:
+        if op.name == "gather":
+            return tracer.elements(tensors[0], payloads[1:], out)
         if not is_view or op.name == "reshape" and not reshape_aliases(tensors[0], attrs["shape"]):
             return tracer.wrap(out)
         t = tracer.make_view(tensors[0], op, attrs, out)

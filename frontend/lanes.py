@@ -83,8 +83,18 @@ class Inside(TraceViews, GraphBuilder):
     def make_view(self, base: Tensor, op: OpDef, attrs: Attrs, value: Value) -> Tensor:
         return self._view_made(self.wrap(value), base)
 
+    @property
+    def wrapper(self) -> type[Tensor]:
+        """The class of tensors made while tracing."""
+        return getattr(self.outer, "wrapper", Tensor)
+
+    @wrapper.setter
+    def wrapper(self, kind: type[Tensor]) -> None:
+        if self.outer is not None:
+            cast(Any, self.outer).wrapper = kind
+
     def wrap(self, v: Value) -> Tensor:
-        return new_tensor(v, getattr(self.outer, "wrapper", Tensor))
+        return new_tensor(v, self.wrapper)
 
     def made(self, t: Tensor) -> None:
         if self.outer is not None:

@@ -34,6 +34,10 @@ class Tracer(Protocol):
         """A fresh tensor with its own storage."""
         ...
 
+    def elements(self, base: Tensor, indices: tuple[Value, ...], value: Value) -> Tensor:
+        """`value`, the elements of `base` at these indices: a copy, or a view where Python ints were meant."""
+        ...
+
     def made(self, t: Tensor) -> None:
         """Library code has made `t`, with numbers and memory of its own: a constant of the graph."""
         ...

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Union
 
 import numpy as np
 
 from ..ir.derive import sum_to
 from ..ir.dtypes import DType, from_numpy
+from ..ir.graph import Value
 from ..ir.op import Attrs, OpDef, VjpContext, get_op
 from ..ir.types import TensorType
 from .state import state
@@ -32,6 +33,20 @@ def root_of(t: Tensor) -> Tensor:
     while t._base is not None:
         t = t._base
     return t
+
+
+def storage_of(t: Tensor) -> Tensor:
+    """The tensor that `t` is a view of in the traces that are under way."""
+    while type(t._data) is Value and t._base is not None and t._view is not None:
+        t = t._base
+    return t
+
+
+def keep_operands(results: Iterable[Tensor], written: Iterable[Tensor]) -> None:
+    """Called before the results of one node are written into tensors that it has read: it goes by what they were."""
+    node = next((t._node[0] for t in results if t._node is not None), None)
+    for t in written if node is not None else ():
+        node.keep_values_of(root_of(t))  # type: ignore[union-attr]
 
 
 def needs_grad(t: Tensor) -> bool:

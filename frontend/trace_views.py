@@ -4,11 +4,33 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import numpy as np
+
 from ..ir import ops
 from ..ir.graph import Value
 from ..ir.op import Attrs, OpDef
 from .tape import root_of
 from .tensor import Tensor
+
+
+class Elements:
+    """What stands for the op of a view whose position is a value of the graph: elements of the first axes."""
+
+    name = "elements"
+
+    def __init__(self, indices: tuple[Value, ...]):
+        self.indices = indices
+
+    def __call__(self, base: Value) -> Value:
+        return ops.gather(base, *self.indices)
+
+    def reference(self, x: np.ndarray) -> np.ndarray:
+        """A view of the same strides."""
+        return x[(0,) * len(self.indices)]
+
+    def put(self, base: Value, v: Value) -> Value:
+        """`base` with `v` in their place."""
+        return ops.scatter(base, v, *self.indices, mode="set")
 
 
 class TraceViews(ABC):
@@ -24,12 +46,20 @@ class TraceViews(ABC):
         """The value of `t` now."""
 
     @abstractmethod
+    def wrap(self, v: Value) -> Tensor:
+        """A fresh tensor."""
+
+    @abstractmethod
     def _is_own(self, t: Tensor) -> bool:
         """Whether the tracer made `t`."""
 
     @abstractmethod
     def _set(self, root: Tensor, v: Value) -> None:
         """Gives a tensor that is no view inside the trace the value `v`."""
+
+    def _is_view(self, t: Tensor) -> bool:
+        """Whether writes to `t` go on to what it is a view of."""
+        return self._is_own(t) and t._base is not None and t._view is not None
 
     def _current(self, t: Tensor) -> Value:
         """The value of a tensor that the tracer made."""
@@ -48,8 +78,10 @@ class TraceViews(ABC):
 
     def write(self, t: Tensor, v: Value) -> None:
         chain: list[tuple[Tensor, Value]] = []
-        while self._is_own(t) and t._base is not None and t._view is not None:
-            chain.append((t, v))
+        while self._is_view(t):
+            if self._is_own(t):
+                chain.append((t, v))
+            assert t._base is not None and t._view is not None
             op, attrs = t._view
             v = _put_into_base(self.read(t._base), v, op, attrs)
             t = t._base
@@ -60,6 +92,10 @@ class TraceViews(ABC):
             view._data = current  # type: ignore[assignment]
             self._seen[id(view)] = (view, writes)
 
+    def elements(self, base: Tensor, indices: tuple[Value, ...], value: Value) -> Tensor:
+        """What indexing `base` with tensors gives."""
+        return self.wrap(value)
+
     def _view_made(self, t: Tensor, base: Tensor) -> Tensor:
         """Notes that `t` is a new view of `base`."""
         self._seen[id(t)] = (t, self._count(root_of(base)))
@@ -68,6 +104,8 @@ class TraceViews(ABC):
 
 def _put_into_base(base: Value, v: Value, op: OpDef, attrs: Attrs) -> Value:
     """The value of `base` after its view op(base) was overwritten with `v`."""
+    if isinstance(op, Elements):
+        return op.put(base, v)
     if op.name == "slice":
         return ops.slice_scatter(base, v, **attrs)
     if op.name == "reshape":

@@ -287,7 +287,8 @@ def cast(x: Any, dtype: np.dtype) -> Tensor:
 
 def _constant(array: np.ndarray) -> Tensor:
     tracer: Any = state.tracer
-    return tracer.wrap(tracer.builder.constant(array.copy()))
+    builder: Any = getattr(tracer, "builder", tracer)  # the body of a loop is its own
+    return tracer.wrap(builder.constant(array.copy()))
 
 
 def tensor_of(x: Any) -> Tensor:

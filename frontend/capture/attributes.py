@@ -229,7 +229,7 @@ class AttributeHooks(Watch):
             self.guard_class(cls, name)
             self.call(types.MethodType(static.fset, obj), value)
             return
-        if self.is_ours(obj):
+        if self.is_ours(obj) or self.changes is not None and self.changes.object(obj):
             object.__setattr__(obj, name, value)
             return
         if isinstance(obj, types.ModuleType):

@@ -18,7 +18,7 @@ from ...ir.types import TensorType
 from .. import random
 from ..epoch import epoch
 from ..state import state
-from ..tape import needs_grad, root_of
+from ..tape import needs_grad, root_of, storage_of
 from ..tensor import Tensor
 from . import guards as g
 from . import joint, objects_made, pytree
@@ -289,6 +289,9 @@ class _Finish:
 
     def _tensor(self, x: Tensor, attribute: str) -> Recipe:
         tracer = self.tracer
+        one = self._twin(x)
+        if one is not None:
+            return self.recipe(one, attribute)
         slot = tracer.slots.get(id(x))
         if slot is None and type(x._data) is np.ndarray:
             slot = tracer.lift(x)
@@ -314,6 +317,26 @@ class _Finish:
         if history:
             self.histories.append((k, x))
         return Fresh(k, kind, requires_grad=history)
+
+    def _twin(self, x: Tensor) -> Tensor | None:
+        """The tensor that `x`, which a loop has left, is in this call, where that can be seen outside."""
+        tracer = self.tracer
+        if id(x) in tracer.ties.same:
+            return tracer.ties.same[id(x)]
+        for tie in list(tracer.ties.of(x)):
+            if tie.result is not x:
+                continue
+            seen = [k for k, t in tie.others.items() if self._is_seen(t)]
+            if seen and tie.which is None:
+                tie.reopen()
+            if seen and (one := tracer.ties.which(tracer, tie, seen)) is not None:
+                return one
+        return None
+
+    def _is_seen(self, t: Tensor) -> bool:
+        """Whether `t`, or what it is a view of, existed before the call, or is among the results."""
+        root = storage_of(t)
+        return type(root._data) is not Value or id(root) in self.tracer.slots or id(root) in self.shared
 
     def _gradients(self) -> list[GradEffect]:
         effects: list[GradEffect] = []

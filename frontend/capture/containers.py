@@ -54,13 +54,21 @@ class Tracked:
 
     def call(self, name: str, args: tuple, kwargs: dict[str, Any]) -> Any:
         method = getattr(self, f"do_{name.strip('_')}", None)
-        if name not in _READING:
-            self.overlay.lasting(f"changes a {self.name}")
+        if name not in _READING and self.overlay.tracer.attempts:
+            self._in_step(name)
         if method is not None:
             return method(*args, **kwargs)
         if name in getattr(self, "READS", ()):
             return self.own(getattr(self.plain(), name)(*args, **kwargs))
         return self.unknown(name)
+
+    def _in_step(self, method: str) -> None:
+        """Called before a step of a loop that is being tried changes it: only elements may become others."""
+        from .loop_holders import TrackedHolder
+
+        if method.strip("_") != "setitem" or self.kind not in (list, dict):
+            self.overlay.lasting(f"changes a {self.name}")
+        self.overlay.hooks.changes.holds(TrackedHolder(self))
 
     def plain(self) -> Any:
         """A copy with everything read."""

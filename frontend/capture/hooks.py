@@ -27,10 +27,12 @@ from . import guards as g
 from .containers import KINDS
 from .instrument import NoSource, instrument, is_instrumented
 from .lazy import LazyNumber, settled
-from .loops import Loop, Ranged
+from .loop_holders import Changes
+from .loop_walks import Walk, called, walk_of
+from .loops import Loop
 from .objects import ObjectHooks
-from .overlay import Volatile
-from .scalars import ScalarArgument, TracedFloat, TracedInt, TracedScalar, call_math
+from .overlay import Restart, Volatile
+from .scalars import ScalarArgument, TracedFloat, TracedInt, TracedScalar, call_math, extreme, whole_number
 from .sizes import SizeNumber, square_root
 from .tracer import Tracer
 from .watch import global_names, optimizers
@@ -52,23 +54,42 @@ class Hooks(ObjectHooks):
     def loop(self, names: tuple[str, ...], free: tuple[bool, ...]) -> Loop:
         return Loop(self, names, free)
 
-    def ranged(self, function: Any, *args: Any) -> Ranged:
-        return Ranged(self, function, args)
+    def walk(self, function: Any, *args: Any) -> Walk:
+        return called(self, function, args)
 
-    def counted(self, ranged: Ranged) -> Any:
-        return ranged.iterable()
+    def walked(self, iterable: Any) -> Walk:
+        return walk_of(self, iterable)
+
+    def assigning(self) -> None:
+        """A function of the trace's begins that assigns variables of one around it."""
+        if self.tracer.attempts:
+            self.tracer.stop("a step calls a function that assigns variables around it")
+
+    def leave_open(self, place: str) -> Callable[[], None]:
+        """What begins the capture again, with the loop at `place` left open."""
+
+        def reopen() -> None:
+            self.overlay.volatile.add("loop", None, place)
+            self.overlay.restarting = True
+            raise Restart
+
+        return reopen
+
+    def stays_open(self, place: str) -> bool:
+        return self.overlay.volatile.has("loop", None, place)
 
     @contextlib.contextmanager
-    def attempting(self) -> Iterator[None]:
-        """An attempt to close a loop: what this trace has made so far counts as from outside, and must not change."""
-        tracer, before = self.tracer, self.before
+    def attempting(self, changes: Changes) -> Iterator[None]:
+        """An attempt to close a loop: what this trace has made so far counts as from outside, and changes only as
+        `changes` says."""
+        tracer, before = self.tracer, (self.before, self.changes)
         tracer.attempts += 1
-        self.before = set(tracer.created)
+        self.before, self.changes = {*tracer.created, *self.displays}, changes
         try:
             yield
         finally:
             tracer.attempts -= 1
-            self.before = before
+            self.before, self.changes = before
 
     def call(self, f: Any, /, *args: Any, **kwargs: Any) -> Any:
         if self.tracer.stopped is not None:
@@ -407,6 +428,9 @@ class Hooks(ObjectHooks):
             done, out = self._special(name, args)
             if done:
                 return out
+        if name in ("abs", "max", "min") and not kwargs and any(isinstance(a, TracedScalar) for a in args):
+            if name == "abs" or all(isinstance(a, (TracedScalar, int, float)) for a in args):
+                return abs(*args) if name == "abs" else extreme(name, args)
         if name == "hasattr":
             try:
                 self.attribute(args[0], args[1])
@@ -507,13 +531,11 @@ class Hooks(ObjectHooks):
         self.tracer.stop(f"it makes a {module}.{cls.__name__}, which is not known to be pure")
 
     def _number(self, cls: type, x: Any) -> Any:
-        """int(x), float(x) or bool(x) of a tensor or a traced number; floats stay in the graph, ints may become symbols."""
-        if cls is int and isinstance(x, Tensor) and x.dtype.is_integer:
-            x = one_element(x, "item")
-        if cls is int and isinstance(x, TracedInt):
-            return x.as_size()
-        if cls is not float:
-            return cls(x)
+        """int(x), float(x) or bool(x) of a tensor or a traced number; ints and floats stay in the graph."""
+        if cls is int:
+            return whole_number(x)
+        if cls is bool:
+            return bool(x)
         if isinstance(x, TracedInt):
             return TracedFloat(x.as_float())
         return x if isinstance(x, TracedFloat) else one_element(x, "float")

@@ -14,6 +14,7 @@ was, so evaluation order, scoping and tracebacks stay those of the user's code. 
     if t:           if __tf__.test(t):
     for x in xs:    for x in __tf__.iterate(xs):
     with c:         with __tf__.context(c):
+    [a, b]          __tf__.display([a, b])
     f"{x}"          __tf__.joined(__tf__.formatted(x))
     f(**d)          __tf__.call(f, **__tf__.unpacked(d))
     a < b           __tf__.compared(a) < __tf__.compared(b)
@@ -152,22 +153,30 @@ class _Instrument(ast.NodeTransformer):
         self.generic_visit(node)
         node.values = [v if k is not None else _hook("unpacked", v) for k, v in zip(node.keys, node.values)]
         node.keys = [k if k is None else _key(k) for k in node.keys]
-        return node
+        return _hook("display", node)
 
     def visit_DictComp(self, node: ast.DictComp) -> ast.AST:
         self.generic_visit(node)
         node.key = _key(node.key)
-        return node
+        return _hook("display", node)
+
+    def visit_List(self, node: ast.List) -> ast.AST:
+        self.generic_visit(node)
+        return _hook("display", node) if isinstance(node.ctx, ast.Load) else node
+
+    def visit_ListComp(self, node: ast.ListComp) -> ast.AST:
+        self.generic_visit(node)
+        return _hook("display", node)
 
     def visit_Set(self, node: ast.Set) -> ast.AST:
         self.generic_visit(node)
         node.elts = [x if isinstance(x, ast.Starred) else _key(x) for x in node.elts]
-        return node
+        return _hook("display", node)
 
     def visit_SetComp(self, node: ast.SetComp) -> ast.AST:
         self.generic_visit(node)
         node.elt = _key(node.elt)
-        return node
+        return _hook("display", node)
 
     def visit_Starred(self, node: ast.Starred) -> ast.AST:
         node.value = self.visit(node.value)
@@ -237,27 +246,23 @@ class _Instrument(ast.NodeTransformer):
     def visit_While(self, node: ast.While) -> Any:
         return self._closing(node) or self._tested(node)
 
-    def _closing(self, node: ast.While | ast.For) -> list[ast.stmt] | None:
-        """The loop with an attempt to close it, where it can be written as functions of what it assigns."""
+    def _closing(self, node: loop_syntax.Loop) -> list[ast.stmt] | None:
+        """The loop with attempts to close it, where it can be written as functions of what it assigns."""
         if self.function is None or not loop_syntax.can_close(node):
             return None
         for n in ast.walk(node):
             if isinstance(n, ast.Name):
                 n.id = self.mangle(n.id)
-        names = loop_syntax.assigned_names(
-            [ast.For(node.target, node.iter, [], [])] if isinstance(node, ast.For) else []
-        )
-        names = list(dict.fromkeys([*names, *loop_syntax.assigned_names(node.body)]))
-        if not names or any(n in self.names or n in _declared(self.function) for n in names):
+        first = node.test if isinstance(node, ast.While) else node.target
+        names = [n for n in loop_syntax.bound_names([first, *node.body]) if n not in self.names]
+        if any(n in _declared(self.function) for n in names):
             return None
-        read = loop_syntax.names_outside(self.function, node)
-        sure = loop_syntax.surely_assigned(node.body)
-        if isinstance(node, ast.For):
-            sure.add(names[0])
-        else:
-            read |= {n.id for n in ast.walk(node.test) if isinstance(n, ast.Name)}
-        free = [n not in read and n in sure for n in names]
-        return loop_syntax.closing(node, next(self.loops), names, free, _hook, self.instrumented, copy.deepcopy)
+        read = {self.mangle(n) for n in node.read_outside}  # type: ignore[union-attr]
+        read |= loop_syntax.read_names(n for n in ast.walk(node) if isinstance(n, (ast.Return, ast.Raise, ast.Assert)))
+        read |= loop_syntax.exposed_names([node])
+        free = [n not in read for n in names]
+        make = loop_syntax.Rewriter(_hook, self.instrumented, copy.deepcopy)
+        return loop_syntax.closing(node, next(self.loops), names, free, make)
 
     def visit_For(self, node: ast.For) -> Any:
         closing = self._closing(node)
@@ -341,7 +346,11 @@ class _Instrument(ast.NodeTransformer):
         node.decorator_list = [_hook("callable", self.visit(d)) for d in node.decorator_list]
         node.args = self.visit(node.args)
         before, self.function = self.function, node
+        loop_syntax.note_outside(node)
+        cells = declared(node, ast.Nonlocal) - self.names.keys()
         node.body = self.statements(node.body)
+        if cells:  # variables of the copy around it
+            node.body.insert(0, ast.copy_location(ast.Expr(_hook("assigning")), node.body[0]))
         self.function = before
         return node
 
@@ -552,6 +561,7 @@ def instrumented_code(
         raise NoSource("its source has changed since it was loaded")
     fresh = _stripped(node)
     rewriter = _Instrument(_names(fresh, code, globals_, cells), owner, fresh)
+    loop_syntax.note_outside(fresh)
     fresh.args = rewriter.visit(fresh.args)
     if isinstance(fresh, ast.FunctionDef):
         fresh.body = rewriter.statements(fresh.body)

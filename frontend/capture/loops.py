@@ -1,335 +1,162 @@
-"""Loops over values of tensors close into one `while` node.
+"""Loops over values of tensors close into one node.
 
 The test and the body of a loop statement are there as functions of the variables that it assigns (`loop_syntax`). They
 are traced once more, on symbols: tensors, and Python numbers that stand for themselves. Whatever a step needs to know
-(a truth value) is answered both ways, and the ways are merged. The loop closes only if that gives, on every way, the
-same variables with the same types, and nothing else: no object from outside changed, no iterator advanced, no random
-number drawn. Nothing is inferred from what was observed; otherwise the loop goes on as Python runs it, step by step.
+(a truth value) is answered both ways, and the ways are merged (`loop_ways`). The loop closes only if that gives, on every
+way, the same variables with the same types (`loop_slots`), and the step changes nothing but what is carried from step to
+step (`loop_holders`): no iterator advances, nothing is printed. Nothing is inferred from what was observed; otherwise the
+loop goes on as Python runs it, step by step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from ...ir import ops
-from ...ir.dtypes import bool_, float64, int64
+from ...ir.dtypes import bool_, int64
 from ...ir.graph import Value
-from ...ir.op import Attrs, OpDef, get_op
 from ...ir.types import TensorType
-from ..control_body import Body, Captures, type_of
-from ..dispatch import apply
+from ..control_body import Captures, type_of
 from ..state import state
-from ..tape import needs_grad, root_of
-from ..tensor import Tensor, new_tensor
-from . import guards as g
-from .scalars import TracedBool, TracedFloat, TracedInt, TracedScalar, number_of
+from ..tape import keep_operands, needs_grad, storage_of
+from ..tensor import Tensor
+from .instrument import is_instrumented
+from .loop_holders import MOST_AGAIN, Again, Changes
+from .loop_nodes import run_loop
+from .loop_slots import UNDEFINED, Slot, filled, is_number, slots_of, taken, unchanged
+from .loop_syntax import ENDED, GOING
+from .loop_ties import FRESH, Tie
+from .loop_walks import Walk
+from .loop_ways import Declines, LoopTracer, Way
+from .scalars import TracedInt
 from .tracer import NotClosed, Specialize, user_location
 
 if TYPE_CHECKING:
     from .hooks import Hooks
 
-MOST_WAYS = 32  # through one step
 MOST_ATTEMPTS = 2  # the first step may change a number into a tensor, or make a variable
-MOST_UNROLLED = 64  # steps of a loop over a range whose length is known
-_SCALARS: dict[type, type[TracedScalar]] = {bool: TracedBool, int: TracedInt, float: TracedFloat}
+MOST_FAILED = 6  # attempts at one statement in a row, in one capture
+MOST_UNROLLED = 64  # steps of a loop whose length is known
+FEW = 8  # of one whose steps ask for values
 
-
-class Undefined:
-    """A variable without a value. Whatever is done with it ends the attempt."""
-
-    __slots__ = ()
-
-    def _used(self, *_: Any) -> NoReturn:
-        raise NotClosed("a variable is read that has no value in the first step")
-
-    __bool__ = __eq__ = __lt__ = __le__ = __gt__ = __ge__ = __add__ = __radd__ = __sub__ = __mul__ = __rmul__ = _used  # type: ignore[assignment]
-    __getattr__ = __getitem__ = __call__ = __iter__ = __len__ = __contains__ = __hash__ = __str__ = _used  # type: ignore[assignment]
-
-
-UNDEFINED = Undefined()
-
-
-class LoopTracer(Body):
-    """Traces the test or the body of a loop, along every way it can take."""
-
-    def __init__(self, name: str, captures: Captures):
-        super().__init__(name, captures)
-        self.asker = self.ask
-        self.decisions: list[bool] = []
-        self.asked: list[Value] = []
-        self.answers: dict[Value, bool] = {}
-        self.parameters: dict[int, Tensor] = {}  # tensors that stand for variables
-        self.changed: set[int] = set()  # of those, the ones that are written in place
-
-    def stop(self, reason: str) -> NoReturn:
-        raise NotClosed(reason)
-
-    def ask(self, value: Value, kind: str) -> bool:
-        """Both answers are right, one after the other."""
-        if kind != "bool":
-            self.stop("Python needs an int that the loop computes")
-        known = self.answers.get(value)
-        if known is None:
-            if len(self.asked) == len(self.decisions):
-                self.decisions.append(True)
-            known = self.answers[value] = self.decisions[len(self.asked)]
-            self.asked.append(value)
-        return known
-
-    def emit(self, op: OpDef, inputs: tuple[Value, ...], attrs: Attrs) -> tuple[Value, ...]:
-        if self.asked and not op.pure:  # all ways are computed: what may fail must not be on some of them only
-            self.stop("what may fail is on one of its ways only")
-        return super().emit(op, inputs, attrs)
-
-    def concretize(self, t: Tensor, what: str) -> Any:
-        if what in ("bool", "int", "index", "item", "float"):
-            return number_of(self, t, what)  # type: ignore[arg-type]
-        return super().concretize(t, what)
-
-    def _set(self, root: Tensor, v: Value) -> None:
-        node = root._data.node if type(root._data) is Value else None
-        if node is not None and node.op.name == "gather":  # perhaps an element that is a view in plain Python
-            self.stop("it writes into what it has read at a position that the loop computes")
-        if id(root) in self.parameters:
-            self.changed.add(id(root))
-        elif not self._is_own(root) and id(root) not in self._made:
-            self.stop("it writes into a tensor from outside")
-        super()._set(root, v)
-
-    def ways(self, run: Callable[[], Any]) -> "Way":
-        """What `run` gives along every way."""
-        found: list[tuple[list[bool], list[Value], Any]] = []
-        decisions: list[bool] = []
-        while True:
-            self.decisions, self.asked, self.answers = list(decisions), [], {}
-            out = run()
-            found.append((self.decisions, self.asked, out))
-            decisions = self.decisions[: len(self.asked)]
-            while decisions and not decisions[-1]:
-                decisions.pop()
-            if not decisions:
-                return _tree(found, 0)
-            decisions[-1] = False
-            if len(found) >= MOST_WAYS:
-                self.stop(f"a step of it has more than {MOST_WAYS} ways")
-
-
-@dataclass(slots=True)
-class Way:
-    """A question with what comes of either answer; or (`question` None) what came out."""
-
-    question: Value | None
-    yes: Any
-    no: Any = None
-
-    def each(self) -> list[Any]:
-        """What came out, of all ways."""
-        return [self.yes] if self.question is None else [*self.yes.each(), *self.no.each()]
-
-    def merged(self, pick: Callable[[Any], Value]) -> Value:
-        """One value for all ways."""
-        if self.question is None:
-            return pick(self.yes)
-        yes, no = self.yes.merged(pick), self.no.merged(pick)
-        return yes if yes is no else ops.where(self.question, yes, no)
-
-
-def _tree(found: list[tuple[list[bool], list[Value], Any]], depth: int) -> Way:
-    decisions, asked, out = found[0]
-    if len(asked) == depth:
-        return Way(None, out)
-    parts = ([f for f in found if f[0][depth] is answer] for answer in (True, False))
-    yes, no = (_tree(p, depth + 1) for p in parts)
-    return Way(asked[depth], yes, no)
-
-
-# ------------------------------------------------------------------ variables
-
-
-@dataclass(slots=True)
-class Slot:
-    """A variable, or a part of a tuple in one. kind: "tensor", "number", "same" (it must not change) or "free" (nobody
-    needs what it has before a step). before: the object that it has outside."""
-
-    kind: str
-    before: Any
-    type: TensorType | None = None
-    scalar: type[TracedScalar] | None = None
-
-    def inside(self, value: Value | None, tracer: LoopTracer) -> Any:
-        """What stands for it in a step."""
-        if self.kind == "tensor":
-            t = new_tensor(value, type(self.before))
-            tracer.parameters[id(t)] = t
-            return t
-        if self.kind == "number":
-            assert self.scalar is not None and value is not None
-            return TracedInt(value, counts=True) if self.scalar is TracedInt else self.scalar(value)
-        return UNDEFINED if self.kind == "free" else self.before
-
-    def first(self) -> Tensor:
-        """What it begins with."""
-        if self.kind == "tensor":
-            return self.before
-        tracer: Any = state.tracer
-        if isinstance(self.before, TracedScalar):
-            before = self.before
-            return tracer.wrap(before.counted() if isinstance(before, TracedInt) else before.value)
-        assert self.type is not None
-        return tracer.wrap(ops.full(value=self.before, shape=(), dtype=self.type.dtype))
-
-    def value_of(self, x: Any, tracer: LoopTracer) -> Value:
-        """The value of what a step has left in the variable. NotClosed if it is of another kind."""
-        assert self.type is not None
-        if self.kind == "tensor":
-            if not isinstance(x, Tensor) or type(x) is not type(self.before):
-                tracer.stop(f"a variable that is a tensor becomes a {type(x).__name__}")
-            found = tracer.read(x)
-            if found.type != self.type:
-                tracer.stop(f"a variable that is {self.type} becomes {found.type}")
-            return found
-        assert self.scalar is not None
-        if type(x) in (bool, int, float) and _SCALARS[type(x)] is self.scalar:
-            if type(x) is int and not -(1 << 52) <= x <= 1 << 52:
-                tracer.stop("an int that does not fit into 64 bits")
-            return ops.full(value=x, shape=(), dtype=self.type.dtype)
-        if not isinstance(x, TracedScalar) or x.python_type is not self.scalar.python_type:
-            tracer.stop(f"a {self.scalar.python_type.__name__} becomes a {getattr(x, 'python_type', type(x)).__name__}")
-        return tracer.own(x.counted() if isinstance(x, TracedInt) else x.value)
-
-
-def _slots(values: Sequence[Any], free: Sequence[bool]) -> tuple[list[Slot], list[Any]]:
-    """The slots of the variables, and how tuples nest them: numbers of slots."""
-    slots: list[Slot] = []
-
-    def shape_of(x: Any, free: bool) -> Any:
-        if type(x) is tuple and x and not free:
-            return tuple(shape_of(part, False) for part in x)
-        slots.append(_slot(x, free))
-        return len(slots) - 1
-
-    return slots, [shape_of(x, f) for x, f in zip(values, free)]
-
-
-def _slot(x: Any, free: bool) -> Slot:
-    if free:
-        return Slot("free", x)
-    if x is UNDEFINED:
-        raise NotClosed("a variable has no value before the first step")
-    if isinstance(x, Tensor):
-        return Slot("tensor", x, type_of(x))
-    kind = x.python_type if isinstance(x, TracedScalar) else type(x)
-    if kind in _SCALARS:
-        if kind is int and not isinstance(x, TracedScalar) and not -(1 << 52) <= x <= 1 << 52:
-            raise NotClosed("an int that does not fit into 64 bits")
-        dtype = {bool: bool_, int: int64, float: float64}[kind]
-        return Slot("number", x, TensorType(dtype, ()), _SCALARS[kind])
-    return Slot("same", x)
-
-
-def _filled(shape: Any, parts: Sequence[Any]) -> Any:
-    return tuple(_filled(s, parts) for s in shape) if type(shape) is tuple else parts[shape]
-
-
-def _taken(shape: Any, x: Any, out: dict[int, Any], tracer: LoopTracer) -> None:
-    """The parts of a variable after a step, by slot."""
-    if type(shape) is tuple:
-        if type(x) is not tuple or len(x) != len(shape):
-            tracer.stop("a tuple becomes something else")
-        for s, part in zip(shape, x):
-            _taken(s, part, out, tracer)
-    else:
-        out[shape] = x
-
-
-# ------------------------------------------------------------------ loops
-
-
-class Ranged:
-    """The arguments of a `range` that a loop goes along: its numbers may be traced."""
-
-    def __init__(self, hooks: Hooks, function: Any, args: tuple):
-        self.hooks, self.function, self.args = hooks, function, args
-        parts: tuple[Any, ...] = (0, args[0], 1) if len(args) == 1 else (*args, 1) if len(args) == 2 else args
-        found: tuple[Any, ...] = parts if len(parts) == 3 else (None, None, None)
-        self.start, self.stop, self.step = found
-
-    def iterable(self) -> Any:
-        return self.hooks.iterate(self.hooks.call(self.function, *self.args))
-
-    def worth_it(self) -> bool:
-        """Whether an attempt is worth it: the length is not known, or large."""
-        if self.function is not range or type(self.step) is not int or self.step == 0:
-            return False
-        if isinstance(self.start, TracedInt) or isinstance(self.stop, TracedInt):
-            return all(isinstance(x, TracedInt) or type(x) is int for x in (self.start, self.stop))
-        known = type(self.start) is int and type(self.stop) is int
-        return known and len(range(self.start, self.stop, self.step)) > MOST_UNROLLED
+Getters = Sequence[Callable[[], Any]]
 
 
 class Loop:
-    """One run of a loop statement. `close` tries; afterwards `values` are the variables."""
+    """One run of a loop statement. `open` and `over` try to close it; afterwards `values` are the variables."""
 
     def __init__(self, hooks: Hooks, names: tuple[str, ...], free: tuple[bool, ...]):
         self.hooks, self.names, self.free = hooks, names, free
+        self.place = str(user_location())
         self.attempts = 0
+        self.closed = False
         self.values: Any = ()
+        self._codes: set[int] = set()  # how it may have ended
+        self._code: Value | None = None  # how it has
 
-    def close(self, test: Callable, body: Callable, getters: Sequence[Callable[[], Any]]) -> bool:
-        """A `while` loop, before its test."""
-        if not self._allowed():
+    def open(self, test: Callable, body: Callable, getters: Getters) -> bool:
+        """Whether a `while` loop has to go on step by step. Before its test."""
+        if self._allowed():
+            statement = Statement(lambda *v: test(*v), lambda *v: body(*v), None)
+            self._attempt(statement, [_value(get) for get in getters], self.free)
+        return not self.closed
+
+    def over(self, walk: Walk, body: Callable, getters: Getters) -> Iterator[Any]:
+        """What a `for` loop has to go along step by step."""
+        return _Steps(self, walk, body, getters)
+
+    def left(self, code: int) -> bool:
+        """Whether the closed loop has ended by this exit."""
+        if not self.closed or code not in self._codes:
             return False
-        values = [_value(get) for get in getters]
-        return self._attempt(values, self.free, test, lambda i, *v: body(*v), lambda out: out)
+        return len(self._codes) == 1 or self._is(code)
 
-    def close_range(self, ranged: Ranged, body: Callable, getters: Sequence[Callable[[], Any]]) -> bool:
-        """A loop over a range, before it begins. The first variable is its own."""
-        if not self._allowed() or not ranged.worth_it():
-            return False
-        values = [_value(get) for get in getters]
-        start, stop, step = ranged.start, ranged.stop, ranged.step
-        if not self.free[0] and values[0] is UNDEFINED:
-            if isinstance(start, TracedInt) or isinstance(stop, TracedInt):
-                return False
-            values[0] = 0  # a range that is not empty gives it a value
-        if step > 0:
-            going = lambda i, *_: i < stop  # noqa: E731
-        else:
-            going = lambda i, *_: i > stop  # noqa: E731
+    def ended(self) -> bool:
+        """Whether the loop has come to its end without `break`."""
+        if not self.closed or self._codes <= {GOING, ENDED}:
+            return True
+        return any([code in self._codes and self._is(code) for code in (GOING, ENDED)])
 
-        def one(i: Any, own: Any, *rest: Any) -> Any:
-            broken, out = body(i, *rest)
-            return broken, (i + step, *out)
-
-        counter = start if isinstance(start, TracedInt) else int(start)
-        return self._attempt(
-            [counter, *values], (False, *self.free), going, lambda i, *v: one(v[0], *v[1:]), lambda out: out[1:]
-        )
+    def _is(self, code: int) -> bool:
+        tracer: Any = state.tracer
+        assert self._code is not None
+        return bool(tracer.ask(ops.eq(self._code, ops.full(value=code, shape=(), dtype=int64)), "bool"))
 
     def _allowed(self) -> bool:
         tracer: Any = state.tracer
         if tracer is None or getattr(tracer, "asker", None) is None or self.attempts >= MOST_ATTEMPTS:
             return False
+        if self.hooks.stays_open(self.place) or self.hooks.attempts_failed[self.place] >= MOST_FAILED:
+            return False
         self.attempts += 1
         return True
 
-    def _attempt(
-        self, values: Sequence[Any], free: Sequence[bool], test: Callable, body: Callable, result: Callable
-    ) -> bool:
+    def try_walk(self, walk: Walk, done: int, body: Callable, getters: Getters, asks: bool) -> None:
+        """Tries to close a `for` loop, after so many steps, if that is worth it: its length is not known, or large."""
+        n = walk.length()
+        most = FEW if asks else MOST_UNROLLED
+        if not (isinstance(n, TracedInt) or type(n) is int and n - done > most) or not self._allowed():
+            return
+        end = n.value if isinstance(n, TracedInt) else None
+
+        def going(i: TracedInt, *_: Any) -> Tensor:
+            stop = ops.full(value=n, shape=(), dtype=int64) if end is None else end
+            return state.tracer.wrap(ops.lt(i.value, stop))  # type: ignore[union-attr]
+
+        def step(i: TracedInt, *v: Any) -> tuple[int, Any]:
+            code, out = body(walk.item(i), *v)
+            return code, (i + 1, *out)
+
+        statement = Statement(going, step, n - done if type(n) is int else None)
+        self._attempt(statement, [done, *(_value(get) for get in getters)], (False, *self.free))
+        self.values = self.values[1:]
+
+    def _attempt(self, statement: Statement, values: Sequence[Any], free: Sequence[bool]) -> None:
         hooks = self.hooks
         try:
-            with hooks.attempting():
-                closed = _closed(values, free, test, body)
-        except (NotClosed, Specialize, Exception) as e:  # whatever it is, plain steps show it again
-            what = str(e) if isinstance(e, NotClosed) else f"a step may raise a {type(e).__name__}"
-            note = f"{user_location()}: the loop runs step by step: {what}"
+            done = Closing(hooks, statement, values, free, self.place).run()
+        except (NotClosed, Declines, Specialize, Exception) as e:  # whatever it is, plain steps show it again
+            what = str(e) if isinstance(e, (NotClosed, Declines)) else f"a step may raise {type(e).__name__}: {e}"
+            hooks.attempts_failed[self.place] += 1
+            note = f"{self.place}: the loop runs step by step: {what}"
             if note not in hooks.open_loops:
                 hooks.open_loops.append(note)
-            return False
-        self.values = result(closed)
-        return True
+            return
+        self.closed = True
+        hooks.attempts_failed[self.place] = 0
+        self.values, self._codes, self._code = done
+
+
+class _Steps:
+    """The items of a `for` loop. Before the first ones the loop tries to close, and then there are none."""
+
+    def __init__(self, loop: Loop, walk: Walk, body: Callable, getters: Getters):
+        self.loop, self.walk, self.body, self.getters = loop, walk, body, getters
+        self.done = self.asked = 0
+        self.iterator: Any = None
+
+    def __iter__(self) -> _Steps:
+        return self
+
+    def __next__(self) -> Any:
+        if self.done < MOST_ATTEMPTS:
+            before, self.asked = self.asked, self.loop.hooks.tracer.questions
+            self.loop.try_walk(self.walk, self.done, self.body, self.getters, self.done > 0 and self.asked > before)
+            if self.loop.closed:
+                raise StopIteration
+        n = self.walk.length() if not self.done else None
+        if isinstance(n, TracedInt) and n.tracer.asker is not None:  # its first item alone, before it is known how many
+            if n <= 0:  # type: ignore[operator]
+                raise StopIteration
+            self.done = 1
+            return self.walk.item(TracedInt(ops.full(value=0, shape=(), dtype=int64), counts=True))
+        if self.iterator is None:
+            self.iterator = itertools.islice(self.walk.iterable(), self.done, None)
+        self.done += 1
+        return next(self.iterator)
 
 
 def _value(get: Callable[[], Any]) -> Any:
@@ -339,71 +166,300 @@ def _value(get: Callable[[], Any]) -> Any:
         return UNDEFINED
 
 
-def _closed(values: Sequence[Any], free: Sequence[bool], test: Callable, body: Callable) -> tuple[Any, ...]:
-    """The variables after the loop, as a `while` node gives them."""
-    outer: Any = state.tracer
-    slots, shape = _slots(values, free)
-    carried = [s for s in slots if s.type is not None]
-    captures = Captures()
-    types = [s.type for s in carried]
+@dataclass(frozen=True)
+class Statement:
+    """A loop as functions of its variables. length: how many steps it has, if that is known and no exit ends it."""
 
-    def run(tracer: LoopTracer, function: Callable) -> Callable[[], Any]:
-        tracer.own_inputs = len(types)
+    test: Callable
+    body: Callable  # gives (how the step ends, the variables)
+    length: int | None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a step along one way. parts: what the slots were in it; found: what it has left in them. code: how it
+    ended; None: it can't be taken natively."""
+
+    parts: list[Any]
+    code: int | None
+    found: dict[int, Any]
+    written: list[Value]  # of tensors from outside
+
+
+class Closing:
+    """The attempt to make one node of a loop."""
+
+    def __init__(self, hooks: Hooks, statement: Statement, values: Sequence[Any], free: Sequence[bool], place: str):
+        self.hooks, self.statement, self.values, self.free = hooks, statement, list(values), free
+        self.place = place
+        self.changes = Changes(hooks)
+
+    def run(self) -> tuple[Any, set[int], Value | None]:
+        """(the variables behind the loop, how it may have ended, how it has). NotClosed, or whatever a step raises."""
+        for _ in range(MOST_AGAIN):
+            self.changes.begin()
+            try:
+                with self.hooks.attempting(self.changes):
+                    self._trace()
+            except Again:
+                continue
+            finally:
+                self.changes.restore()
+            return self._finish()
+        raise NotClosed(f"it changes more than {MOST_AGAIN} things")
+
+    # ---- tracing
+
+    def _trace(self) -> None:
+        changes = self.changes
+        parts: list[Any] = [p for h in changes.holders.values() for p in h.before]
+        values = [*self.values, *parts]
+        free = [*self.free, *(False for _ in parts)]
+        self.slots, self.shape = slots_of(values, free, len(self.values), changes.numbers, changes.shared)
+        self.slots += [Slot("written", t, type_of(t), history=needs_grad(t)) for t in changes.written.values()]
+        self.carried = [s for s in self.slots if s.type is not None]
+        if state.grad_enabled:
+            changes.gradients([s.before for s in self.carried if s.history])
+        self.captures = Captures()
+        self.keep: list[Any] = []  # objects whose ids are remembered
+        self.tester, going = self._tracer("test", lambda *v: _truth(self.statement.test(*v)))
+        self.constant = all(x is True for x in going.each())
+        self.going = self.tester_values(going)
+        self.stepper, steps = self._tracer("step", self._step)
+        self.outcomes = steps.each()
+        self._check()
+        if state.grad_enabled:
+            changes.gradients(list(self.captures.tensors.values()))
+        self.codes = {out.code for out in self.outcomes} - {None}
+        with self.stepper:
+            self.new = self.stepper.merged(steps, self._values_of)
+        self.leaves = len({out.code for out in self.outcomes}) > 1 or GOING not in self.codes
+        if self.constant and (not self.leaves or steps.question is None):
+            raise NotClosed("its length does not depend on values")
+
+    def tester_values(self, going: Way) -> Value:
+        with self.tester:
+            (out,) = self.tester.merged(going, lambda x: [_bool_value(x, self.tester)])
+        return out
+
+    def _tracer(self, name: str, function: Callable) -> tuple[LoopTracer, Way]:
+        """A tracer with what `function` gives along every way through it."""
+        changes = self.changes
+        tracer = LoopTracer(name, self.captures, changes)
+        more = 1 + len(self.slots)  # how the step before has ended, and which tensors are in the slots
+        types = [s.type for s in self.carried] + [TensorType(int64, ())] * more
         inputs = [tracer.input(t) for t in types]  # type: ignore[arg-type]
+        tracer.own_inputs = len(inputs)
+        is_test = name == "test"
 
         def once() -> Any:
             it = iter(inputs)
-            tracer.parameters = {}
-            parts = [s.inside(next(it) if s.type is not None else None, tracer) for s in slots]
-            keep.append(parts)
-            return parts, function(*_filled(tuple(shape), parts))
+            parts = [s.inside(next(it) if s.type is not None else None) for s in self.slots]
+            tracer.enter_step(self.slots, parts, inputs)
+            self.keep.append(parts)
+            given = [filled(s, parts) for s in self.shape]
+            n = len(self.values)
+            for h in changes.holders.values():
+                h.put(given[n : n + len(h.before)])
+                n += len(h.before)
+            try:
+                out = function(*given[: len(self.values)])
+                out = out if is_test else self._outcome(tracer, parts, *out)
+                if changes.more:
+                    raise Again
+                if tracer.declined is not None:  # and the step has caught it
+                    raise tracer.declined
+                return out
+            except (NotClosed, Declines, Exception) as e:
+                if changes.more:
+                    raise Again from None
+                if (
+                    isinstance(e, NotClosed)
+                    or is_test
+                    or not tracer.path
+                    or isinstance(e, Exception)
+                    and not _is_the_programs(e)
+                ):
+                    raise
+                return Outcome(parts, None, {}, [])
+            finally:
+                changes.restore()
 
-        return once
+        with tracer:
+            return tracer, tracer.ways(once)
 
-    keep: list[Any] = []  # objects whose ids are remembered
-    tester = LoopTracer("test", captures)
-    with tester:
-        tests = tester.ways(run(tester, lambda *v: _truth(test(*v))))
-        if tester.changed:
-            tester.stop("the test writes into a variable")
-        going = tests.merged(lambda out: _bool_value(out[1], tester))
-    constant = tests.question is None and type(tests.yes[1]) is bool
+    def _step(self, *values: Any) -> tuple[int, Sequence[Any]]:
+        code, out = self.statement.body(*values)
+        parts: list[Any] = []
+        for h in self.changes.holders.values():
+            if h.form() != h.form_before:
+                raise NotClosed(f"a step changes the length or the keys of {h.name}")
+            parts += h.parts()
+        return code, [*out, *parts]
 
-    stepper = LoopTracer("step", captures)
-    with stepper:
-        steps = stepper.ways(run(stepper, lambda *v: body(None, *v)))
-        outs = [_after(out, shape, slots, stepper) for out in steps.each()]
-        by_way = {id(way): out for way, out in zip(steps.each(), outs)}
-        in_place = _in_place(slots, outs, stepper)
+    def _outcome(self, tracer: LoopTracer, parts: list[Any], code: int, values: Sequence[Any]) -> Outcome:
+        found: dict[int, Any] = {}
+        for s, x in zip(self.shape, values, strict=True):
+            taken(s, x, found, tracer)
+        for k, slot in enumerate(self.slots):
+            if slot.kind == "same" and not unchanged(slot.before, found[k]):
+                if is_number(slot.before) and is_number(found[k]):
+                    self.changes.number(k)
+                    continue
+                tracer.stop(f"a {type(slot.before).__name__} in a variable changes")
+            if slot.kind == "written" and needs_grad(slot.before) != slot.history:
+                tracer.stop("a step gives a tensor from outside a history, or takes it away")
+        written = [tracer.written[id(t)][1] for t in self.changes.written.values()]
+        return Outcome(parts, code, found, written)
+
+    def _values_of(self, out: Outcome) -> list[Value]:
+        """What one way leaves in the slots, and how it ends."""
+        tracer = self.stepper
+        n = len(self.carried)
+        which = tracer.inputs[n + 1 : n + 1 + len(self.slots)]
+        if out.code is None:
+            return [*tracer.inputs[:n], tracer.failure(), *which]
+        written = iter(out.written)
         new = [
-            steps.merged(lambda way, k=k, s=s: s.value_of(by_way[id(way)][0][k], stepper))
-            for k, s in enumerate(slots)
+            next(written) if s.kind == "written" else s.value_of(out.found[k], tracer)
+            for k, s in enumerate(self.slots)
             if s.type is not None
         ]
-        breaks = any(out[1] for out in outs)
-        if breaks:
-            new.append(steps.merged(lambda way: ops.full(value=not by_way[id(way)][1], shape=(), dtype=bool_)))
-    if constant and not (breaks and steps.question is not None):
-        raise NotClosed("its length does not depend on values")
-    _no_aliases(slots, in_place, captures)
-    if state.grad_enabled and any(needs_grad(t) for t in (*(s.first() for s in carried), *captures.tensors.values())):
-        raise NotClosed("gradients pass through it")
-    first = [s.first() for s in carried]
-    if breaks:
-        first.append(outer.wrap(ops.full(value=True, shape=(), dtype=bool_)))
-        for tracer in (tester, stepper):
-            flag = tracer.input(TensorType(bool_, ()))
-            tracer.inputs.insert(len(types), tracer.inputs.pop())
-            tracer.own_inputs += 1
-            if tracer is tester:
-                with tester:
-                    going = flag if constant else ops.and_(flag, going)
-    condition, step = tester.graph([going]), stepper.graph(new)
-    out = apply(get_op("while"), *first, *captures.tensors.values(), cond=condition, body=step, carried=len(first))
-    it = iter(out)
-    parts = [_outside(s, next(it), k in in_place) if s.type is not None else s.before for k, s in enumerate(slots)]
-    parts = [UNDEFINED if s.kind == "free" else p for s, p in zip(slots, parts)]
-    return _filled(tuple(shape), parts)
+        named = [
+            self._identity(out.found[k], out, which) if k in self.identified else which[k]
+            for k in range(len(self.slots))
+        ]
+        return [*new, ops.full(value=out.code, shape=(), dtype=int64), *named]
+
+    # ---- what may not be
+
+    def _check(self) -> None:
+        """Finds the slots that are written in place. NotClosed where names of one tensor would part."""
+        self.in_place: set[int] = set()
+        self.tangled: dict[int, dict[int, Tensor]] = {}  # what slots may share memory with
+        self.twins: dict[int, set[int]] = {}  # and slots
+        self.outside: dict[int, tuple[int, Tensor]] = {}  # tensors from outside that are left in variables
+        taken_ways = [out for out in self.outcomes if out.code is not None]
+        if not taken_ways:
+            raise NotClosed("no way leads through a step")
+        if self.tester.changed or self.tester.written.keys() - self.changes.written.keys():
+            raise NotClosed("the test writes into a tensor")
+        for k, slot in enumerate(self.slots):
+            if slot.kind == "tensor" and any(id(out.parts[k]) in self.stepper.changed for out in taken_ways):
+                if not all(out.found[k] is out.parts[k] for out in taken_ways):
+                    raise NotClosed("a tensor is written in place on one way, and replaced on another")
+                self.in_place.add(k)
+        written = {id(storage_of(self.slots[k].before)) for k in self.in_place}
+        written |= self.changes.written.keys()
+        named = [s.before for s in self.slots if s.kind == "tensor"]
+        roots = [id(storage_of(t)) for t in (*named, *self.captures.tensors.values())]
+        twice = {r for r in written if roots.count(r) > (r not in self.changes.written)}
+        self.changes.in_place([self.slots[k].before for k in self.in_place])
+        self.changes.share({k for k in self.in_place if id(storage_of(self.slots[k].before)) in twice})
+        if twice:
+            raise NotClosed("a tensor that is written in place has another name in the loop")
+        for out in taken_ways:
+            self._check_names(out)
+        self.identified = [k for k, s in enumerate(self.slots) if s.kind == "tensor" and k not in self.in_place]
+
+    def _check_names(self, out: Outcome) -> None:
+        """Finds what a way leaves in variables that has other names. NotClosed if that is written in place."""
+        tensors = [(k, x) for k, x in out.found.items() if self.slots[k].kind == "tensor" and k not in self.in_place]
+        roots = [id(storage_of(x)) for _, x in tensors]
+        for k, x in tensors:
+            root = storage_of(x)
+            parameter = next((j for j, p in enumerate(out.parts) if p is root), None)
+            if id(root) in self.changes.written or parameter in self.in_place:
+                raise NotClosed("a variable becomes another name of a tensor that is written in place")
+            tie = self.stepper.ties.from_result(x)
+            others = [root] if tie is None else [storage_of(t) for t in tie.others.values()]
+            if x is root and roots.count(id(root)) == 1 and (tie is None or tie.which is not None):
+                continue  # which one it is, is carried
+            for other in others:
+                self._entangle(k, other, out, [j for (j, _), r in zip(tensors, roots) if r == id(root) and j != k])
+
+    def _entangle(self, k: int, other: Tensor, out: Outcome, same: list[int]) -> None:
+        """Slot k may share memory with a tensor, and with these slots."""
+        found = self.tangled.setdefault(k, {})
+        parameter = next((j for j, p in enumerate(out.parts) if p is other), None)
+        if parameter is not None:
+            found[len(found)] = self.slots[parameter].before
+            same = [*same, parameter]
+        elif not self.stepper._is_own(other):
+            found[len(found)] = other
+        self.twins.setdefault(k, set()).update(same)
+
+    def _identity(self, x: Tensor, out: Outcome, inputs: Sequence[Value]) -> Value:
+        """The number of the tensor from before the loop that `x` is, or FRESH."""
+        for j, p in enumerate(out.parts):
+            if p is x:
+                return inputs[j]
+        tie = self.stepper.ties.from_result(x)
+        if tie is not None and tie.which is not None:
+            found = ops.full(value=FRESH, shape=(), dtype=int64)
+            for k, other in tie.others.items():
+                is_it = ops.eq(tie.which, ops.full(value=k, shape=(), dtype=int64))
+                found = ops.where(is_it, self._identity(other, out, inputs), found)
+            return found
+        number = FRESH
+        if not self.stepper._is_own(x) and id(x) not in self.stepper._made:
+            self.outside.setdefault(id(x), (len(self.slots) + len(self.outside), x))
+            number = self.outside[id(x)][0]
+        return ops.full(value=number, shape=(), dtype=int64)
+
+    # ---- the node
+
+    def _finish(self) -> tuple[Any, set[int], Value | None]:
+        outer: Any = state.tracer
+        n = len(self.carried)
+        going = self.going
+        kept = [*range(n), *([n] if self.leaves else []), *(n + 1 + k for k in self.identified)]
+        for tracer in (self.tester, self.stepper):
+            tracer.inputs[: tracer.own_inputs], code = [tracer.inputs[k] for k in kept], tracer.inputs[n]
+            tracer.own_inputs = len(kept)
+            if self.leaves and tracer is self.tester:
+                with tracer:
+                    tracer.path = ()
+                    goes_on = ops.eq(code, ops.full(value=GOING, shape=(), dtype=int64))
+                    going = goes_on if self.constant else ops.and_(goes_on, going)
+        new = [self.new[k] for k in kept]
+        self.tester.finished([going])
+        self.stepper.finished(new)
+        test, step = self.tester.graph([going]), self.stepper.graph(new)
+        numbers = [*([GOING] if self.leaves else []), *self.identified]
+        first = [s.first() for s in self.carried]
+        first += [outer.wrap(ops.full(value=k, shape=(), dtype=int64)) for k in numbers]
+        length = None if self.leaves else self.statement.length
+        rest = list(self.captures.tensors.values())
+        found = run_loop(first, rest, test, step, length, self.changes.differentiable)
+        keep_operands(found, [s.before for k, s in enumerate(self.slots) if s.kind == "written" or k in self.in_place])
+        it = iter(found)
+        parts = [
+            s.after(next(it), k in self.in_place) if s.type is not None else s.before for k, s in enumerate(self.slots)
+        ]
+        parts = [UNDEFINED if s.kind == "free" else p for s, p in zip(self.slots, parts)]
+        self._tie(parts, [outer.read(t) for t in found[len(found) - len(self.identified) :]])
+        values = [filled(s, parts) for s in self.shape]
+        k = len(self.values)
+        for h in self.changes.holders.values():
+            h.commit(values[k : k + len(h.before)])
+            k += len(h.before)
+        codes = {c for c in self.codes if c is not None} - ({GOING} if self.constant else set())
+        code = outer.read(found[n]) if self.leaves else None
+        return tuple(values[: len(self.values)]), codes if self.constant else codes | {GOING}, code
+
+    def _tie(self, parts: Sequence[Any], which: Sequence[Value]) -> None:
+        """Takes note of what the results may be besides tensors of their own."""
+        outer: Any = state.tracer
+        reopen = self.hooks.leave_open(self.place)
+        before = {k: self.slots[k].before for k in self.identified}
+        before |= {number: t for number, t in self.outside.values()}
+        for k, ident in zip(self.identified, which):
+            outer.ties.add(Tie(parts[k], before, ident, reopen))
+            others = {**self.tangled.get(k, {})}
+            others |= {-2 - j: parts[j] for j in self.twins.get(k, ()) if isinstance(parts[j], Tensor)}
+            if others:
+                outer.ties.add(Tie(parts[k], others, None, reopen))
 
 
 def _truth(x: Any) -> Any:
@@ -423,54 +479,13 @@ def _bool_value(x: Any, tracer: LoopTracer) -> Value:
     return ops.reshape(v, shape=()) if v.ndim else v
 
 
-def _after(way: Any, shape: list, slots: list[Slot], tracer: LoopTracer) -> tuple[dict[int, Any], bool, list]:
-    """What a step along one way has left in the slots, whether it left the loop, and what the slots were in it."""
-    parts, (broken, values) = way
-    found: dict[int, Any] = {}
-    for s, x in zip(shape, values):
-        _taken(s, x, found, tracer)
-    for k, slot in enumerate(slots):
-        if slot.kind == "same" and not _unchanged(slot.before, found[k]):
-            tracer.stop(f"a {type(slot.before).__name__} in a variable changes")
-    return found, broken, parts
-
-
-def _unchanged(before: Any, now: Any) -> bool:
-    if before is now:
+def _is_the_programs(e: Exception) -> bool:
+    """Whether it is an error that plain Python raises as well: a statement of the user's, or a division by zero."""
+    if isinstance(e, ZeroDivisionError):
         return True
-    return g.is_value(before) and type(before) is type(now) and g.exact(before) == g.exact(now)
-
-
-def _in_place(slots: list[Slot], outs: Sequence[tuple], tracer: LoopTracer) -> set[int]:
-    """Slots whose tensor is written in place, and is the same object after every way."""
-    found: set[int] = set()
-    for k, slot in enumerate(slots):
-        if slot.kind != "tensor":
-            continue
-        same = [out[0][k] is out[2][k] for out in outs]
-        if any(id(out[2][k]) in tracer.changed for out in outs):
-            if not all(same):
-                tracer.stop("a tensor is written in place on one way, and replaced on another")
-            found.add(k)
-    return found
-
-
-def _no_aliases(slots: list[Slot], in_place: set[int], captures: Captures) -> None:
-    """What is written in place must have no other name in the loop."""
-    for k in in_place:
-        root = root_of(slots[k].before)
-        others = [s.before for j, s in enumerate(slots) if j != k and isinstance(s.before, Tensor)]
-        if any(root_of(t) is root for t in (*others, *captures.tensors.values())):
-            raise NotClosed("a tensor that is written in place has another name in the loop")
-
-
-def _outside(slot: Slot, t: Tensor, in_place: bool) -> Any:
-    tracer: Any = state.tracer
-    value = tracer.read(t)
-    if slot.kind == "number":
-        assert slot.scalar is not None
-        return slot.scalar(value)
-    if in_place:
-        tracer.write(slot.before, value)
-        return slot.before
-    return new_tensor(value, type(slot.before))
+    trace = e.__traceback__
+    if isinstance(e, NameError) or trace is None:
+        return False
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return is_instrumented(trace.tb_frame.f_code)

@@ -307,7 +307,8 @@ class ObjectHooks(AttributeHooks):
             or not self.is_ours(v)
             and (self.before is not None or not g.is_content(v) and type(v) is not bytearray)
         ):
-            self.tracer.stop(f"it changes a {type(v).__name__} that existed before the call")
+            if self.changes is None or not self.changes.object(v):
+                self.tracer.stop(f"it changes a {type(v).__name__} that existed before the call")
 
 
 class _Options:

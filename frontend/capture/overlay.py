@@ -111,6 +111,16 @@ class Overlay:
         if self.tracer.attempts:
             self.tracer.stop(f"a step {what}")
 
+    def in_step(self, of: Any, name: str, attribute: bool, value: Any) -> bool:
+        """Assigns a place in a step of a loop that is being tried, which carries it. False outside of steps."""
+        if not self.tracer.attempts or value is DELETED:
+            return False
+        from .loop_holders import PlaceHolder
+
+        self.hooks.changes.holds(PlaceHolder(self, of, name, attribute))
+        self.attributes[id(of), name] = value
+        return True
+
     def give(self, copy: Any, real: Any) -> None:
         """Takes note of where the containers among the arguments, of which the function gets a copy, come from."""
         seen: dict[int, int] = {}
@@ -247,6 +257,10 @@ class Overlay:
 
     def set_attribute(self, obj: Any, name: str, value: Any) -> None:
         """`obj.name = value` for an object from outside. DELETED deletes."""
+        if policy.is_module(obj) and obj.__dict__["_parameters"].get(name, MISSING) is value:
+            return  # it was written in place
+        if self.in_step(obj, name, True, value):
+            return
         self.lasting(f"sets the attribute {name}")
         self._volatile("attribute", obj, name, read=("attribute", id(obj), name))
         _check_member(self, obj, name, value)
@@ -296,6 +310,8 @@ class Overlay:
 
     def store(self, namespace: Any, name: str, value: Any) -> None:
         """Assigns a global or closure cell. DELETED deletes."""
+        if self.in_step(namespace, name, False, value):
+            return
         self.lasting(f"assigns {name or 'a variable of the function around it'}")
         cell = isinstance(namespace, types.CellType)
         self._volatile("cell" if cell else "item", namespace, "" if cell else name, read=())

@@ -79,9 +79,11 @@ class TracedScalar(SymbolicScalar):
         return complex(self.concrete())
 
     def __str__(self) -> str:
-        return str(self.concrete())
+        return repr(self) if self.tracer is None else str(self.concrete())
 
     def __repr__(self) -> str:
+        if self.tracer is None:  # in an error that has come out of a trace
+            return f"<traced {self.python_type.__name__}>"
         return repr(self.concrete())
 
     def __format__(self, spec: str) -> str:
@@ -214,12 +216,15 @@ class TracedFloat(TracedScalar):
     def __rdivmod__(self, other: Any) -> Any:
         return divmod(other, self.concrete())
 
-    def _whole(self, op: Any) -> int:
+    def rounded(self, op: Any) -> "TracedInt":
         """A rounding to int. Python raises for infinities, NaN and what is out of range here."""
         small = ops.lt(ops.abs_(self.value), _constant(float(_LARGE), float64))
         if not self._ask(small, "bool"):
-            self.tracer.stop("it makes an int of a float that has none, or a very large one")
-        return int(self._ask(ops.cast(op(self.value), dtype=int64), "int"))
+            self.tracer.decline("it makes an int of a float that has none, or a very large one")
+        return TracedInt(ops.cast(op(self.value), dtype=int64))
+
+    def _whole(self, op: Any) -> int:
+        return self.rounded(op).concrete()
 
     def __int__(self) -> int:
         return self._whole(ops.trunc)
@@ -319,6 +324,31 @@ class TracedInt(TracedScalar):
     def __rtruediv__(self, other: Any) -> Any:
         return NotImplemented if isinstance(other, Tensor) else other / TracedFloat(self.as_float())
 
+    def _divided(self, other: Any, op: Any, swapped: bool = False) -> Any:
+        """`//` and `%`, which are Python's in the graph too."""
+        if isinstance(other, Tensor) or not (
+            isinstance(other, TracedInt) or type(other) is int and abs(other) < _LARGE
+        ):
+            return NotImplemented
+        a, b = (other, self) if swapped else (self, other)
+        left, right = (x._within(_LARGE) if isinstance(x, TracedInt) else _constant(x, int64) for x in (a, b))
+        zero = b == 0 if type(b) is int else self._ask(ops.eq(right, _constant(0, int64)), "bool")
+        if zero:
+            raise ZeroDivisionError("integer modulo by zero" if op is ops.mod else "integer division or modulo by zero")
+        return TracedInt(op(left, right))
+
+    def __floordiv__(self, other: Any) -> Any:
+        return self._divided(other, ops.floordiv)
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return self._divided(other, ops.floordiv, True)
+
+    def __mod__(self, other: Any) -> Any:
+        return self._divided(other, ops.mod)
+
+    def __rmod__(self, other: Any) -> Any:
+        return self._divided(other, ops.mod, True)
+
     def __neg__(self) -> "TracedInt":
         return TracedInt(ops.neg(self._within(_LARGE)))
 
@@ -340,7 +370,8 @@ class TracedInt(TracedScalar):
 
     def as_index(self) -> Any:
         """As a position along an axis: a tensor in the body of a loop, else as a size."""
-        return self.to_tensor(int64) if hasattr(self.tracer, "decisions") else self.as_size()
+        position = getattr(self.tracer, "position", None)
+        return self.as_size() if position is None else position(self.value)
 
     def __round__(self, digits: Any = None) -> Any:
         return self if digits is None else round(self.concrete(), digits)
@@ -374,7 +405,7 @@ def _of_concrete(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in "pow floordiv mod divmod and or xor lshift rshift".split():
+for _name in "pow divmod and or xor lshift rshift".split():
     setattr(TracedInt, f"__{_name}__", _of_concrete(f"__{_name}__"))
     setattr(TracedInt, f"__r{_name}__", _of_concrete(f"__r{_name}__"))
 setattr(TracedInt, "__invert__", _of_concrete("__invert__"))
@@ -421,6 +452,25 @@ def number_of(tracer: Tracer, t: Tensor, what: str) -> Any:
     return whole if what == "item" else whole.concrete()
 
 
+def whole_number(x: Any) -> Any:
+    """`int(x)` of a tensor or a traced number, as one that stays in the graph."""
+    if isinstance(x, Tensor):
+        assert state.tracer is not None
+        x = state.tracer.concretize(x, "item")
+    if isinstance(x, TracedFloat) and x.tracer.asker is not None:
+        return x.rounded(ops.trunc)
+    return x if isinstance(x, TracedInt) else int(x)
+
+
+def extreme(name: str, numbers: tuple) -> Any:
+    """`max` or `min` of numbers, some of them traced, as Python finds it."""
+    best, *others = numbers
+    for x in others:
+        if x > best if name == "max" else x < best:
+            best = x
+    return best
+
+
 _OF_MATH: dict[Any, Any] = {
     getattr(math, name): getattr(ops, op)
     for name, op in {
@@ -445,5 +495,5 @@ def call_math(f: Any, x: Any) -> Any:
     out = op(number.value)
     fails = ops.and_(ops.not_(ops.isfinite(out)), ops.isfinite(number.value))
     if tracer.ask(fails, "bool"):
-        tracer.stop(f"math.{f.__name__} fails for a number that it gets")
+        tracer.decline(f"math.{f.__name__} fails for a number that it gets")
     return number._made(out)

@@ -21,6 +21,7 @@ from ..state import state
 from ..tape import needs_grad
 from ..tensor import Tensor, new_tensor
 from ..trace_views import TraceViews
+from .loop_ties import Ties
 from .origins import NumberSource
 from .policy import PROGRAMS
 from .reach import Reach, Young
@@ -137,6 +138,8 @@ class Tracer(TraceViews):
         self.positions: dict[Value, Tensor] = {}  # of masks: where they are true
         self.young = Young()
         self.stopped: CaptureStop | None = None
+        self.questions = 0  # that Python has asked
+        self.ties = Ties()
         self.attempts = 0  # to close loops, one in another, that are under way
         self.array_class: type[Tensor] = Tensor  # class of what stands for an ndarray
         self.wrapper: type[Tensor] = Tensor  # class of tensors made while tracing
@@ -197,10 +200,16 @@ class Tracer(TraceViews):
     def stop(self, reason: str) -> NoReturn:
         """Ends the capture, for good: code that catches everything does not bring it back."""
         if self.attempts:
+            if state.tracer is not self and (stop := getattr(state.tracer, "stop", None)) is not None:
+                stop(reason)
             raise NotClosed(reason)
         if self.stopped is None:
             self.stopped = CaptureStop(reason, user_location())
         raise self.stopped
+
+    def decline(self, reason: str) -> NoReturn:
+        """Calls that come here go on as plain Python."""
+        self.stop(reason)
 
     # ---- inputs
 
@@ -279,6 +288,7 @@ class Tracer(TraceViews):
     def write(self, t: Tensor, v: Value) -> None:
         if self.stopped is not None:
             raise self.stopped
+        self.ties.cut(self, t)
         super().write(t, v)
 
     def _set(self, root: Tensor, v: Value) -> None:
@@ -346,6 +356,7 @@ class Tracer(TraceViews):
         if self.stopped is not None:
             raise self.stopped
         assert self.asker is not None
+        self.questions += 1
         try:
             return self.asker(value, kind)
         except TooMany as e:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dis
 import types
+from collections import Counter
 from collections.abc import Collection
 from typing import Any
 
@@ -26,6 +27,9 @@ class Watch:
         self.epoch_guard = g.EpochGuard()
         self.seen_objects: dict[int, Any] = {}  # what was read from outside
         self.before: set[int] | None = None  # while a loop is tried: what the trace had made before that
+        self.changes: Any = None  # and what its steps may change (`loop_holders.Changes`)
+        self.attempts_failed: Counter[str] = Counter()  # in a row, by place
+        self.displays: dict[int, Any] = {}  # containers made in steps by `[...]` and the like
         self.open_loops: list[str] = []  # why loops did not close
         self.guarded: set[tuple] = set()
         self._outside: set[int] = set()  # ids of closure cells of functions that were there before
@@ -40,7 +44,14 @@ class Watch:
 
     def is_ours(self, v: Any) -> bool:
         """Whether this trace (and a loop that is being tried) has made `v`, and may change it."""
-        return id(v) in self.tracer.created and (self.before is None or id(v) not in self.before)
+        mine = id(v) in self.tracer.created or id(v) in self.displays
+        return mine and (self.before is None or id(v) not in self.before)
+
+    def display(self, v: Any) -> Any:
+        """A container that the user's code has just made."""
+        if self.tracer.attempts:
+            self.displays[id(v)] = v
+        return v
 
     def once(self, *key: Any) -> bool:
         if key in self.guarded:

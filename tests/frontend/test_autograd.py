@@ -529,6 +529,9 @@ class RecordingTracer:
     def wrap(self, v):
         return new_tensor(v)
 
+    def elements(self, base, indices, value):
+        return new_tensor(value)
+
     def made(self, t):
         pass
 

@@ -272,3 +272,22 @@ def test_gradients_of_vmap():
         return tr.vmap(lambda x: tr.scan(step, w, x)[0])(x).sum()
 
     gradients(f, numbers(3), numbers(4, 5, 3, seed=1))
+
+
+@pytest.mark.parametrize("kind", ["scan", "cond"])
+def test_random_numbers_and_gradients_in_one_body(kind):
+    def loss(w):
+        def step(c, _):
+            return c * w + tr.rand(3), None
+
+        if kind == "scan":
+            return tr.scan(step, w * 0, None, length=4)[0].sum()
+        return tr.cond(w.sum() > 0, lambda: (w * tr.rand(3)).sum(), lambda: w.sum())
+
+    w = tr.tensor([1.0, 2.0, 3.0])
+    compiled = tr.compile(tr.grad(loss), fullgraph=True)
+    for seed in range(3):
+        tr.manual_seed(seed)
+        want = tr.grad(loss)(w)
+        tr.manual_seed(seed)
+        np.testing.assert_allclose(compiled(w).numpy(), want.numpy(), rtol=1e-5)

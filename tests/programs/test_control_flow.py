@@ -482,7 +482,7 @@ def test_a_whole_training_step_with_a_branch():
 
 def test_too_many_answers_end_in_plain_python_with_a_reason():
     def f(x):
-        return x * int(x[0])
+        return x * len([x] * int(x[0]))
 
     compiled = tr.compile(f)
     with pytest.warns(tr.CaptureWarning, match="values already"):
