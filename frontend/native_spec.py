@@ -20,7 +20,7 @@ from ..ir import dim
 from ..ir.plan import Plan
 from ..ir.types import TensorType
 from ..runtime.dims_code import Dims, UnknownSize
-from ..runtime.entry_layout import UnknownLayout, cell_word, slot_word
+from ..runtime.entry_layout import UnknownLayout, cell_word, field_word, slot_word
 from ..runtime.executable import Executable
 from ..runtime.trace_spec import (
     ABSENT,
@@ -326,6 +326,8 @@ class _Writer:
             self._item(guard)
         elif isinstance(guard, g.CellGuard):
             self._cell(guard)
+        elif isinstance(guard, g.FieldGuard):
+            self.words.append(field_word(guard.owner, guard.field, guard.value))
         elif isinstance(guard, (g.ContentGuard, g.SlotGuard, OriginGuard)):
             self._check(guard)
         elif isinstance(guard, g.TensorGuard):

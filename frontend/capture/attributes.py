@@ -93,7 +93,7 @@ class AttributeHooks(Watch):
             if own is not None:
                 own[name] = value
             return value
-        if found is None and (own is None or name not in own) and policy.user_dunder(obj, "__getattr__"):
+        if found is None and (own is None or name not in own) and self.special(obj, "__getattr__"):
             return self.call(types.MethodType(type(obj).__getattr__, obj), name)
         return getattr(obj, name)
 
@@ -122,13 +122,28 @@ class AttributeHooks(Watch):
         v = getattr(cls, name)
         return self.external(v, f"{cls.__name__}.{name}") if not isinstance(v, types.FunctionType) else v
 
+    def special(self, v: Any, name: str) -> types.FunctionType | None:
+        """The user's own Python implementation of a special method of `v`, which later calls find too."""
+        cls = type(v)
+        if self.once("special", id(cls), name):
+            self.guard_class(cls, name)
+        return policy.user_dunder(v, name)
+
+    def special_method(self, v: Any, name: str) -> types.MethodType | None:
+        """The same, bound to `v`."""
+        found = self.special(v, name)
+        return None if found is None else types.MethodType(found, v)
+
     def guard_class(self, cls: type, name: str) -> None:
+        """Guards what the class of an object says about `name`, the classes that it passes over included."""
         for c in cls.__mro__:
+            if policy.is_user(c) and not dunders.is_made_class(c) and self.once("class", id(c), name):
+                if self.once("mro", id(c)):
+                    self.guards.append(g.FieldGuard(c, "mro", c.__mro__, f"class {c.__name__} has the same bases"))
+                v = c.__dict__.get(name, g.ABSENT)
+                expected = self.expect(v, f"{c.__name__}.{name}")
+                self.guards.append(g.ItemGuard(c.__dict__, name, expected, f"{c.__name__}.{name} is {expected}"))
             if name in c.__dict__:
-                if policy.is_user(c) and self.once("class", id(c), name):
-                    v = c.__dict__[name]
-                    expected = self.expect(v, f"{c.__name__}.{name}")
-                    self.guards.append(g.ItemGuard(c.__dict__, name, expected, f"{c.__name__}.{name} is {expected}"))
                 return
 
     def _object_attribute(self, obj: Any, name: str) -> Any:
@@ -141,7 +156,7 @@ class AttributeHooks(Watch):
             self.guard_class(cls, name)
             return self.call(types.MethodType(static.fget, obj))
         if not library and policy.is_user(cls):
-            if policy.user_dunder(obj, "__getattribute__"):
+            if self.special(obj, "__getattribute__"):
                 self.tracer.stop(f"class {cls.__name__} defines __getattribute__")
         members = getattr(obj, "__dict__", None)
         mine = members is not None and name in members and (id(obj), name) not in self.overlay.attributes
@@ -151,8 +166,7 @@ class AttributeHooks(Watch):
             value = self.call(static.func, obj)
             self.overlay.set_attribute(obj, name, value)
             return value
-        if static is None and not mine and policy.user_dunder(obj, "__getattr__"):
-            self.guard_class(cls, "__getattr__")
+        if static is None and not mine and self.special(obj, "__getattr__"):
             self._absent(obj, name)
             return self.call(types.MethodType(cls.__getattr__, obj), name)  # type: ignore[attr-defined]
         if static is not None and not mine and policy.is_user(cls):
@@ -172,7 +186,7 @@ class AttributeHooks(Watch):
         path = self._path(obj, name)
         if static is not None:
             self.guard_class(cls, name)
-        if isinstance(v, types.MethodType) and v.__self__ is obj or isinstance(v, types.BuiltinMethodType):
+        if isinstance(v, (types.MethodType, types.BuiltinMethodType)) and v.__self__ is obj:
             return v
         if library:
             self.watch(obj, self.tracer.reach.paths.get(id(obj), cls.__name__))
@@ -210,13 +224,11 @@ class AttributeHooks(Watch):
         if isinstance(obj, Tensor):
             setattr(self.owner(obj, name), name, value)
             return
-        cls = type(obj)
-        own = policy.user_dunder(obj, "__setattr__")
+        own = self.special(obj, "__setattr__")
         if own is not None and not isinstance(obj, type):
             if policy.is_generated(own):  # of a frozen dataclass: it raises
                 own(obj, name, value)
             else:
-                self.guard_class(cls, "__setattr__")
                 self.call(types.MethodType(own, obj), name, value)
             return
         self.put_attribute(obj, name, value)
@@ -260,7 +272,7 @@ class AttributeHooks(Watch):
         """`del obj.name`"""
         if isinstance(obj, (Tensor, type, types.ModuleType)) or policy.is_module(obj):
             self.tracer.stop(f"it deletes the attribute {name} of a {type(obj).__name__}")
-        own = dunders.user_method(obj, "__delattr__")
+        own = self.special_method(obj, "__delattr__")
         if own is not None:
             self.call(own, name)
         elif self.is_ours(obj):

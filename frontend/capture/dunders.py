@@ -36,19 +36,13 @@ _SYMBOLS = {"eq": "==", "ne": "!=", "lt": "<", "gt": ">", "le": "<=", "ge": ">="
 _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {n: getattr(operator, n) for n in _REFLECTED}
 
 
-def user_method(v: Any, name: str) -> types.MethodType | None:
-    """The user's own Python implementation of a special method of `v`."""
-    found = policy.user_dunder(v, name)
-    return None if found is None else types.MethodType(found, v)
-
-
 def is_made_class(cls: type) -> bool:
     """Whether the traced code itself has defined the class."""
     return any(isinstance(v, types.FunctionType) and is_instrumented(v.__code__) for v in vars(cls).values())
 
 
-def has_operator(v: Any, name: str) -> bool:
-    return policy.is_user(type(v)) and any(policy.user_dunder(v, f"__{p}{name}__") for p in ("", "r", "i"))
+def has_operator(hooks: "ObjectHooks", v: Any, name: str) -> bool:
+    return policy.is_user(type(v)) and any([hooks.special(v, f"__{p}{name}__") for p in ("", "r", "i")])
 
 
 def binary(hooks: "ObjectHooks", symbol: str, a: Any, b: Any) -> Any:
@@ -72,7 +66,7 @@ def _first(hooks: "ObjectHooks", a: Any, b: Any, method: str, reflected: str, bo
         if both or getattr(kinds[0], reflected, None) is not getattr(kinds[1], reflected, None):
             steps.reverse()
     for x, name, y in steps:
-        own = user_method(x, name)
+        own = hooks.special_method(x, name)
         if own is not None:
             out = hooks.call(own, y)
         else:
@@ -85,7 +79,7 @@ def _first(hooks: "ObjectHooks", a: Any, b: Any, method: str, reflected: str, bo
 
 def in_place(hooks: "ObjectHooks", symbol: str, a: Any, b: Any) -> Any:
     """`a += b`"""
-    own = user_method(a, f"__i{NAMES[symbol]}__")
+    own = hooks.special_method(a, f"__i{NAMES[symbol]}__")
     if own is not None:
         out = hooks.call(own, b)
         if out is not NotImplemented:
@@ -114,7 +108,7 @@ class Compared:
 
     def __contains__(self, x: Any) -> bool:
         x = x.value if isinstance(x, Compared) else x
-        own = user_method(self.value, "__contains__")
+        own = self.hooks.special_method(self.value, "__contains__")
         if own is not None:
             return bool(self.hooks.test(self.hooks.call(own, x)))
         for y in self.hooks.iterate(self.value):
@@ -138,7 +132,7 @@ ASKED = ("eq", "ne", "lt", "le", "gt", "ge", "contains", "iter", "getitem")
 
 def advance(hooks: "ObjectHooks", v: Any) -> Iterator[Any]:
     """The items of an iterator of the user's."""
-    step = user_method(v, "__next__")
+    step = hooks.special_method(v, "__next__")
     while True:
         try:
             x = hooks.call(step)
@@ -149,7 +143,7 @@ def advance(hooks: "ObjectHooks", v: Any) -> Iterator[Any]:
 
 def by_index(hooks: "ObjectHooks", v: Any) -> Iterator[Any]:
     """The items of an object that has only `__getitem__`."""
-    i, method = 0, user_method(v, "__getitem__")
+    i, method = 0, hooks.special_method(v, "__getitem__")
     while True:
         try:
             x = hooks.call(method, i)

@@ -22,7 +22,7 @@ from .. import autograd, scipy_special
 from ..operators import one_element
 from ..state import SymbolicScalar
 from ..tensor import Tensor
-from . import array_mode, dunders, host_calls, opaque, opt_out, policy, text
+from . import array_mode, host_calls, opaque, opt_out, policy, text
 from . import guards as g
 from .containers import KINDS
 from .instrument import NoSource, instrument, is_instrumented
@@ -90,6 +90,10 @@ class Hooks(ObjectHooks):
                 return self._function(f.__func__, f.__self__, args, kwargs)
             return self.call(f.__func__, f.__self__, *args, **kwargs)
         if kind is functools.partial:
+            if id(f) not in self.tracer.created and self.once("partial", id(f)):
+                for part in (f.args, f.keywords):
+                    self.external(part, "partial")
+                    self.guard_content(part, f"what a partial passes to {getattr(f.func, '__name__', f.func)}")
             return self.call(f.func, *f.args, *args, **{**f.keywords, **kwargs})
         if isinstance(f, type):
             return self._class(f, args, kwargs)
@@ -111,6 +115,7 @@ class Hooks(ObjectHooks):
         if policy.is_numpy(policy.module_of(kind)):
             return self._builtin(f, args, kwargs)
         own = getattr(kind, "__call__")
+        self.special(f, "__call__")
         if isinstance(own, types.FunctionType):
             self.watch(f, self.tracer.reach.paths.get(id(f), kind.__name__))
             return self._function(own, f, args, kwargs)
@@ -194,13 +199,21 @@ class Hooks(ObjectHooks):
             and isinstance(f.__func__, types.FunctionType)
             and policy.is_user(f.__func__)
         ):
-            self.guard_class(type(f.__self__), f.__func__.__name__)
+            self._guard_method(f)
             return types.MethodType(self.callable(f.__func__), f.__self__)
         if isinstance(f, functools.partial) and f.func == self.call:
             return f  # it has its hooks
         if isinstance(f, functools.partial) or inspect.getattr_static(f, "__tracefuse_wrapped__", None) is not None:
             return functools.partial(self.call, f)
         return f
+
+    def _guard_method(self, f: types.MethodType) -> None:
+        """Guards that the class of its object goes on having this method."""
+        cls = f.__self__ if isinstance(f.__self__, type) else type(f.__self__)
+        for c in cls.__mro__ if policy.is_user(cls) else ():
+            for name, member in c.__dict__.items():
+                if member is f.__func__ or getattr(member, "__func__", None) is f.__func__:
+                    self.guard_class(cls, name)
 
     def _passed(self, v: Any) -> Any:
         """An argument of library code: functions get their hooks, arrays from outside become inputs."""
@@ -358,13 +371,13 @@ class Hooks(ObjectHooks):
             for a in args:
                 if hasattr(type(a), "__next__"):
                     self.iterate(a)
-                elif policy.user_dunder(a, "__iter__"):
+                elif self.special(a, "__iter__"):
                     self.tracer.stop(f"it passes a {type(a).__name__} to {name}")
 
     def _iterated(self, args: tuple) -> tuple:
         """Arguments that are iterated over: objects of the user's as iterators through their own methods."""
         own = ("__iter__", "__next__", "__getitem__")
-        return tuple([self.iterate(a) if any(policy.user_dunder(a, d) for d in own) else a for a in args])
+        return tuple([self.iterate(a) if any(self.special(a, d) for d in own) else a for a in args])
 
     def _of_builtins(self, f: Any, name: str, args: tuple, kwargs: dict) -> Any:
         if name == "getattr":
@@ -380,13 +393,13 @@ class Hooks(ObjectHooks):
             return self.delete_attribute(*args)
         if name == "isinstance":
             return self._isinstance(*args)
-        if name == "len" and (own := policy.user_dunder(args[0], "__len__")):
+        if name == "len" and (own := self.special(args[0], "__len__")):
             return self.call(types.MethodType(own, args[0]))
         if name == "len" and isinstance(args[0], Tensor) and args[0].ndim and decider() is not None:
             return args[0].shape[0]
         if name == "len" and (tracked := self.overlay.tracked_of(args[0])) is not None:
             return tracked.length()
-        if name == "next" and (own := dunders.user_method(args[0], "__next__")) is not None:
+        if name == "next" and (own := self.special_method(args[0], "__next__")) is not None:
             try:
                 return self.call(own)
             except StopIteration:
@@ -425,9 +438,9 @@ class Hooks(ObjectHooks):
             return True, self.formatted(x, name[0])
         if name == "format":
             return True, self.formatted(x, None, args[1] if len(args) > 1 else "")
-        if name == "iter" and len(args) == 1 and policy.user_dunder(x, "__iter__"):
+        if name == "iter" and len(args) == 1 and self.special(x, "__iter__"):
             return True, self.call(types.MethodType(type(x).__iter__, x))
-        own = dunders.user_method(x, f"__{name}__")
+        own = self.special_method(x, f"__{name}__")
         if own is None or policy.is_generated(own.__func__):  # type: ignore[arg-type]
             return False, None
         return True, self.call(own, *args[1:])
@@ -480,7 +493,7 @@ class Hooks(ObjectHooks):
                 return bool(self.test(args[0]))
             if cls is int and len(args) == 1 and isinstance(args[0], LazyNumber) and args[0].python_type is int:
                 return args[0]
-            if args and (own := dunders.user_method(args[0], f"__{cls.__name__}__")) is not None:
+            if args and (own := self.special_method(args[0], f"__{cls.__name__}__")) is not None:
                 return self.call(own)
             if cls in (int, float, str) and args and isinstance(args[0], text.TracedText):
                 self.tracer.stop("it reads a number out of text that has the values of tensors in it")
@@ -517,6 +530,8 @@ class Hooks(ObjectHooks):
             if issubclass(cls, enum.Enum):
                 return cls(*args, **kwargs)
             self.tracer.stop(f"it makes a {cls.__name__}, whose metaclass is {type(cls).__name__}")
+        for name in ("__new__", "__init__", "__post_init__"):
+            self.guard_class(cls, name)
         new = cls.__new__
         if isinstance(new, types.FunctionType) and not policy.is_generated(new) and policy.is_user(new):
             if not hasattr(cls, "_fields"):

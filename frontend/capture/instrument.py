@@ -39,6 +39,7 @@ from . import loop_syntax, matching
 from .namespaces import CELLS, GLOBALS, Namespace, conflict, declared
 
 HOOKS = "__tf__"
+_MADE = "__tf_made__"
 _FUTURE = 0
 for _name in __future__.all_feature_names:
     _FUTURE |= getattr(__future__, _name).compiler_flag
@@ -438,6 +439,8 @@ def _build(node: Function, code: types.CodeType) -> types.CodeType:
     own = (HOOKS, GLOBALS, CELLS)
     free = [*own, *(n for n in code.co_freevars if n not in own)]
     arguments = ast.arguments([], [ast.arg(n) for n in free], None, [], [], None, [])
+    if isinstance(node, ast.FunctionDef):  # by another name: its own may be that of a global that it reads (recursion)
+        node.name = _MADE
     body: list[ast.stmt] = [node] if isinstance(node, ast.FunctionDef) else [ast.copy_location(ast.Expr(node), node)]
     factory = ast.FunctionDef("factory", arguments, body, [], None)
     factory.lineno = factory.end_lineno = node.lineno
@@ -447,7 +450,22 @@ def _build(node: Function, code: types.CodeType) -> types.CodeType:
     module = ast.fix_missing_locations(ast.Module([factory], []))
     compiled = compile(module, code.co_filename, "exec", flags=code.co_flags & _FUTURE, dont_inherit=True)
     outer = next(c for c in compiled.co_consts if isinstance(c, types.CodeType))
-    return next(c for c in outer.co_consts if isinstance(c, types.CodeType) and c.co_name == code.co_name)
+    names = (_MADE, "<lambda>")
+    made = next(c for c in outer.co_consts if isinstance(c, types.CodeType) and c.co_name in names)
+    return _named(made.replace(co_name=code.co_name), made.co_qualname, code.co_qualname)
+
+
+def _named(code: types.CodeType, before: str, after: str) -> types.CodeType:
+    """`code`, and what is nested in it, with qualified names that begin with `after` instead of `before`."""
+
+    def renamed(x: Any) -> Any:
+        if isinstance(x, types.CodeType):
+            return _named(x, before, after)
+        return after + x[len(before) :] if body and isinstance(x, str) and x.startswith(before) else x
+
+    body = "__qualname__" in code.co_names  # of a class, which has it as a constant
+    qualname = after + code.co_qualname[len(before) :]
+    return code.replace(co_qualname=qualname, co_consts=tuple(map(renamed, code.co_consts)))
 
 
 def _stripped(node: Function) -> Function:

@@ -79,7 +79,7 @@ class ObjectHooks(AttributeHooks):
         """An operand of a comparison."""
         if isinstance(v, Dim):
             return ComparedSize(v, self.tracer) if decider() is None else v
-        if policy.is_user(type(v)) and any(policy.user_dunder(v, f"__{d}__") for d in dunders.ASKED):
+        if policy.is_user(type(v)) and any([self.special(v, f"__{d}__") for d in dunders.ASKED]):
             if not g.is_value(v):
                 return dunders.Compared(self, v)
         return self.operand(v)
@@ -117,7 +117,7 @@ class ObjectHooks(AttributeHooks):
 
     def binary(self, symbol: str, a: Any, b: Any) -> Any:
         name = dunders.NAMES[symbol]
-        if dunders.has_operator(a, name) or dunders.has_operator(b, name):
+        if dunders.has_operator(self, a, name) or dunders.has_operator(self, b, name):
             return dunders.binary(self, symbol, a, b)
         if symbol == "%" and isinstance(a, (str, bytes, text.TracedText)):
             return text.percent(self, a, b)
@@ -130,13 +130,13 @@ class ObjectHooks(AttributeHooks):
 
     def unary(self, name: str, v: Any) -> Any:
         """`-v`, `+v`, `~v`"""
-        own = dunders.user_method(v, f"__{name}__")
+        own = self.special_method(v, f"__{name}__")
         return self.call(own) if own is not None else self.result(getattr(operator, name)(self.operand(v)))
 
     def augmented(self, symbol: str, a: Any, b: Any) -> Any:
         """`a += b` for a name: in place where `a` can."""
         name = dunders.NAMES[symbol]
-        if dunders.has_operator(a, name) or dunders.has_operator(b, name):
+        if dunders.has_operator(self, a, name) or dunders.has_operator(self, b, name):
             return dunders.in_place(self, symbol, a, b)
         tracked = self.overlay.changing(a) if policy.is_mutating(a, f"__i{name}__") else None
         if tracked is not None:
@@ -166,10 +166,10 @@ class ObjectHooks(AttributeHooks):
 
     def test(self, v: Any) -> Any:
         """A truth test. (Tensors ask the tracer themselves.)"""
-        own = dunders.user_method(v, "__bool__")
+        own = self.special_method(v, "__bool__")
         if own is not None:
             return self.call(own)
-        own = dunders.user_method(v, "__len__")
+        own = self.special_method(v, "__len__")
         if own is not None:
             return self.call(own) != 0
         tracked = self.overlay.tracked_of(v)
@@ -180,11 +180,11 @@ class ObjectHooks(AttributeHooks):
     def iterate(self, v: Any) -> Any:
         if type(v) is np.ndarray:
             return self.array(v)
-        own = policy.user_dunder(v, "__iter__")
+        own = self.special(v, "__iter__")
         if own is not None:
             made = self.call(types.MethodType(own, v))
-            return self.own(dunders.advance(self, made)) if policy.user_dunder(made, "__next__") else self.iterate(made)
-        if own is None and policy.user_dunder(v, "__getitem__") and not hasattr(type(v), "__iter__"):
+            return self.own(dunders.advance(self, made)) if self.special(made, "__next__") else self.iterate(made)
+        if own is None and self.special(v, "__getitem__") and not hasattr(type(v), "__iter__"):
             return self.own(dunders.by_index(self, v))
         if hasattr(type(v), "__next__") and not self.is_ours(v):
             self.tracer.stop("it advances an iterator that was made outside")
@@ -225,6 +225,8 @@ class ObjectHooks(AttributeHooks):
     def context(self, v: Any) -> Any:
         kind = type(v)
         if policy.is_user(kind) and hasattr(kind, "__enter__"):
+            self.guard_class(kind, "__enter__")
+            self.guard_class(kind, "__exit__")
             return dunders.Context(self, v)
         generator = kind is contextlib._GeneratorContextManager and id(v) in self.tracer.created
         if policy.is_standard(policy.module_of(kind)) and not generator:
@@ -266,7 +268,7 @@ class ObjectHooks(AttributeHooks):
 
     def _items(self, v: Any, name: str) -> Any:
         """Stands for an object whose item access is the user's."""
-        if policy.user_dunder(v, name) is None:
+        if self.special(v, name) is None:
             return None
         return dunders.Items(self, lambda name, args: self.call(types.MethodType(getattr(type(v), name), v), *args))
 

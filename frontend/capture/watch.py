@@ -12,6 +12,7 @@ import numpy as np
 from ..tensor import Tensor
 from . import guards as g
 from . import policy
+from .origins import Kind
 from .overlay import Overlay, Volatile, volatile_members
 from .tracer import Tracer
 
@@ -53,6 +54,9 @@ class Watch:
         if isinstance(v, (types.ModuleType, type)) or g.is_value(v):
             return v
         self.seen_objects[id(v)] = v
+        if policy.is_user(type(v)) and not policy.is_module(v) and self.once("kind", id(v)):
+            text = f"{path} is a {type(v).__name__}"
+            self.guards.append(g.FieldGuard(v, "class", type(v), text))
         self.tracer.reach.add(path, v)
         self.note(v)
         self.watch(v, path)
@@ -106,6 +110,8 @@ class Watch:
         names = volatile_members(x) if "_modules" in members else set()
         expected = _Members(watched, names, self.overlay.loose)
         self.epoch_guard.entries.append((members, expected, f"attributes of {path}"))
+        if "_modules" in members:
+            self.epoch_guard.entries.append((x, Kind(type(x)), f"the class of {path}"))
         for v in watched.values():
             self.note(v)
 
@@ -115,6 +121,7 @@ class Watch:
             return
         self._entered[id(function)] = function
         code = function.__code__
+        self._parts(function)
         for name in sorted(global_names(code)):
             self.guard_global(function.__globals__, name)
         self._outside.update(map(id, function.__closure__ or ()))
@@ -125,6 +132,16 @@ class Watch:
             self.external(v, function.__name__)
             if g.is_content(v) and self.once("content", id(v)):
                 self.guard_content(v, f"a default of {function.__name__}")
+
+    def _parts(self, f: types.FunctionType) -> None:
+        """Guards the code and defaults of a function, which reloading changes in place."""
+        options = f.__kwdefaults__
+        parts = {"code": f.__code__, "defaults": f.__defaults__, "keyword defaults": options}
+        for field, value in parts.items():
+            self.guards.append(g.FieldGuard(f, field, value, f"{f.__qualname__} has the same {field}"))
+        for name in options or ():
+            expected = self.expect(options[name], f"the default of {name}")  # type: ignore[index]
+            self.guards.append(g.ItemGuard(options, name, expected, f"{name} of {f.__qualname__} is {expected}"))
 
     def guard_global(self, namespace: dict, name: str) -> None:
         if self.overlay.volatile.has("item", namespace, name) or not self.once("global", id(namespace), name):
