@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import types
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,9 @@ from . import guards as g
 from .instrument import is_instrumented
 from .overlay import DELETED, MISSING
 from .watch import Watch, optimizers
+
+_DICT_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_DICT_VIEWS += (type(OrderedDict().keys()), type(OrderedDict().values()), type(OrderedDict().items()))
 
 
 class AttributeHooks(Watch):
@@ -45,6 +49,15 @@ class AttributeHooks(Watch):
         self.tracer.created[id(v)] = v
         return v
 
+    def own_iterator(self, v: Any) -> Any:
+        """The result of library code, which may be an iterator (some, in a tuple) or a view of a dict that it has made."""
+        if type(v) is tuple:
+            for x in v:
+                self.own_iterator(x)
+        elif hasattr(type(v), "__next__") or type(v) in _DICT_VIEWS:
+            self.own(v)
+        return v
+
     # ---- reads
 
     def attribute(self, obj: Any, name: str) -> Any:
@@ -71,7 +84,11 @@ class AttributeHooks(Watch):
             v = self.overlay.load(obj.__dict__, name)
             if v is not MISSING and v is not DELETED:
                 return v
-            v = getattr(obj, name)
+            try:
+                v = getattr(obj, name)
+            except AttributeError:
+                self.guards.append(g.ItemGuard(obj.__dict__, name, g.Same(g.ABSENT), f"{obj.__name__} has no {name}"))
+                raise
             mutable = policy.is_standard(obj.__name__) and not callable(v) and not isinstance(v, types.ModuleType)
             if (mutable or policy.is_user_module(obj.__name__)) and name in obj.__dict__:
                 self.guard_global(obj.__dict__, name)
@@ -169,6 +186,11 @@ class AttributeHooks(Watch):
         if static is None and not mine and self.special(obj, "__getattr__"):
             self._absent(obj, name)
             return self.call(types.MethodType(cls.__getattr__, obj), name)  # type: ignore[attr-defined]
+        getter = inspect.getattr_static(cls, "__getattr__", None)
+        if static is None and not mine and isinstance(getter, types.MethodDescriptorType) and isinstance(obj, dict):
+            self.guard_class(cls, "__getattr__")
+            self._absent(obj, name)
+            return self.call(getter, obj, name)  # `__getattr__ = dict.__getitem__`
         if static is not None and not mine and policy.is_user(cls):
             for c in cls.__mro__:
                 if name in c.__dict__:
@@ -182,7 +204,11 @@ class AttributeHooks(Watch):
                 raise AttributeError(f"{cls.__name__!r} object has no attribute {name!r}")
             v = getattr(cls, name)
             return types.MethodType(v, obj) if isinstance(v, types.FunctionType) else v
-        v = getattr(obj, name)
+        try:
+            v = getattr(obj, name)
+        except AttributeError:
+            self._nowhere(obj, name)
+            raise
         path = self._path(obj, name)
         if static is not None:
             self.guard_class(cls, name)
@@ -205,6 +231,14 @@ class AttributeHooks(Watch):
             else:
                 self.guards.append(g.SlotGuard(obj, name, expected, text))
         return v
+
+    def _nowhere(self, obj: Any, name: str) -> None:
+        """Guards that there is no such attribute, in the object and in its class."""
+        self.guard_class(type(obj), name)
+        if isinstance(getattr(obj, "__dict__", None), dict):
+            self._absent(obj, name)
+        elif self.once("attribute", id(obj), name):
+            self.guards.append(g.SlotGuard(obj, name, g.Same(g.ABSENT), f"there is no attribute {name}"))
 
     def _path(self, obj: Any, name: str) -> str:
         return f"{type(obj).__name__}.{name}"
@@ -230,6 +264,11 @@ class AttributeHooks(Watch):
                 own(obj, name, value)
             else:
                 self.call(types.MethodType(own, obj), name, value)
+            return
+        setter = inspect.getattr_static(type(obj), "__setattr__")
+        if isinstance(setter, types.WrapperDescriptorType) and isinstance(obj, dict) and setter.__objclass__ is dict:
+            self.guard_class(type(obj), "__setattr__")
+            self.call(setter, obj, name, value)  # `__setattr__ = dict.__setitem__`
             return
         self.put_attribute(obj, name, value)
 

@@ -24,8 +24,9 @@ from ..epoch import epoch
 from ..tensor import Tensor
 from . import guards as g
 from . import policy, pytree
-from .containers import KINDS, Tracked, tracked_class
+from .containers import Tracked, tracked_class
 from .effects import DeleteAttribute, Mutate, Pending, SetAttribute, SetCell
+from .kinds import KINDS, kind_of
 from .lazy import LazyNumber
 from .origins import (
     Attribute,
@@ -317,7 +318,7 @@ class Overlay:
         if found is not None:
             return found
         kind = type(v)
-        if kind not in KINDS or id(v) in self.tracer.created:
+        if (kind not in KINDS and kind_of(v) is None) or id(v) in self.tracer.created:
             return None
         if id(v) in self.loose or not g.is_content(v):
             return self.track(v, Held(v))
@@ -344,7 +345,7 @@ class Overlay:
 
     def plain(self, v: Any) -> Any:
         """A container as code without hooks may read it: a copy if it is one that changes."""
-        found = self.tracked_of(v) if type(v) in KINDS else None
+        found = self.tracked_of(v)
         return v if found is None else found.plain()
 
 

@@ -118,3 +118,16 @@ def test_nothing_happens_if_the_call_fails():
     with pytest.raises(IndexError):
         compiled(vector(0), tr.tensor(9))
     assert box.n == 2 and len(box.log) == 2  # once each: by the plain Python that raised
+
+
+def test_leaving_the_program_leaves_what_plain_python_would_have_left():
+    box = Box(n=0)
+
+    def f(x):
+        box.n += 1
+        sys.exit(3)
+
+    for n in (1, 2):
+        with pytest.raises(SystemExit) as left:
+            tr.compile(f, fullgraph=True)(vector(0))
+        assert left.value.code == 3 and box.n == n

@@ -304,3 +304,61 @@ def test_guards_of_classes_and_functions_are_native():
     assert sum(t.hits for t in entry.traces(compiled)) == hits + 1
     Scale.k = 3
     assert compiled(vector(0)).tolist() == (vector(0) * 3 + 1).tolist()
+
+
+def absent_or(i, obj):
+    """Sets and deletes the attribute `k` in turn."""
+    if i % 2:
+        obj.k = i
+    elif hasattr(obj, "k"):
+        del obj.k
+
+
+@program(traces=4, between=absent_or)
+def an_attribute_with_a_default():
+    box = Box()
+    return lambda x: x * getattr(box, "k", 7), box
+
+
+@program(traces=4, between=absent_or)
+def an_attribute_of_a_class_with_a_default():
+    class Plain:
+        pass
+
+    obj = Plain()
+    return lambda x: x * getattr(obj, "k", 7) + hasattr(obj, "k"), Plain
+
+
+@program(traces=4, between=absent_or)
+def a_slot_with_a_default():
+    class Slotted:
+        __slots__ = ("k",)
+
+    obj = Slotted()
+    return lambda x: x * getattr(obj, "k", 7), obj
+
+
+@program(traces=4, between=absent_or)
+def an_attribute_that_is_tried():
+    box = Box()
+
+    def f(x):
+        try:
+            return x * box.k
+        except AttributeError:
+            return x
+
+    return f, box
+
+
+@program(traces=4, between=lambda i, table: table.update(k=i) if i % 2 else table.clear())
+def a_key_that_is_tried():
+    table = {}
+
+    def f(x):
+        try:
+            return x * table["k"]
+        except KeyError:
+            return x
+
+    return f, table

@@ -1,6 +1,8 @@
 """Iteration, functions and statements of Python."""
 
+import collections
 import functools
+import itertools
 import sys
 from pathlib import Path
 
@@ -266,3 +268,86 @@ def test_names_of_what_is_defined_inside_are_those_of_plain_python():
         return Inner.__qualname__, Inner.method.__qualname__, inner.__qualname__, inner().__qualname__
 
     assert tr.compile(f, fullgraph=True)(vector(0)) == f(vector(0))
+
+
+@program(traces=5)
+def loops_over_containers_that_they_change():
+    table, items = {"a": 1, "b": 2}, [1, 2, 3]
+
+    def f(x):
+        for key, v in table.items():
+            table[key] = v + 1
+        for i, v in enumerate(items):
+            if i + 1 < len(items):
+                items[i + 1] = v
+        n = 0
+        for v in items:
+            if n < 2:
+                items.append(v)
+            n += 1
+        keys = table.keys()
+        table["c"] = 1
+        return x * n, len(keys), sorted(keys), "c" in keys, list(table.values())
+
+    return f, [table, items]
+
+
+@program()
+def containers_that_must_not_change_meanwhile():
+    table, window, seen = {"a": 1}, collections.deque([1, 2]), {1}
+
+    def f(x):
+        out = []
+        for values, change in (
+            (table, lambda k: table.update({"n" + k: 1})),
+            (window, lambda k: window.append(window.popleft())),
+            (seen, lambda k: seen.add(k + 1)),
+        ):
+            try:
+                for k in values:
+                    change(k)
+            except RuntimeError as e:
+                out.append(str(e))
+        table.clear()
+        table["a"] = 1
+        seen.discard(2)
+        return x, out
+
+    return f, [table, window, seen]
+
+
+@program()
+def tools_for_iteration():
+    def f(x):
+        groups = [(k, list(g)) for k, g in itertools.groupby([1, 1, 2])]
+        chained = list(itertools.chain.from_iterable([[x], [x * 2]]))
+        first, second = itertools.tee([1, 2])
+        cycle = itertools.cycle([1, 2])
+        sums = list(itertools.accumulate([x, x, x]))
+        return groups, chained, [*first, *second], [next(cycle) for _ in range(3)], sums, list({"a": x}.items())
+
+    return f, None
+
+
+@program()
+def classes_that_iterate_in_their_own_way():
+    class Steps:
+        def __init__(self, n):
+            self.n = n
+
+        def __iter__(self):
+            return iter(range(self.n))
+
+        def __reversed__(self):
+            return iter([9, 8])
+
+        def __len__(self):
+            return self.n
+
+    steps = Steps(3)
+
+    def f(x):
+        lists = [*steps], list(reversed(steps)), list(zip(steps, steps)), sorted(steps, reverse=True), set(steps)
+        return x * sum(steps) + max(steps) + len(steps), lists, list(map(str, steps)), dict(enumerate(steps))
+
+    return f, steps

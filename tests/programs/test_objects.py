@@ -1,10 +1,15 @@
 """Classes, objects and special methods of the user's."""
 
 import collections
+import collections.abc
+import copy
 import dataclasses
 import enum
 import functools
+import operator
 import sys
+import types
+import typing
 from pathlib import Path
 
 import pytest
@@ -12,7 +17,7 @@ import pytest
 import tracefuse as tr
 
 sys.path.insert(0, str(Path(__file__).parent))
-from stateful import Box, Point, Programs  # noqa: E402
+from stateful import Box, Point, Programs, described, vector  # noqa: E402
 
 program = Programs()
 
@@ -203,3 +208,380 @@ def objects_made_inside_come_out():
         return r, p, d
 
     return g, box
+
+
+# ------------------------------------------------------------------ subclasses of builtin containers
+
+
+class Names(list):
+    pass
+
+
+@program(traces=2, n=6)
+def a_list_with_methods():
+    class History(list):
+        @property
+        def mean(self):
+            return sum(self) / len(self)
+
+        def last(self):
+            return self[-1] if self else None
+
+        def append(self, v):
+            super().append(v)
+            self.count = len(self)
+
+    history = History()
+
+    def f(x):
+        before = history.last()
+        history.append(x)
+        return x if before is None else x + before
+
+    return f, history
+
+
+@program(n=4)
+def a_dict_whose_items_are_attributes():
+    class Config(dict):
+        __getattr__ = dict.__getitem__
+        __setattr__ = dict.__setitem__
+        __delattr__ = dict.__delitem__
+
+    config = Config(rate=2.0, n=1)
+
+    def f(x):
+        config.n = config.n + 1
+        config.t = x
+        made = Config(a=1)
+        made.b = x * 2
+        return x * config.rate * config.n + made.b + made.a, made
+
+    return f, config
+
+
+@program(n=4)
+def a_dict_with_getattr_and_setattr():
+    class Config(dict):
+        def __getattr__(self, key):
+            try:
+                return self[key]
+            except KeyError:
+                raise AttributeError(key) from None
+
+        def __setattr__(self, key, value):
+            self[key] = value
+
+    config = Config(rate=2.0, n=1)
+
+    def f(x):
+        config.n = config.n + 1
+        config.t = x
+        return x * config.rate * config.n + getattr(config, "missing", 3)
+
+    return f, config
+
+
+@program()
+def containers_that_override_their_own_methods():
+    class Twice(list):
+        def append(self, v):
+            list.append(self, v)
+            super().append(v)
+
+        def __setitem__(self, i, v):
+            super().__setitem__(i, v * 2)
+
+    class Doubled(dict):
+        def __setitem__(self, key, v):
+            dict.__setitem__(self, key, v)
+
+        def __getitem__(self, key):
+            return super().__getitem__(key) * 2
+
+    items, table = Twice([1]), Doubled(a=1)
+
+    def f(x):
+        items.append(x)
+        items[0] = 3
+        table["b"] = x
+        table["a"] = 5
+        return items[-1] + table["b"] * table["a"] + items[0]
+
+    return f, [items, table]
+
+
+@program(traces=2)
+def missing_keys():
+    class Lengths(dict):
+        def __missing__(self, key):
+            v = self[key] = len(key)
+            return v
+
+    lengths = Lengths()
+
+    def f(x):
+        made = Lengths()
+        return x * lengths["abc"] + lengths["abc"] + made["ab"], made
+
+    return f, lengths
+
+
+@program(traces=3)
+def subclasses_of_all_kinds():
+    class Totals(collections.defaultdict):
+        def total(self):
+            return sum(self.values())
+
+    class Counts(collections.Counter):
+        pass
+
+    class Window(collections.deque):
+        def push(self, v):
+            self.append(v)
+            return self
+
+    class Seen(set):
+        def has(self, v):
+            return v in self
+
+    totals, counts, window, seen = Totals(int), Counts("aab"), Window(maxlen=2), Seen([1])
+
+    def f(x):
+        totals["a"] += 1
+        counts.update("b")
+        window.push(x)
+        seen.add(2)
+        return x * totals.total() * counts["a"] + window[-1] * len(window) + seen.has(2) + seen.has(5)
+
+    return f, [totals, counts, window, seen]
+
+
+@program()
+def subclasses_made_inside_come_out():
+    class Pair(tuple):
+        def __new__(cls, *items):
+            return super().__new__(cls, items)
+
+        @property
+        def first(self):
+            return self[0]
+
+    class Tag(str):
+        def twice(self):
+            return Tag(self + self)
+
+    class Table(dict):
+        def total(self):
+            return sum(self.values())
+
+    def f(x):
+        names = Names([x, x * 2])
+        names.append(3)
+        names += [4]
+        names.note = x
+        pair, table = Pair(x, 2), Table(a=x, b=2.0)
+        table["c"] = x * 2
+        space = types.SimpleNamespace(x=x, y=2)
+        space.z = 3
+        total = table.total()
+        for v in names[:2]:
+            total = total + v
+        return names, pair, pair.first, Tag("ab").twice(), table, total, space, Names()
+
+    return f, None
+
+
+@program(traces=5, between=lambda i, names: names.append(i))
+def a_list_of_the_users_that_changes_outside():
+    names = Names([1])
+    return lambda x: x * sum(names) + len(names), names
+
+
+@program(traces=3, n=3, arguments=lambda i: (vector(i), Names([1, vector(2)])))
+def a_list_of_the_users_among_the_arguments():
+    def f(x, names):
+        names.append(x)
+        return names[1] * len(names)
+
+    return f, None
+
+
+@program(n=4)
+def counters_and_mappings_of_the_standard_library():
+    chain, table = collections.ChainMap({"a": 1}, {"b": 2}), collections.UserDict(k=1)
+
+    def f(x):
+        chain["a"] = chain["a"] + chain["b"]
+        table["k"] += 1
+        return x * chain["a"] * table["k"] + table.get("missing", 1)
+
+    return f, [chain, table]
+
+
+@program(traces=4, n=4)
+def counters_that_are_updated():
+    counts = collections.Counter(a=1)
+
+    def f(x):
+        counts.update(["a", "b"])
+        counts.update({"a": 3}, z=2)
+        counts.subtract("ab")
+        return x * counts["a"], counts.most_common(1), sorted(counts.elements())
+
+    return f, counts
+
+
+@program(traces=5, between=lambda i, m: m.table.update(a=i))
+def a_mapping_made_of_mixins():
+    class Settings(collections.abc.Mapping):
+        def __init__(self, table):
+            self.table = table
+
+        def __getitem__(self, key):
+            return self.table[key]
+
+        def __iter__(self):
+            return iter(self.table)
+
+        def __len__(self):
+            return len(self.table)
+
+    settings = Settings({"a": 2, "b": 3})
+
+    def f(x):
+        total = x * settings.get("a") + settings.get("missing", 1) + ("b" in settings) + sum(settings.values())
+        return total, list(settings.keys()), dict(settings), settings == {"a": 2}
+
+    return f, settings
+
+
+@program(traces=2)
+def a_mutable_mapping_made_of_mixins():
+    class Store(collections.abc.MutableMapping):
+        def __init__(self):
+            self.table = {}
+
+        def __getitem__(self, key):
+            return self.table[key]
+
+        def __setitem__(self, key, value):
+            self.table[key] = value
+
+        def __delitem__(self, key):
+            del self.table[key]
+
+        def __iter__(self):
+            return iter(self.table)
+
+        def __len__(self):
+            return len(self.table)
+
+    store = Store()
+
+    def f(x):
+        store["a"] = x
+        store.update(b=2, c=3)
+        store.pop("c")
+        store.setdefault("n", 0)
+        store["n"] += 1
+        return store["a"] * store["n"]
+
+    return f, store
+
+
+@program()
+def generic_classes():
+    T = typing.TypeVar("T")
+
+    class Holder(typing.Generic[T]):
+        def __init__(self, value):
+            self.value = value
+
+    def f(x):
+        return Holder(x).value + Holder[int](3).value, list[int]([1, 2]), typing.cast(int, 3)
+
+    return f, None
+
+
+# ------------------------------------------------------------------ builtins that call special methods
+
+
+class Size:
+    def __init__(self, n):
+        self.n = n
+
+    def __lt__(self, other):
+        return self.n < other.n
+
+    def __gt__(self, other):
+        return self.n > other.n
+
+    def __eq__(self, other):
+        return self.n == other.n
+
+    def __hash__(self):
+        return hash(self.n)
+
+    def __add__(self, other):
+        return Size(self.n + (other.n if isinstance(other, Size) else other))
+
+    __radd__ = __add__
+
+    def __index__(self):
+        return self.n
+
+    def __int__(self):
+        return self.n
+
+    def __bool__(self):
+        return self.n > 3
+
+
+@dataclasses.dataclass(order=True)
+class Item:
+    n: int
+    note: object = None
+
+
+USES = {
+    "sorted": lambda xs, one: sorted(xs)[0].n,
+    "sorted_by_key": lambda xs, one: sorted(xs, key=lambda v: v, reverse=True)[0].n,
+    "max_and_min": lambda xs, one: max(xs).n * 10 + min(xs).n,
+    "in_a_list": lambda xs, one: (one in xs) + 2 * (one not in xs),
+    "index_and_count": lambda xs, one: xs.index(one) + xs.count(one) if one in xs else 9,
+    "equal_lists": lambda xs, one: (
+        (xs == [one, xs[1], xs[2]]) + 2 * ((xs[0],) == (one,)) + 4 * ({1: xs[0]} == {1: one})
+    ),
+    "ordered_tuples": lambda xs, one: (1, xs[0]) < (1, one),
+    "reduce": lambda xs, one: functools.reduce(lambda a, b: a if a > b else b, xs).n,
+}
+OF_SIZES = {
+    "sum": lambda xs, one: sum(xs).n,
+    "any_and_all": lambda xs, one: any(xs) + 2 * all(xs) + 4 * len(list(filter(None, xs))),
+    "map": lambda xs, one: sum(map(int, xs)),
+    "operators": lambda xs, one: functools.reduce(operator.add, xs).n,
+    "index": lambda xs, one: [5, 6, 7, 8, 9][xs[0]] + len(range(xs[0])),
+    "key": lambda xs, one: {Size(0): 5, Size(2): 6}.get(xs[0], 1),
+    "set": lambda xs, one: len({*xs, one}) + len(set(xs)),
+}
+
+
+@pytest.mark.parametrize("kind, use", [*((k, u) for u in USES for k in (Size, Item)), *((Size, u) for u in OF_SIZES)])
+def test_builtins_see_objects_that_change(kind, use):
+    use = {**USES, **OF_SIZES}[use]
+    xs, one = [kind(1), kind(3), kind(5)], kind(2)
+
+    def f(x):
+        return x * use(xs, one)
+
+    compiled = tr.compile(f, fullgraph=True)
+    for n in (1, 2, 4, 2, 0):
+        xs[0].n = n
+        assert described(compiled(vector(0))) == described(f(vector(0)))
+
+
+def test_copies_of_objects_of_the_users_end_the_capture():
+    with pytest.raises(tr.CaptureError, match="reads it unseen"):
+        thing = Item(1)
+        tr.compile(lambda x: x * copy.copy(thing).n, fullgraph=True)(vector(0))
