@@ -277,12 +277,11 @@ def randint_like(
 
 
 def randperm(n: int, *, dtype: Any = None, generator: Generator | None = None) -> Tensor:
-    """0 .. n - 1 in random order; int64. Needs the words' values, so it ends a capture."""
-    words = (generator or default_generator).bits((2, n))
-    known = words._data if state.tracer is None else np.asarray(state.tracer.concretize(words, "randperm"))
-    keys = known[0].astype(np.uint64) << np.uint64(32) | known[1]
-    order = np.argsort(keys, kind="stable")
-    return new_tensor(order.astype((int64 if dtype is None else dtype_of(dtype)).np))
+    """0 .. n - 1 in random order; int64."""
+    with no_grad():
+        words = cast_to((generator or default_generator).bits((2, n)), uint64)
+        keys = add(multiply(words[0], 2**32), words[1])
+        return cast_to(argsort(keys), int64 if dtype is None else dtype_of(dtype))
 
 
 def permutation(x: Any, *, generator: Generator | None = None) -> Tensor:

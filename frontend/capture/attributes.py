@@ -12,7 +12,7 @@ import numpy as np
 
 from ..state import SymbolicScalar
 from ..tensor import Tensor
-from . import array_functions, array_mode, dunders, policy
+from . import array_functions, array_mode, dunders, policy, pytree
 from . import guards as g
 from .instrument import is_instrumented
 from .overlay import DELETED, MISSING
@@ -209,6 +209,8 @@ class AttributeHooks(Watch):
         except AttributeError:
             self._nowhere(obj, name)
             raise
+        if id(obj) in self.overlay.given and name in pytree.field_names(obj):
+            return v  # part of an argument
         path = self._path(obj, name)
         if static is not None:
             self.guard_class(cls, name)

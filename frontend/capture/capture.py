@@ -340,6 +340,10 @@ class GuardLog:
             self._members = len(entries)
         out += hooks.guards[self._reads :]
         self._reads = len(hooks.guards)
+        for i, x in enumerate(self.call.leaves):
+            array = isinstance(x, np.ndarray) and id(x) in tracer.external
+            if (array or id(x) in hooks.noted) and hooks.once("argument", i):
+                out.append(g.ArgumentGuard(i, x, f"argument {i} is the one that the function reaches by itself"))
         for i in self.static:
             expected = g.Equal(self.call.leaves[i])
             out.append(g.ScalarGuard(i, expected, f"float argument {i} {expected}"))

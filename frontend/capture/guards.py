@@ -281,6 +281,18 @@ class ScalarGuard:
 
 
 @dataclass(slots=True)
+class ArgumentGuard:
+    """An argument that the function also reaches by itself."""
+
+    leaf: int
+    value: Any
+    text: str
+
+    def check(self, leaves: Sequence[Any]) -> bool:
+        return leaves[self.leaf] is self.value
+
+
+@dataclass(slots=True)
 class EpochGuard:
     """Attributes of modules and optimizers. One compare while nothing in the process has changed; else each of them."""
 

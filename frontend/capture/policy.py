@@ -73,6 +73,7 @@ TRACEABLE = (
     "interop",
     "einsum",
     "nn.functional",
+    "nn.init",
     "nn.utils",
     "state",
     "control",
@@ -86,9 +87,7 @@ READ_ONLY_METHODS = frozenset(
         "__iter__ __len__ __getitem__ __contains__ __repr__ apply_gradients"
     ).split()
 )
-IMPURE_NAMES = frozenset(
-    "seed_everything manual_seed set_default_dtype seed set_state get_state set_num_threads".split()
-)
+IMPURE_NAMES = frozenset("seed_everything set_default_dtype seed set_num_threads".split())
 MUTATING_METHODS = {
     list: frozenset("append extend insert remove pop clear sort reverse __setitem__ __delitem__ __iadd__".split()),
     dict: frozenset("update pop popitem clear setdefault move_to_end __setitem__ __delitem__ __ior__".split()),

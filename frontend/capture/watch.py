@@ -26,6 +26,7 @@ class Watch:
         self.guards: list[g.Guard] = []
         self.epoch_guard = g.EpochGuard()
         self.seen_objects: dict[int, Any] = {}  # what was read from outside
+        self.noted: dict[int, Tensor] = {}  # tensors among that
         self.before: set[int] | None = None  # while a loop is tried: what the trace had made before that
         self.open_loops: list[str] = []  # why loops did not close
         self.guarded: set[tuple] = set()
@@ -63,6 +64,10 @@ class Watch:
         return v
 
     def note(self, v: Any, depth: int = 0) -> None:
+        """Takes note of arrays and containers from outside, and of the tensors in them."""
+        if isinstance(v, Tensor):
+            self.noted[id(v)] = v
+            return
         if isinstance(v, np.ndarray) or g.is_content(v):
             if id(v) in self.tracer.external or depth > 20:
                 return

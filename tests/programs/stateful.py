@@ -157,6 +157,7 @@ class Program:
     def check(self) -> None:
         """Raises AssertionError where compiled calls differ from plain ones."""
         _, want = self.played(lambda f: f)
+        assert self.fails == any(result[0] == "raised" for result, *_ in want if type(result) is tuple)
         with warnings.catch_warnings():
             warnings.simplefilter("error", tr.CaptureWarning)
             compiled, got = self.played(lambda f: tr.compile(f, fullgraph=True))

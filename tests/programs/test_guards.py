@@ -5,6 +5,7 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tracefuse.runtime import entry
 
@@ -362,3 +363,21 @@ def a_key_that_is_tried():
             return x
 
     return f, table
+
+
+@pytest.mark.parametrize("make", [lambda: tr.ones(3), lambda: np.ones(3)])
+def test_an_argument_that_the_function_also_reaches_by_itself(make):
+    inside = make()
+    box, items = Box(t=inside), [inside]
+    for f in (lambda x: x + inside, lambda x: x + box.t * 2, lambda x: x - items[0]):
+        compiled = tr.compile(f, fullgraph=True)
+        for x in (inside, make() * 5, inside):
+            assert described(compiled(x)) == described(f(x))
+
+
+def test_a_parameter_that_is_also_an_argument():
+    net = nn.Linear(3, 2)
+    compiled = tr.compile(lambda w, x: net(x) + (w * x).sum(), fullgraph=True)
+    x = vector(0)
+    for w in (net.weight, tr.zeros(2, 3), net.weight):
+        assert described(compiled(w, x)) == described(net(x) + (w * x).sum())
