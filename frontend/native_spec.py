@@ -151,6 +151,8 @@ class _Writer:
         self.disjoint: list[tuple[int, int]] = []
         self.without_grad: set[int] = set()  # leaves
         self.with_epoch = False
+        # arguments that are known by identity: states of the trace
+        self.fixed = {x.leaf for t in traces for x in t.all_guards if isinstance(x, g.ArgumentGuard)}
         seen: set[int] = set()
         for t in traces:
             for guard in t.all_guards:
@@ -241,6 +243,8 @@ class _Writer:
         return None
 
     def _arg(self, leaf: int, x: Any) -> Arg:
+        if leaf in self.fixed:
+            return self._fixed_arg(x)
         source = self._source_of(leaf)
         value = -1 if source is None else self.place(source)
         if isinstance(x, Tensor):
@@ -269,6 +273,13 @@ class _Writer:
             return ScalarArg(value) if source is not None else EqualArg(x)
         return EqualArg(x) if type(x) in (int, str, bytes) else StaticArg(x)
 
+    def _fixed_arg(self, x: Any) -> Arg:
+        if isinstance(x, Tensor):
+            if x._node is not None or x._base is not None:
+                raise Inexpressible("an argument with a history, or a view, that is known by identity")
+            self.words += [slot_word(x, Tensor, name) for name in ("_requires_grad", "_node", "_base")]
+        return StaticArg(x)
+
     def _shape(self, leaf: int, array: np.ndarray) -> tuple[Size, ...]:
         """The shape that an argument must have."""
         symbolic = None if self.sizes is None else self.sizes.symbolic.get(leaf)
@@ -293,6 +304,10 @@ class _Writer:
                 out.append(State(s.held, self._array(s.held._data, k), k))
             elif isinstance(s, ArraySource):
                 out.append(State(None, self._array(s.held, k), k))
+            elif isinstance(s, ArgSource) and s.leaf in self.fixed:
+                x = self.leaves[s.leaf]
+                tensor = x if isinstance(x, Tensor) else None
+                out.append(State(tensor, self._array(x if tensor is None else x._data, k), k))
             elif isinstance(s, (ReadSource, NumberSource)):
                 raise Inexpressible("an input that is found anew on every call")
             elif isinstance(s, GradSource) and not any(x.arg.value == k for x in self.loads):
@@ -338,7 +353,7 @@ class _Writer:
             self._grad(guard)
         elif isinstance(guard, OverlapGuard):
             self._overlap(guard, captured)
-        elif not isinstance(guard, (g.ScalarGuard, g.ArrayGuard, SizesGuard, RelationGuard)):
+        elif not isinstance(guard, (g.ScalarGuard, g.ArrayGuard, g.ArgumentGuard, SizesGuard, RelationGuard)):
             # those are in the arguments, the states and the sizes
             raise Inexpressible(f"a {type(guard).__name__}")
 

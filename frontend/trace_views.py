@@ -60,6 +60,10 @@ class TraceViews(ABC):
             view._data = current  # type: ignore[assignment]
             self._seen[id(view)] = (view, writes)
 
+    def alias_made(self, t: Tensor, base: Tensor) -> None:
+        """Takes note of a tensor that is a view of `base` by another class."""
+        self._view_made(t, base)
+
     def _view_made(self, t: Tensor, base: Tensor) -> Tensor:
         """Notes that `t` is a new view of `base`."""
         self._seen[id(t)] = (t, self._count(root_of(base)))

@@ -276,6 +276,8 @@ class AttributeHooks(Watch):
 
     def put_attribute(self, obj: Any, name: str, value: Any) -> None:
         """As `object.__setattr__` does."""
+        from ..nn.module import Module
+
         cls = type(obj)
         static = inspect.getattr_static(cls, name, None)
         if isinstance(static, property) and isinstance(static.fset, types.FunctionType) and policy.is_user(static.fset):
@@ -283,7 +285,8 @@ class AttributeHooks(Watch):
             self.call(types.MethodType(static.fset, obj), value)
             return
         if self.is_ours(obj):
-            object.__setattr__(obj, name, value)
+            with self.making():
+                (Module if policy.is_module(obj) else object).__setattr__(obj, name, value)
             return
         if isinstance(obj, types.ModuleType):
             self.overlay.store(obj.__dict__, name, value)

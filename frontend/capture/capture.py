@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 from dataclasses import dataclass
@@ -16,13 +17,14 @@ from ...ir.graph import InputSpec, OutputSpec, Signature, Value
 from ...ir.types import TensorType
 from .. import random
 from ..epoch import epoch
+from ..nn.parameter import Parameter
 from ..state import state
 from ..tape import needs_grad, root_of
 from ..tensor import Tensor
 from . import guards as g
 from . import joint, objects_made, pytree
 from .array_mode import ArrayTracer, NumberTracer
-from .effects import parts_of
+from .effects import Composite, NewLeaf, Viewed, parts_of
 from .hooks import Hooks
 from .instrument import is_instrumented
 from .overlap import OverlapGuard
@@ -41,6 +43,7 @@ from .replay import (
     Static,
     TensorSource,
     View,
+    make_view,
 )
 from .scalars import ScalarArgument, TracedScalar
 from .tracer import CaptureStop, GradSlot, Slot, Specialize, Tracer, user_location
@@ -118,7 +121,8 @@ def capture(
                 raise tracer.stopped
             if hooks.overlay.restarting:
                 raise Restart
-            if (state.grad_enabled, state.default_dtype, state.autocast, state.unfinished, epoch.value) != before:
+            moved = epoch.value - hooks.bumps
+            if (state.grad_enabled, state.default_dtype, state.autocast, state.unfinished, moved) != before:
                 tracer.stop("it changes a module, an optimizer, the grad mode or the default dtype for good")
             return _Finish(tracer, hooks, call, log, route).captured(result)
     except g.TooLarge:
@@ -212,7 +216,7 @@ class _Finish:
 
     def _backward(self, written: set[int]) -> Any:
         n = len(self.outputs)
-        backward = joint.record(self.tracer, self.histories, self.outputs, written)
+        backward = joint.record(self.tracer, self.histories, self.outputs, written, self.made)
         self.specs += [OutputSpec("result", path="saved")] * (len(self.outputs) - n)
         return backward
 
@@ -273,6 +277,8 @@ class _Finish:
                 tracer.stop("it returns a tensor that is reached in a way capture does not know")
             return Alias(slot.source)
         value = tracer.read(x)
+        if _is_leaf(x):
+            return self._leaf(x, value)
         if slot is None and x._view is not None and x._base is not None:
             root = root_of(x)
             if (
@@ -281,15 +287,36 @@ class _Finish:
                 or self.shared.get(id(root), 0) > 1
                 or self.views_share
             ):
-                base = self.recipe(x._base)
-                op, attrs = x._view
-                return View(base, op, attrs, detached=x._requires_grad is False)
+                return self._view(x)
         kind = "number" if isinstance(x, NumberTracer) else "array" if isinstance(x, ArrayTracer) else "tensor"
         k = self._output(value, OutputSpec("attr" if attribute else "result", path=attribute))
         history = not attribute and state.grad_enabled and kind == "tensor" and needs_grad(x) and x._node is not None
         if history:
             self.histories.append((k, x))
         return Fresh(k, kind, requires_grad=history)
+
+    def _view(self, x: Tensor, detached: bool = False) -> Recipe:
+        """A view of a tensor that has, or gets, a recipe."""
+        assert x._base is not None
+        base = self.recipe(x._base)
+        op, attrs = x._view
+        view = View(base, op, attrs, detached or x._requires_grad is False)
+        if not isinstance(base, Composite):
+            return view
+        if decider() is not None:
+            self.tracer.stop("it returns a view of a leaf (a parameter) that it has made, with symbolic sizes")
+        return Viewed(base, functools.partial(make_view, r=view, sizes={}))
+
+    def _leaf(self, x: Tensor, value: Value) -> Recipe:
+        """A leaf (a parameter) that the trace has made; it may share the memory of another tensor."""
+        out = NewLeaf(type(x), x._requires_grad is True)
+        self._remember(x, out)
+        if x._view is not None and x._base is not None:
+            values = self._view(x, detached=True)
+        else:
+            values = Fresh(self._output(value, OutputSpec()))
+        out.parts = (values,) if x._grad is None else (values, self.recipe(x._grad))
+        return out
 
     def _gradients(self) -> list[GradEffect]:
         effects: list[GradEffect] = []
@@ -376,6 +403,13 @@ class GuardLog:
             g.HookGuard(grad.source, hooks, f"{grad.source.path} has {len(hooks)} gradient hooks"),
             g.GradGuard(grad.source, expected, text),
         ]
+
+
+def _is_leaf(x: Tensor) -> bool:
+    """Whether a tensor is more than its values: a parameter, or one that wants or has a gradient, and no history."""
+    if x._node is not None or isinstance(x, ArrayTracer):
+        return False
+    return x._requires_grad is True or x._grad is not None or isinstance(x, Parameter)
 
 
 def _is_made(x: Any) -> bool:

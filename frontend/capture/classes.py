@@ -19,6 +19,7 @@ from .kinds import kind_of
 from .lazy import LazyNumber
 from .objects import ObjectHooks
 from .scalars import TracedFloat, TracedInt, TracedScalar
+from .watch import optimizers
 
 
 class ClassHooks(ObjectHooks):
@@ -34,6 +35,7 @@ class ClassHooks(ObjectHooks):
 
     def _class(self, cls: type, args: tuple, kwargs: dict) -> Any:
         from ..nn.module import Module
+        from ..nn.parameter import Parameter
 
         module = policy.module_of(cls)
         if cls is type and len(args) == 1:
@@ -43,10 +45,10 @@ class ClassHooks(ObjectHooks):
             if isinstance(x, Dim) and decider() is not None:
                 return int
             return x.stands_for if isinstance(x, array_mode.ArrayTracer) else type(x)
-        if issubclass(cls, Module):
-            self.tracer.stop(f"it makes a new {cls.__name__}")
         if policy.is_user(cls):
             return self._construct(cls, args, kwargs)
+        if issubclass(cls, (Module, Parameter, *optimizers())):
+            return self._library_object(cls, args, kwargs)
         if module == "builtins":
             if issubclass(cls, BaseException):
                 return cls(*args, **kwargs)
@@ -94,6 +96,16 @@ class ClassHooks(ObjectHooks):
                 args = self._iterated(args)
             return self.own(cls(*[self._passed(a) for a in args], **{k: self._passed(v) for k, v in kwargs.items()}))
         self.tracer.stop(f"it makes a {module}.{cls.__name__}, which is not known to be pure")
+
+    def _library_object(self, cls: type, args: tuple, kwargs: dict) -> Any:
+        """A new module, parameter or optimizer of the library."""
+        from ..nn.module import Module
+
+        with self.making():
+            out = self.own(cls(*[self._passed(a) for a in args], **{k: self._passed(v) for k, v in kwargs.items()}))
+            for m in out.modules() if isinstance(out, Module) else ():
+                self.own(m)
+        return out
 
     def _number(self, cls: type, x: Any) -> Any:
         """int(x), float(x) or bool(x) of a tensor or a traced number; floats stay in the graph."""

@@ -154,6 +154,35 @@ class Instance(Composite):
         return out
 
 
+class NewLeaf(Composite):
+    """A tensor of class `kind` that is no result of others. parts: its values, and its gradient if it has one."""
+
+    __slots__ = ("kind", "requires_grad")
+
+    def __init__(self, kind: type, requires_grad: bool):
+        self.kind, self.requires_grad, self.parts = kind, requires_grad, ()
+
+    def build(self, make: Make, made: dict[int, Any], call: Call | None) -> Any:
+        out = made[id(self)] = new_tensor(make(self.parts[0])._data, self.kind)
+        out._requires_grad = self.requires_grad or None
+        if len(self.parts) > 1:
+            out._grad = make(self.parts[1])
+        return out
+
+
+class Viewed(Composite):
+    """A view of what another composite makes."""
+
+    __slots__ = ("view",)
+
+    def __init__(self, base: Composite, view: Callable[[Any], Any]):
+        self.parts, self.view = (base,), view
+
+    def build(self, make: Make, made: dict[int, Any], call: Call | None) -> Any:
+        out = made[id(self)] = self.view(make(self.parts[0]))
+        return out
+
+
 class Shown(Composite):
     """A tensor as it was when it was turned into text: only to be printed."""
 

@@ -284,6 +284,9 @@ class Hooks(ClassHooks):
         allowed = policy.is_traceable(module) and name not in policy.IMPURE_NAMES
         if isinstance(bound, Module) and name == "__setattr__":
             return self.put_attribute(*args)
+        if self.is_ours(bound) and isinstance(bound, (Module, *optimizers())):
+            with self.making():
+                return self.own_iterator(f(*[a if a is bound else self._passed(a) for a in args], **kwargs))
         if isinstance(bound, Module) or isinstance(bound, optimizers()):
             allowed = name in policy.READ_ONLY_METHODS
             self.watch(bound, self.tracer.reach.paths.get(id(bound), type(bound).__name__))

@@ -151,6 +151,7 @@ def recipe(x: Any, finish: "_Finish", remember: Remember) -> Any:
         out.parts = (finish.recipe(x.func), finish.recipe(tuple(x.args)), finish.recipe(dict(x.keywords)))
         return out
     plain = policy.is_user(type(x)) or type(x) is types.SimpleNamespace or type(x) in pytree.RECORDS
+    plain = plain or policy.is_module(x)
     if id(x) in finish.tracer.created and plain and not isinstance(x, type):
         return _instance(x, finish, remember)
     return None
@@ -200,7 +201,11 @@ def _cell(cell: types.CellType, finish: "_Finish", remember: Remember) -> Any:
 
 def _instance(x: Any, finish: "_Finish", remember: Remember) -> Any:
     kind = type(x)
-    base = object if kind in pytree.RECORDS else next(c for c in kind.__mro__ if not policy.is_user(c))
+    base = (
+        object
+        if kind in pytree.RECORDS or policy.is_module(x)
+        else next(c for c in kind.__mro__ if not policy.is_user(c))
+    )
     content: tuple = ()
     if base in IMMUTABLE:
         content = (base(x),)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import types
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 
+from ..epoch import epoch
 from ..tensor import Tensor
 from . import guards as g
 from . import policy
@@ -25,6 +27,7 @@ class Watch:
         self.overlay: Overlay = Overlay(self, volatile or Volatile())  # type: ignore[arg-type]
         self.guards: list[g.Guard] = []
         self.epoch_guard = g.EpochGuard()
+        self.bumps = 0  # by how much the making of modules and optimizers has moved the epoch
         self.seen_objects: dict[int, Any] = {}  # what was read from outside
         self.noted: dict[int, Tensor] = {}  # tensors among that
         self.before: set[int] | None = None  # while a loop is tried: what the trace had made before that
@@ -39,6 +42,15 @@ class Watch:
             return g.expect(v, same=self.overlay.loose)
         except g.TooLarge:
             self.tracer.stop(f"{what} is too large a container to be compared on every call")
+
+    @contextlib.contextmanager
+    def making(self) -> Iterator[None]:
+        """Around library code that makes or changes a module or optimizer of this trace."""
+        before = epoch.value
+        try:
+            yield
+        finally:
+            self.bumps += epoch.value - before
 
     def is_ours(self, v: Any) -> bool:
         """Whether this trace (and a loop that is being tried) has made `v`, and may change it."""
@@ -85,6 +97,8 @@ class Watch:
         from ..compile import CompiledFunction
         from ..nn.module import Module
 
+        if id(v) in self.tracer.created and not policy.is_module(v):
+            return
         if g.is_content(v):
             for i, x in enumerate(v.values() if isinstance(v, dict) else v):
                 if not g.is_value(x) and not isinstance(x, (Tensor, np.ndarray)):
