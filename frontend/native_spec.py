@@ -49,6 +49,7 @@ from .capture.replay import (
     Captured,
     GradSource,
     Invocation,
+    RootSource,
     ScalarSource,
     Source,
     TensorSource,
@@ -123,6 +124,8 @@ def _source_key(s: Source) -> tuple:
         return (type(s), s.leaf)
     if isinstance(s, GradSource):
         return (GradSource, _source_key(s.of))
+    if isinstance(s, RootSource):
+        raise Inexpressible("arguments that are views of one tensor")
     return (type(s), id(s.origin if isinstance(s, (ReadSource, NumberSource)) else s.held))
 
 

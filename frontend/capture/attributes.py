@@ -70,7 +70,7 @@ class AttributeHooks(Watch):
                     self.tracer.stop(f"it reads .{name} of a tensor from outside")
                 if outside and id(obj) not in self.tracer.created:
                     self.tracer.remember(obj)
-            if name in ("data", "_data", "__array_interface__", "ctypes"):
+            if name in ("_data", "__array_interface__", "ctypes"):
                 self.tracer.stop(f"it reads .{name} of a tensor")
             return getattr(obj, name)
         found = self.overlay.attribute(obj, name)
@@ -249,6 +249,8 @@ class AttributeHooks(Watch):
         """An object whose attribute is about to be set or deleted."""
         if isinstance(obj, Tensor):
             if name not in ("grad", "requires_grad"):
+                if not name.startswith("_") and not hasattr(obj, "__dict__"):
+                    object.__setattr__(obj, name, None)  # raises: there is nothing else to set
                 self.tracer.stop(f"it sets .{name} of a tensor")
             if type(obj._data) is np.ndarray and id(obj) not in self.tracer.created:
                 self.tracer.remember(obj)

@@ -22,7 +22,7 @@ from ..state import state
 from ..tape import needs_grad, root_of
 from ..tensor import Tensor
 from . import guards as g
-from . import joint, objects_made, pytree
+from . import joined, joint, objects_made, pytree
 from .array_mode import ArrayTracer, NumberTracer
 from .effects import Composite, NewLeaf, Viewed, parts_of
 from .hooks import Hooks
@@ -31,6 +31,7 @@ from .overlap import OverlapGuard
 from .overlay import Restart, Volatile
 from .replay import (
     Alias,
+    ArgSource,
     ArraySource,
     Backward,
     Captured,
@@ -141,6 +142,12 @@ def _arguments(
         hooks.external(owner, "" if hasattr(owner, "_modules") else "self")
     paths = argument_paths(function, call)
     leaves: list[Any] = []
+    if hooks.overlay.volatile.joined and type(tracer) is Tracer:
+        for i, x in enumerate(call.leaves):
+            if isinstance(x, Tensor):
+                tracer.argument(i, x, paths[i])
+        tracer.joined, guards = joined.join(tracer, call.leaves, paths)
+        hooks.guards += guards
     for i, (x, path) in enumerate(zip(call.leaves, paths)):
         if type(x) is float and i not in static:
             source = ScalarSource(i, path)
@@ -154,7 +161,7 @@ def _arguments(
                 tracer.stop(f"argument {path} is an array of dtype {x.dtype}")
             x = tracer.argument(i, x, path)
         elif isinstance(x, Tensor):
-            x = tracer.argument(i, x, path)
+            x = tracer.joined[i] if i in tracer.joined else tracer.argument(i, x, path)
         else:
             hooks.external(x, path)
             if g.is_content(x):
@@ -176,6 +183,8 @@ class _Finish:
         self.specs: list[OutputSpec] = []
         self.made: dict[int, tuple[Any, Recipe]] = {}
         self.histories: list[tuple[int, Tensor]] = []
+        for i, x in tracer.joined.items():
+            self.made[id(x)] = (x, Alias(ArgSource(i, "")))
         self.views_share = False
         self.shared: dict[int, int] = {}  # roots of traced views among the results: how many share each
 
@@ -344,7 +353,11 @@ class _Finish:
         if written:
             guard = OverlapGuard(list(tracer.sources), [k for k, _ in written])
             if not guard.check(self.call.leaves):
-                tracer.stop("it writes into a tensor that shares memory with another one")
+                volatile = self.hooks.overlay.volatile
+                if not volatile.joined and joined.overlap(self.call.leaves, tracer.sources):
+                    volatile.joined = True
+                    raise Restart
+                tracer.stop("it writes into {}, which shares memory with {}".format(*guard.pair()))
             out.append(guard)
         return out
 
@@ -371,6 +384,10 @@ class GuardLog:
             array = isinstance(x, np.ndarray) and id(x) in tracer.external
             if (array or id(x) in hooks.noted) and hooks.once("argument", i):
                 out.append(g.ArgumentGuard(i, x, f"argument {i} is the one that the function reaches by itself"))
+        for i in tracer.joined:
+            root = root_of(self.call.leaves[i])
+            if id(root) in hooks.noted and hooks.once("root", i):
+                out.append(joined.RootGuard(i, root, f"argument {i} is a view of what the function reaches by itself"))
         for i in self.static:
             expected = g.Equal(self.call.leaves[i])
             out.append(g.ScalarGuard(i, expected, f"float argument {i} {expected}"))

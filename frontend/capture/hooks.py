@@ -331,6 +331,9 @@ class Hooks(ClassHooks):
             self.tracer.stop(f"it calls numpy.{name}, which can't be part of a trace")
         if kwargs.get("out") is not None:
             self.mutable(kwargs["out"])
+        values = (*args, *kwargs.values())
+        if all(type(a) is np.ndarray and self.made_here(a) or g.is_value(a) or type(a) is float for a in values):
+            return self.result(f(*args, **kwargs))  # NumPy alone, on arrays of this trace: they may change later
         args = tuple(self._passed(a) for a in args)
         out = f(*args, **{k: self._passed(v) for k, v in kwargs.items()})
         return self.result(out)

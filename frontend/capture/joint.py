@@ -18,7 +18,7 @@ from ..state import state
 from ..tape import Node, edge_of, root_of
 from ..tensor import Tensor, new_tensor
 from .origins import ReadSource
-from .replay import ArgSource, Backward, GradSource, TensorSource
+from .replay import ArgSource, Backward, GradSource, TensorLike, TensorSource
 from .tracer import Tracer
 
 
@@ -78,7 +78,7 @@ def _leaves(tensors: Sequence[Tensor], tracer: Tracer) -> tuple[list[Tensor], li
     return list(made.values()), list(outside.values())
 
 
-def _target(tracer: Tracer, t: Tensor) -> ArgSource | TensorSource | GradSource | ReadSource:
+def _target(tracer: Tracer, t: Tensor) -> TensorLike:
     source = tracer.source_of(t)
     assert isinstance(source, (ArgSource, TensorSource, GradSource, ReadSource))
     return source

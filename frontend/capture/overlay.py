@@ -72,6 +72,7 @@ class Volatile:
 
     def __init__(self) -> None:
         self.keys: set[tuple] = set()
+        self.joined = False  # it writes into arguments that are views of one tensor
         self._held: list[Any] = []  # ids stay valid
 
     def has(self, kind: str, x: Any, name: str = "") -> bool:
