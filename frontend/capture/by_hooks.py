@@ -3,6 +3,8 @@ hooks. They serve calls in which such objects take part, or iterators, which may
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 import operator
 from collections import deque
@@ -134,6 +136,40 @@ _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     operator.contains: contains,
     **{getattr(operator, n): _comparison(n) for n in ("eq", "ne", "lt", "le", "gt", "ge")},
 }
+
+
+# ------------------------------------------------------------------ functions of `dataclasses`
+
+
+def _replace(hooks: "ObjectHooks", obj: Any, /, **changes: Any) -> Any:
+    for field in dataclasses.fields(obj):
+        if field.init and field.name not in changes:
+            changes[field.name] = hooks.attribute(obj, field.name)
+    return hooks.call(type(obj), **changes)
+
+
+def _asdict(hooks: "ObjectHooks", obj: Any) -> dict[str, Any]:
+    return hooks.own(
+        {f.name: _taken_apart(hooks, _asdict, hooks.attribute(obj, f.name)) for f in dataclasses.fields(obj)}
+    )
+
+
+def _astuple(hooks: "ObjectHooks", obj: Any) -> tuple:
+    return tuple([_taken_apart(hooks, _astuple, hooks.attribute(obj, f.name)) for f in dataclasses.fields(obj)])
+
+
+def _taken_apart(hooks: "ObjectHooks", make: Callable[..., Any], v: Any) -> Any:
+    if dataclasses.is_dataclass(v) and not isinstance(v, type):
+        return make(hooks, v)
+    kind: Any = type(v)
+    if kind in (list, tuple):
+        return hooks.own(kind(_taken_apart(hooks, make, x) for x in hooks.iterate(v)))
+    if kind is dict:
+        return hooks.own({k: _taken_apart(hooks, make, x) for k, x in hooks.overlay.plain(v).items()})
+    return hooks.call(copy.deepcopy, v)
+
+
+OF_DATACLASSES = {dataclasses.replace: _replace, dataclasses.asdict: _asdict, dataclasses.astuple: _astuple}
 
 
 # ------------------------------------------------------------------ methods of sequences

@@ -167,6 +167,8 @@ class Hooks(ClassHooks):
             tracked = None if bound is None else self.overlay.changing(bound)
             if tracked is not None:
                 return tracked.call(f.__name__, args[1:], kwargs)
+            if f in by_hooks.OF_DATACLASSES and len(args) == 1:
+                return by_hooks.OF_DATACLASSES[f](self, *args, **kwargs)
             if policy.is_generated(f) or module in policy.PURE_MODULES and inner is None:
                 self._unguarded(f, bound)
                 self._readable(f, module, args)

@@ -585,3 +585,28 @@ def test_copies_of_objects_of_the_users_end_the_capture():
     with pytest.raises(tr.CaptureError, match="reads it unseen"):
         thing = Item(1)
         tr.compile(lambda x: x * copy.copy(thing).n, fullgraph=True)(vector(0))
+
+
+@program(traces=2, n=6)
+def a_frozen_dataclass_that_is_replaced():
+    @dataclasses.dataclass(frozen=True)
+    class State:
+        step: int
+        mean: object
+        notes: tuple = ()
+
+    box = Box(state=State(0, tr.zeros(3)), made=None)
+
+    def f(x):
+        state = box.state
+        box.state = dataclasses.replace(state, step=state.step + 1, mean=state.mean + x)
+        box.made = dataclasses.asdict(Point(1, [2, {"k": Point(3)}])), dataclasses.astuple(Point(4, (5, 6)))
+        return box.state.mean * box.state.step
+
+    return f, box
+
+
+@program(traces=5, between=lambda i, item: setattr(item, "n", i))
+def a_dataclass_that_changes_outside():
+    item = Item(1)
+    return lambda x: (x * dataclasses.asdict(item)["n"], dataclasses.replace(item, note="new"), repr(item)), item
