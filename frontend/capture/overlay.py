@@ -379,7 +379,10 @@ def _is_plain_object(v: Any) -> bool:
     kind = type(v)
     if type(kind) is not type or not policy.is_user(kind) or policy.is_module(v) or isinstance(v, BaseException):
         return False
-    if any(policy.user_dunder(v, d) for d in ("__getattr__", "__getattribute__", "__setattr__")):
+    if any(policy.user_dunder(v, d) for d in ("__getattr__", "__getattribute__")):
+        return False
+    setter = policy.user_dunder(v, "__setattr__")
+    if setter is not None and not policy.is_generated(setter):  # that of a frozen dataclass raises
         return False
     builtin = next(c for c in kind.__mro__ if not policy.is_user(c))
     return builtin is object
