@@ -17,6 +17,7 @@ import argparse
 import collections
 import contextlib
 import copy
+import dataclasses
 import importlib.util
 import io
 import sys
@@ -96,9 +97,10 @@ class Box:
         self.__dict__.update(members)
 
 
+@dataclasses.dataclass
 class Point:
-    def __init__(self, x: Any, y: Any = 2.0):
-        self.x, self.y = x, y
+    x: Any
+    y: Any = 2.0
 
 
 class Programs(list):
@@ -112,9 +114,9 @@ def snapshot(x: Any, depth: int = 0) -> Any:
         return "..."
     if isinstance(x, (str, int, float, complex, bytes, type(None))):
         return x if type(x) in (str, int, float, complex, bytes, bool, type(None)) else (type(x).__name__, str(x))
-    if hasattr(x, "state_dict"):
+    if hasattr(type(x), "state_dict"):
         return [type(x).__name__, snapshot(dict(x.state_dict()), depth + 1)]
-    if hasattr(x, "shape") and hasattr(x, "dtype"):
+    if hasattr(type(x), "shape") and hasattr(type(x), "dtype"):
         return plain(x)
     if isinstance(x, collections.abc.Mapping):
         return [type(x).__name__, [[snapshot(k, depth + 1), snapshot(v, depth + 1)] for k, v in x.items()]]
