@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import functools
 import operator
+import types
 from collections import deque
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -35,7 +36,9 @@ def holds_special(v: Any, depth: int = 0) -> bool:
 
 def find(f: Any, args: tuple) -> Callable[..., Any] | None:
     """What to call instead of the builtin `f`, with the hooks in front of the arguments."""
-    made = _FUNCTIONS.get(f) if f.__hash__ is not None else None
+    if not isinstance(f, (types.BuiltinFunctionType, types.MethodWrapperType)) and f is not map and f is not filter:
+        return None
+    made = _FUNCTIONS.get(f)
     if made is not None and any(hasattr(type(a), "__next__") or holds_special(a) for a in args):
         return made
     owner = getattr(f, "__self__", None)

@@ -63,7 +63,7 @@ def described(x: Any, depth: int = 0) -> Any:
         own = {k: v for k, v in vars(x).items() if not k.startswith("_")}
         names = [name for name, _ in x.named_modules()]
         return type(x).__name__, inner(own), inner(dict(x.named_parameters())), inner(dict(x.named_buffers())), names
-    if callable(x) or isinstance(x, type):
+    if isinstance(x, (type, functools.partial, types.FunctionType, types.MethodType, types.BuiltinFunctionType)):
         return "callable"
     if hasattr(x, "__dict__") and not isinstance(x, enum.Enum):
         return type(x).__name__, inner(vars(x))
