@@ -350,7 +350,8 @@ class CompiledFunction:
                 reason = background.broken[key] if self.fullgraph else background.broken.pop(key)
                 return self._fall_back(key, reason, args, kwargs)
             elif background is None or background.may_trace(self._pattern(key, flat) or key):
-                start, error = time.perf_counter(), None
+                start = time.perf_counter()
+                error: BaseException | None = None
                 captured: Captured | None = None
                 pattern = self._pattern(key, flat)
                 again = events.why_again(self.__tracefuse_wrapped__, self._traces, key, pattern, flat)
@@ -359,7 +360,7 @@ class CompiledFunction:
                         captured, values = self._capture(key, flat, args, kwargs)
                 except CaptureStop as e:
                     reason = str(e)
-                except Exception as e:  # an error of the user's, or of capture: plain Python tells which
+                except (Exception, SystemExit) as e:  # an error of the user's, or of capture: plain Python tells which
                     reason, error = f"{type(e).__name__} while tracing: {e}", e
                 if captured is None:
                     return self._fall_back(key, reason, args, kwargs, error)
@@ -456,7 +457,7 @@ class CompiledFunction:
         return f"it has {self.options.max_traces} traces already; what changes most often: {worst}"
 
     def _fall_back(
-        self, key: tuple | None, reason: str, args: tuple, kwargs: dict[str, Any], error: Exception | None = None
+        self, key: tuple | None, reason: str, args: tuple, kwargs: dict[str, Any], error: BaseException | None = None
     ) -> Any:
         """Runs the call as plain Python. If that works, says once why it was not compiled."""
         name = getattr(self.__tracefuse_wrapped__, "__qualname__", type(self.__tracefuse_wrapped__).__name__)

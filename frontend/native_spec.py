@@ -21,7 +21,7 @@ from ..ir import dim
 from ..ir.plan import Plan
 from ..ir.types import TensorType
 from ..runtime.dims_code import Dims, UnknownSize
-from ..runtime.entry_layout import UnknownLayout, cell_word, slot_word
+from ..runtime.entry_layout import UnknownLayout, cell_word, field_word, slot_word
 from ..runtime.executable import Executable
 from ..runtime.trace_spec import (
     ABSENT,
@@ -50,6 +50,7 @@ from .capture.replay import (
     Captured,
     GradSource,
     Invocation,
+    RootSource,
     ScalarSource,
     Source,
     TensorSource,
@@ -125,6 +126,8 @@ def _source_key(s: Source) -> tuple:
         return (type(s), s.leaf)
     if isinstance(s, GradSource):
         return (GradSource, _source_key(s.of))
+    if isinstance(s, RootSource):
+        raise Inexpressible("arguments that are views of one tensor")
     return (type(s), id(s.origin if isinstance(s, (ReadSource, NumberSource)) else s.held))
 
 
@@ -154,6 +157,8 @@ class _Writer:
         self.disjoint: list[tuple[int, int]] = []
         self.without_grad: set[int] = set()  # leaves
         self.with_epoch = False
+        # arguments that are known by identity: states of the trace
+        self.fixed = {x.leaf for t in traces for x in t.all_guards if isinstance(x, g.ArgumentGuard)}
         seen: set[int] = set()
         for t in traces:
             for guard in t.all_guards:
@@ -245,6 +250,8 @@ class _Writer:
         return None
 
     def _arg(self, leaf: int, x: Any) -> Arg:
+        if leaf in self.fixed:
+            return self._fixed_arg(x)
         source = self._source_of(leaf)
         value = -1 if source is None else self.place(source)
         if isinstance(x, Tensor):
@@ -273,6 +280,13 @@ class _Writer:
             return ScalarArg(value) if source is not None else EqualArg(x)
         return EqualArg(x) if type(x) in (int, str, bytes) else StaticArg(x)
 
+    def _fixed_arg(self, x: Any) -> Arg:
+        if isinstance(x, Tensor):
+            if x._node is not None or x._base is not None:
+                raise Inexpressible("an argument with a history, or a view, that is known by identity")
+            self.words += [slot_word(x, Tensor, name) for name in ("_requires_grad", "_node", "_base")]
+        return StaticArg(x)
+
     def _shape(self, leaf: int, array: np.ndarray) -> tuple[Size, ...]:
         """The shape that an argument must have."""
         symbolic = None if self.sizes is None else self.sizes.symbolic.get(leaf)
@@ -297,6 +311,10 @@ class _Writer:
                 out.append(State(s.held, self._array(s.held._data, k), k))
             elif isinstance(s, ArraySource):
                 out.append(State(None, self._array(s.held, k), k))
+            elif isinstance(s, ArgSource) and s.leaf in self.fixed:
+                x = self.leaves[s.leaf]
+                tensor = x if isinstance(x, Tensor) else None
+                out.append(State(tensor, self._array(x if tensor is None else x._data, k), k))
             elif isinstance(s, (ReadSource, NumberSource)):
                 raise Inexpressible("an input that is found anew on every call")
             elif isinstance(s, GradSource) and not any(x.arg.value == k for x in self.loads):
@@ -330,6 +348,8 @@ class _Writer:
             self._item(guard)
         elif isinstance(guard, g.CellGuard):
             self._cell(guard)
+        elif isinstance(guard, g.FieldGuard):
+            self.words.append(field_word(guard.owner, guard.field, guard.value))
         elif isinstance(guard, (g.ContentGuard, g.SlotGuard, OriginGuard)):
             self._check(guard)
         elif isinstance(guard, g.TensorGuard):
@@ -340,7 +360,7 @@ class _Writer:
             self._grad(guard)
         elif isinstance(guard, OverlapGuard):
             self._overlap(guard, captured)
-        elif not isinstance(guard, (g.ScalarGuard, g.ArrayGuard, SizesGuard, RelationGuard)):
+        elif not isinstance(guard, (g.ScalarGuard, g.ArrayGuard, g.ArgumentGuard, SizesGuard, RelationGuard)):
             # those are in the arguments, the states and the sizes
             raise Inexpressible(f"a {type(guard).__name__}")
 

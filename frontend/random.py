@@ -278,9 +278,10 @@ def randint_like(
 
 def randperm(n: int, *, dtype: Any = None, generator: Generator | None = None) -> Tensor:
     """0 .. n - 1 in random order; int64."""
-    words = cast_to((generator or default_generator).bits((2, n)), uint64)
-    keys = narrow(words, 0, 0, 1) * 2**32 + narrow(words, 0, 1, 2)
-    return cast_to(argsort(keys, axis=1)[0], int64 if dtype is None else dtype_of(dtype))
+    with no_grad():
+        words = cast_to((generator or default_generator).bits((2, n)), uint64)
+        keys = add(multiply(words[0], 2**32), words[1])
+        return cast_to(argsort(keys), int64 if dtype is None else dtype_of(dtype))
 
 
 def permutation(x: Any, *, generator: Generator | None = None) -> Tensor:

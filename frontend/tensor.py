@@ -183,9 +183,18 @@ class Tensor(TensorMethods):
     def __reduce__(self) -> Any:
         return (_restore, (self.__class__, self.numpy(), bool(self._requires_grad)))
 
+    def _traced_copy(self) -> Tensor:
+        """A deep copy while tracing."""
+        t = self.detach().clone()
+        if type(self) is not Tensor or self.grad is not None:
+            return self.numpy()  # type: ignore[return-value]  # ends the capture: it needs the value
+        return t.requires_grad_(needs_grad(self))
+
     def __deepcopy__(self, memo: dict) -> Tensor:
         if self._node is not None:
             raise RuntimeError("only leaves can be deep-copied; use clone()")
+        if state.tracer is not None:
+            return memo.setdefault(id(self), self._traced_copy())
         t = memo[id(self)] = new_tensor(self.numpy().copy(), type(self))
         t._requires_grad = True if self._requires_grad else None
         if self._grad is not None:

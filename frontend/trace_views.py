@@ -96,6 +96,10 @@ class TraceViews(ABC):
         """What indexing `base` with tensors gives."""
         return self.wrap(value)
 
+    def alias_made(self, t: Tensor, base: Tensor) -> None:
+        """Takes note of a tensor that is a view of `base` by another class."""
+        self._view_made(t, base)
+
     def _view_made(self, t: Tensor, base: Tensor) -> Tensor:
         """Notes that `t` is a new view of `base`."""
         self._seen[id(t)] = (t, self._count(root_of(base)))

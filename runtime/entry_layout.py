@@ -96,6 +96,42 @@ def cell_word(cell: types.CellType) -> Word:
     return Word(address, id(expected), (cell, expected))
 
 
+def field_word(owner: Any, field: str, expected: Any) -> Word:
+    """The guard that a field of `owner`, one of `_FIELDS`, still refers to `expected`. UnknownLayout if it does not."""
+    address = id(owner) + _field_offset(field)
+    word = _word(address)
+    if word != id(expected) and (word or expected is not None):
+        raise UnknownLayout(f"the {field} of a {type(owner).__name__}")
+    return Word(address, word, (owner, expected))
+
+
+def _probe(a: Any = object(), *, b: Any = object()) -> None:
+    """A function whose parts are looked for in it."""
+
+
+class _Probe:
+    """A class whose parts are looked for in it."""
+
+
+# field of an object: an object that has it, and what is there
+_FIELDS: dict[str, tuple[Any, Any]] = {
+    "class": (_Probe(), _Probe),
+    "mro": (_Probe, _Probe.__mro__),
+    "code": (_probe, _probe.__code__),
+    "defaults": (_probe, _probe.__defaults__),
+    "keyword defaults": (_probe, _probe.__kwdefaults__),
+}
+
+
+@cache
+def _field_offset(field: str) -> int:
+    owner, value = _FIELDS[field]
+    for offset in range(8, type(owner).__basicsize__, 8):
+        if _word(id(owner) + offset) == id(value):
+            return offset
+    raise UnknownLayout(f"no {field} in a {type(owner).__name__}")
+
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """What differs between builds and is compiled into the entry."""

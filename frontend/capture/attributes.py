@@ -5,17 +5,21 @@ from __future__ import annotations
 import functools
 import inspect
 import types
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
 
 from ..state import SymbolicScalar
 from ..tensor import Tensor
-from . import array_functions, array_mode, dunders, policy
+from . import array_functions, array_mode, dunders, policy, pytree
 from . import guards as g
 from .instrument import is_instrumented
 from .overlay import DELETED, MISSING
 from .watch import Watch, optimizers
+
+_DICT_VIEWS = (type({}.keys()), type({}.values()), type({}.items()))
+_DICT_VIEWS += (type(OrderedDict().keys()), type(OrderedDict().values()), type(OrderedDict().items()))
 
 
 class AttributeHooks(Watch):
@@ -45,6 +49,15 @@ class AttributeHooks(Watch):
         self.tracer.created[id(v)] = v
         return v
 
+    def own_iterator(self, v: Any) -> Any:
+        """The result of library code, which may be an iterator (some, in a tuple) or a view of a dict that it has made."""
+        if type(v) is tuple:
+            for x in v:
+                self.own_iterator(x)
+        elif hasattr(type(v), "__next__") or type(v) in _DICT_VIEWS:
+            self.own(v)
+        return v
+
     # ---- reads
 
     def attribute(self, obj: Any, name: str) -> Any:
@@ -57,7 +70,7 @@ class AttributeHooks(Watch):
                     self.tracer.stop(f"it reads .{name} of a tensor from outside")
                 if outside and id(obj) not in self.tracer.created:
                     self.tracer.remember(obj)
-            if name in ("data", "_data", "__array_interface__", "ctypes"):
+            if name in ("_data", "__array_interface__", "ctypes"):
                 self.tracer.stop(f"it reads .{name} of a tensor")
             return getattr(obj, name)
         found = self.overlay.attribute(obj, name)
@@ -71,7 +84,11 @@ class AttributeHooks(Watch):
             v = self.overlay.load(obj.__dict__, name)
             if v is not MISSING and v is not DELETED:
                 return v
-            v = getattr(obj, name)
+            try:
+                v = getattr(obj, name)
+            except AttributeError:
+                self.guards.append(g.ItemGuard(obj.__dict__, name, g.Same(g.ABSENT), f"{obj.__name__} has no {name}"))
+                raise
             mutable = policy.is_standard(obj.__name__) and not callable(v) and not isinstance(v, types.ModuleType)
             if (mutable or policy.is_user_module(obj.__name__)) and name in obj.__dict__:
                 self.guard_global(obj.__dict__, name)
@@ -93,7 +110,7 @@ class AttributeHooks(Watch):
             if own is not None:
                 own[name] = value
             return value
-        if found is None and (own is None or name not in own) and policy.user_dunder(obj, "__getattr__"):
+        if found is None and (own is None or name not in own) and self.special(obj, "__getattr__"):
             return self.call(types.MethodType(type(obj).__getattr__, obj), name)
         return getattr(obj, name)
 
@@ -122,13 +139,28 @@ class AttributeHooks(Watch):
         v = getattr(cls, name)
         return self.external(v, f"{cls.__name__}.{name}") if not isinstance(v, types.FunctionType) else v
 
+    def special(self, v: Any, name: str) -> types.FunctionType | None:
+        """The user's own Python implementation of a special method of `v`, which later calls find too."""
+        cls = type(v)
+        if self.once("special", id(cls), name):
+            self.guard_class(cls, name)
+        return policy.user_dunder(v, name)
+
+    def special_method(self, v: Any, name: str) -> types.MethodType | None:
+        """The same, bound to `v`."""
+        found = self.special(v, name)
+        return None if found is None else types.MethodType(found, v)
+
     def guard_class(self, cls: type, name: str) -> None:
+        """Guards what the class of an object says about `name`, the classes that it passes over included."""
         for c in cls.__mro__:
+            if policy.is_user(c) and not dunders.is_made_class(c) and self.once("class", id(c), name):
+                if self.once("mro", id(c)):
+                    self.guards.append(g.FieldGuard(c, "mro", c.__mro__, f"class {c.__name__} has the same bases"))
+                v = c.__dict__.get(name, g.ABSENT)
+                expected = self.expect(v, f"{c.__name__}.{name}")
+                self.guards.append(g.ItemGuard(c.__dict__, name, expected, f"{c.__name__}.{name} is {expected}"))
             if name in c.__dict__:
-                if policy.is_user(c) and self.once("class", id(c), name):
-                    v = c.__dict__[name]
-                    expected = self.expect(v, f"{c.__name__}.{name}")
-                    self.guards.append(g.ItemGuard(c.__dict__, name, expected, f"{c.__name__}.{name} is {expected}"))
                 return
 
     def _object_attribute(self, obj: Any, name: str) -> Any:
@@ -141,7 +173,7 @@ class AttributeHooks(Watch):
             self.guard_class(cls, name)
             return self.call(types.MethodType(static.fget, obj))
         if not library and policy.is_user(cls):
-            if policy.user_dunder(obj, "__getattribute__"):
+            if self.special(obj, "__getattribute__"):
                 self.tracer.stop(f"class {cls.__name__} defines __getattribute__")
         members = getattr(obj, "__dict__", None)
         mine = members is not None and name in members and (id(obj), name) not in self.overlay.attributes
@@ -151,10 +183,14 @@ class AttributeHooks(Watch):
             value = self.call(static.func, obj)
             self.overlay.set_attribute(obj, name, value)
             return value
-        if static is None and not mine and policy.user_dunder(obj, "__getattr__"):
-            self.guard_class(cls, "__getattr__")
+        if static is None and not mine and self.special(obj, "__getattr__"):
             self._absent(obj, name)
             return self.call(types.MethodType(cls.__getattr__, obj), name)  # type: ignore[attr-defined]
+        getter = inspect.getattr_static(cls, "__getattr__", None)
+        if static is None and not mine and isinstance(getter, types.MethodDescriptorType) and isinstance(obj, dict):
+            self.guard_class(cls, "__getattr__")
+            self._absent(obj, name)
+            return self.call(getter, obj, name)  # `__getattr__ = dict.__getitem__`
         if static is not None and not mine and policy.is_user(cls):
             for c in cls.__mro__:
                 if name in c.__dict__:
@@ -168,11 +204,17 @@ class AttributeHooks(Watch):
                 raise AttributeError(f"{cls.__name__!r} object has no attribute {name!r}")
             v = getattr(cls, name)
             return types.MethodType(v, obj) if isinstance(v, types.FunctionType) else v
-        v = getattr(obj, name)
+        try:
+            v = getattr(obj, name)
+        except AttributeError:
+            self._nowhere(obj, name)
+            raise
+        if id(obj) in self.overlay.given and name in pytree.field_names(obj):
+            return v  # part of an argument
         path = self._path(obj, name)
         if static is not None:
             self.guard_class(cls, name)
-        if isinstance(v, types.MethodType) and v.__self__ is obj or isinstance(v, types.BuiltinMethodType):
+        if isinstance(v, (types.MethodType, types.BuiltinMethodType)) and v.__self__ is obj:
             return v
         if library:
             self.watch(obj, self.tracer.reach.paths.get(id(obj), cls.__name__))
@@ -192,6 +234,14 @@ class AttributeHooks(Watch):
                 self.guards.append(g.SlotGuard(obj, name, expected, text))
         return v
 
+    def _nowhere(self, obj: Any, name: str) -> None:
+        """Guards that there is no such attribute, in the object and in its class."""
+        self.guard_class(type(obj), name)
+        if isinstance(getattr(obj, "__dict__", None), dict):
+            self._absent(obj, name)
+        elif self.once("attribute", id(obj), name):
+            self.guards.append(g.SlotGuard(obj, name, g.Same(g.ABSENT), f"there is no attribute {name}"))
+
     def _path(self, obj: Any, name: str) -> str:
         return f"{type(obj).__name__}.{name}"
 
@@ -199,6 +249,8 @@ class AttributeHooks(Watch):
         """An object whose attribute is about to be set or deleted."""
         if isinstance(obj, Tensor):
             if name not in ("grad", "requires_grad"):
+                if not name.startswith("_") and not hasattr(obj, "__dict__"):
+                    object.__setattr__(obj, name, None)  # raises: there is nothing else to set
                 self.tracer.stop(f"it sets .{name} of a tensor")
             if type(obj._data) is np.ndarray and id(obj) not in self.tracer.created:
                 self.tracer.remember(obj)
@@ -210,19 +262,24 @@ class AttributeHooks(Watch):
         if isinstance(obj, Tensor):
             setattr(self.owner(obj, name), name, value)
             return
-        cls = type(obj)
-        own = policy.user_dunder(obj, "__setattr__")
+        own = self.special(obj, "__setattr__")
         if own is not None and not isinstance(obj, type):
             if policy.is_generated(own):  # of a frozen dataclass: it raises
                 own(obj, name, value)
             else:
-                self.guard_class(cls, "__setattr__")
                 self.call(types.MethodType(own, obj), name, value)
+            return
+        setter = inspect.getattr_static(type(obj), "__setattr__")
+        if isinstance(setter, types.WrapperDescriptorType) and isinstance(obj, dict) and setter.__objclass__ is dict:
+            self.guard_class(type(obj), "__setattr__")
+            self.call(setter, obj, name, value)  # `__setattr__ = dict.__setitem__`
             return
         self.put_attribute(obj, name, value)
 
     def put_attribute(self, obj: Any, name: str, value: Any) -> None:
         """As `object.__setattr__` does."""
+        from ..nn.module import Module
+
         cls = type(obj)
         static = inspect.getattr_static(cls, name, None)
         if isinstance(static, property) and isinstance(static.fset, types.FunctionType) and policy.is_user(static.fset):
@@ -230,7 +287,8 @@ class AttributeHooks(Watch):
             self.call(types.MethodType(static.fset, obj), value)
             return
         if self.is_ours(obj) or self.changes is not None and self.changes.object(obj):
-            object.__setattr__(obj, name, value)
+            with self.making():
+                (Module if policy.is_module(obj) else object).__setattr__(obj, name, value)
             return
         if isinstance(obj, types.ModuleType):
             self.overlay.store(obj.__dict__, name, value)
@@ -260,7 +318,7 @@ class AttributeHooks(Watch):
         """`del obj.name`"""
         if isinstance(obj, (Tensor, type, types.ModuleType)) or policy.is_module(obj):
             self.tracer.stop(f"it deletes the attribute {name} of a {type(obj).__name__}")
-        own = dunders.user_method(obj, "__delattr__")
+        own = self.special_method(obj, "__delattr__")
         if own is not None:
             self.call(own, name)
         elif self.is_ours(obj):

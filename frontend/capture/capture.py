@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 from dataclasses import dataclass
@@ -17,19 +18,21 @@ from ...ir.subgraph import sizes_in
 from ...ir.types import TensorType
 from .. import random
 from ..epoch import epoch
+from ..nn.parameter import Parameter
 from ..state import state
 from ..tape import needs_grad, root_of, storage_of
 from ..tensor import Tensor
 from . import guards as g
-from . import joint, objects_made, pytree
+from . import joined, joint, objects_made, pytree
 from .array_mode import ArrayTracer, NumberTracer
-from .effects import parts_of
+from .effects import Composite, NewLeaf, Viewed, parts_of
 from .hooks import Hooks
 from .instrument import is_instrumented
 from .overlap import OverlapGuard
 from .overlay import Restart, Volatile
 from .replay import (
     Alias,
+    ArgSource,
     ArraySource,
     Backward,
     Captured,
@@ -42,6 +45,7 @@ from .replay import (
     Static,
     TensorSource,
     View,
+    make_view,
 )
 from .scalars import ScalarArgument, TracedScalar
 from .tracer import CaptureStop, GradSlot, Slot, Specialize, Tracer, user_location
@@ -123,7 +127,8 @@ def capture(
                 raise tracer.stopped
             if hooks.overlay.restarting:
                 raise Restart
-            if (state.grad_enabled, state.default_dtype, state.autocast, state.unfinished, epoch.value) != before:
+            moved = epoch.value - hooks.bumps
+            if (state.grad_enabled, state.default_dtype, state.autocast, state.unfinished, moved) != before:
                 tracer.stop("it changes a module, an optimizer, the grad mode or the default dtype for good")
             return _Finish(tracer, hooks, call, log, route).captured(result)
     except g.TooLarge:
@@ -143,6 +148,12 @@ def _arguments(
         hooks.external(owner, "" if hasattr(owner, "_modules") else "self")
     paths = argument_paths(function, call)
     leaves: list[Any] = []
+    if hooks.overlay.volatile.joined and type(tracer) is Tracer:
+        for i, x in enumerate(call.leaves):
+            if isinstance(x, Tensor):
+                tracer.argument(i, x, paths[i])
+        tracer.joined, guards = joined.join(tracer, call.leaves, paths)
+        hooks.guards += guards
     for i, (x, path) in enumerate(zip(call.leaves, paths)):
         if type(x) is float and i not in static:
             source = ScalarSource(i, path)
@@ -156,7 +167,7 @@ def _arguments(
                 tracer.stop(f"argument {path} is an array of dtype {x.dtype}")
             x = tracer.argument(i, x, path)
         elif isinstance(x, Tensor):
-            x = tracer.argument(i, x, path)
+            x = tracer.joined[i] if i in tracer.joined else tracer.argument(i, x, path)
         else:
             hooks.external(x, path)
             if g.is_content(x):
@@ -178,6 +189,8 @@ class _Finish:
         self.specs: list[OutputSpec] = []
         self.made: dict[int, tuple[Any, Recipe]] = {}
         self.histories: list[tuple[int, Tensor]] = []
+        for i, x in tracer.joined.items():
+            self.made[id(x)] = (x, Alias(ArgSource(i, "")))
         self.views_share = False
         self.shared: dict[int, int] = {}  # roots of traced views among the results: how many share each
 
@@ -236,7 +249,7 @@ class _Finish:
 
     def _backward(self, written: set[int]) -> Any:
         n = len(self.outputs)
-        backward = joint.record(self.tracer, self.histories, self.outputs, written)
+        backward = joint.record(self.tracer, self.histories, self.outputs, written, self.made)
         self.specs += [OutputSpec("result", path="saved")] * (len(self.outputs) - n)
         return backward
 
@@ -300,6 +313,8 @@ class _Finish:
                 tracer.stop("it returns a tensor that is reached in a way capture does not know")
             return Alias(slot.source)
         value = tracer.read(x)
+        if _is_leaf(x):
+            return self._leaf(x, value)
         if slot is None and x._view is not None and x._base is not None:
             root = root_of(x)
             if (
@@ -308,9 +323,7 @@ class _Finish:
                 or self.shared.get(id(root), 0) > 1
                 or self.views_share
             ):
-                base = self.recipe(x._base)
-                op, attrs = x._view
-                return View(base, op, attrs, detached=x._requires_grad is False)
+                return self._view(x)
         kind = "number" if isinstance(x, NumberTracer) else "array" if isinstance(x, ArrayTracer) else "tensor"
         k = self._output(value, OutputSpec("attr" if attribute else "result", path=attribute))
         history = not attribute and state.grad_enabled and kind == "tensor" and needs_grad(x) and x._node is not None
@@ -338,6 +351,29 @@ class _Finish:
         root = storage_of(t)
         return type(root._data) is not Value or id(root) in self.tracer.slots or id(root) in self.shared
 
+    def _view(self, x: Tensor, detached: bool = False) -> Recipe:
+        """A view of a tensor that has, or gets, a recipe."""
+        assert x._base is not None
+        base = self.recipe(x._base)
+        op, attrs = x._view
+        view = View(base, op, attrs, detached or x._requires_grad is False)
+        if not isinstance(base, Composite):
+            return view
+        if decider() is not None:
+            self.tracer.stop("it returns a view of a leaf (a parameter) that it has made, with symbolic sizes")
+        return Viewed(base, functools.partial(make_view, r=view, sizes={}))
+
+    def _leaf(self, x: Tensor, value: Value) -> Recipe:
+        """A leaf (a parameter) that the trace has made; it may share the memory of another tensor."""
+        out = NewLeaf(type(x), x._requires_grad is True)
+        self._remember(x, out)
+        if x._view is not None and x._base is not None:
+            values = self._view(x, detached=True)
+        else:
+            values = Fresh(self._output(value, OutputSpec()))
+        out.parts = (values,) if x._grad is None else (values, self.recipe(x._grad))
+        return out
+
     def _gradients(self) -> list[GradEffect]:
         effects: list[GradEffect] = []
         for slot in self.tracer.grads.values():
@@ -364,7 +400,11 @@ class _Finish:
         if written:
             guard = OverlapGuard(list(tracer.sources), [k for k, _ in written])
             if not guard.check(self.call.leaves):
-                tracer.stop("it writes into a tensor that shares memory with another one")
+                volatile = self.hooks.overlay.volatile
+                if not volatile.joined and joined.overlap(self.call.leaves, tracer.sources):
+                    volatile.joined = True
+                    raise Restart
+                tracer.stop("it writes into {}, which shares memory with {}".format(*guard.pair()))
             out.append(guard)
         return out
 
@@ -387,6 +427,14 @@ class GuardLog:
             self._members = len(entries)
         out += hooks.guards[self._reads :]
         self._reads = len(hooks.guards)
+        for i, x in enumerate(self.call.leaves):
+            array = isinstance(x, np.ndarray) and id(x) in tracer.external
+            if (array or id(x) in hooks.noted) and hooks.once("argument", i):
+                out.append(g.ArgumentGuard(i, x, f"argument {i} is the one that the function reaches by itself"))
+        for i in tracer.joined:
+            root = root_of(self.call.leaves[i])
+            if id(root) in hooks.noted and hooks.once("root", i):
+                out.append(joined.RootGuard(i, root, f"argument {i} is a view of what the function reaches by itself"))
         for i in self.static:
             expected = g.Equal(self.call.leaves[i])
             out.append(g.ScalarGuard(i, expected, f"float argument {i} {expected}"))
@@ -419,6 +467,13 @@ class GuardLog:
             g.HookGuard(grad.source, hooks, f"{grad.source.path} has {len(hooks)} gradient hooks"),
             g.GradGuard(grad.source, expected, text),
         ]
+
+
+def _is_leaf(x: Tensor) -> bool:
+    """Whether a tensor is more than its values: a parameter, or one that wants or has a gradient, and no history."""
+    if x._node is not None or isinstance(x, ArrayTracer):
+        return False
+    return x._requires_grad is True or x._grad is not None or isinstance(x, Parameter)
 
 
 def _is_made(x: Any) -> bool:

@@ -8,16 +8,15 @@ expects the length, or all keys, to be as they are, and then reads what it needs
 from __future__ import annotations
 
 import operator
-from collections import Counter, OrderedDict, defaultdict, deque
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from typing import TYPE_CHECKING, Any, Iterator
 
 from .effects import Mutate
+from .kinds import kind_of
 from .origins import Given, Origin
 
 if TYPE_CHECKING:
     from .overlay import Overlay
-
-KINDS = (list, dict, set, deque, OrderedDict, defaultdict, Counter)
 
 
 class Old:
@@ -38,9 +37,9 @@ class Tracked:
 
     def __init__(self, overlay: "Overlay", real: Any, origin: Origin):
         self.overlay, self.real, self.origin = overlay, real, origin
-        self.kind = type(real)
+        self.kind = kind_of(real)
         self.sized = isinstance(origin, Given)  # length or keys are known; those of arguments pick the trace
-        self.name = self.kind.__name__
+        self.name = type(real).__name__
 
     def record(self, method: str, *args: Any) -> None:
         self.overlay.actions.append(Mutate(self.origin, method, args))
@@ -77,11 +76,15 @@ class Tracked:
     def length(self) -> Any:
         raise NotImplementedError
 
+    def steps(self) -> Iterator[Any]:
+        """The elements, as an iterator of the real one gives them while the trace goes on changing it."""
+        raise NotImplementedError
+
     def truth(self) -> bool:
         return bool(self.length())
 
     def __iter__(self) -> Any:
-        return iter(self.plain())
+        return self.steps()
 
     def __contains__(self, x: Any) -> bool:
         return x in self.plain()
@@ -114,7 +117,7 @@ def tracked_class(v: Any) -> type[Tracked]:
     from .keyed import TrackedDict, TrackedSet
     from .sequences import TrackedList
 
-    kind = type(v)
+    kind = kind_of(v)
     if kind in (list, deque):
         return TrackedList
     return TrackedSet if kind is set else TrackedDict

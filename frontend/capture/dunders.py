@@ -5,6 +5,7 @@ Python would call them without hooks. Here the hooks look them up as Python does
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import types
 from typing import TYPE_CHECKING, Any, Callable, Iterator
@@ -36,19 +37,13 @@ _SYMBOLS = {"eq": "==", "ne": "!=", "lt": "<", "gt": ">", "le": "<=", "ge": ">="
 _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {n: getattr(operator, n) for n in _REFLECTED}
 
 
-def user_method(v: Any, name: str) -> types.MethodType | None:
-    """The user's own Python implementation of a special method of `v`."""
-    found = policy.user_dunder(v, name)
-    return None if found is None else types.MethodType(found, v)
-
-
 def is_made_class(cls: type) -> bool:
     """Whether the traced code itself has defined the class."""
     return any(isinstance(v, types.FunctionType) and is_instrumented(v.__code__) for v in vars(cls).values())
 
 
-def has_operator(v: Any, name: str) -> bool:
-    return policy.is_user(type(v)) and any(policy.user_dunder(v, f"__{p}{name}__") for p in ("", "r", "i"))
+def has_operator(hooks: "ObjectHooks", v: Any, name: str) -> bool:
+    return policy.is_user(type(v)) and any([hooks.special(v, f"__{p}{name}__") for p in ("", "r", "i")])
 
 
 def binary(hooks: "ObjectHooks", symbol: str, a: Any, b: Any) -> Any:
@@ -72,12 +67,13 @@ def _first(hooks: "ObjectHooks", a: Any, b: Any, method: str, reflected: str, bo
         if both or getattr(kinds[0], reflected, None) is not getattr(kinds[1], reflected, None):
             steps.reverse()
     for x, name, y in steps:
-        own = user_method(x, name)
+        own = hooks.special_method(x, name)
         if own is not None:
             out = hooks.call(own, y)
         else:
-            found = getattr(type(x), name, None)
-            out = NotImplemented if found is None else found(x, y)
+            tracked = hooks.overlay.tracked_of(x)
+            found = getattr(type(x) if tracked is None else tracked, name, None)
+            out = NotImplemented if found is None else found(x, y) if tracked is None else found(y)
         if out is not NotImplemented:
             return out
     return NotImplemented
@@ -85,7 +81,7 @@ def _first(hooks: "ObjectHooks", a: Any, b: Any, method: str, reflected: str, bo
 
 def in_place(hooks: "ObjectHooks", symbol: str, a: Any, b: Any) -> Any:
     """`a += b`"""
-    own = user_method(a, f"__i{NAMES[symbol]}__")
+    own = hooks.special_method(a, f"__i{NAMES[symbol]}__")
     if own is not None:
         out = hooks.call(own, b)
         if out is not NotImplemented:
@@ -94,6 +90,9 @@ def in_place(hooks: "ObjectHooks", symbol: str, a: Any, b: Any) -> Any:
 
 
 def compare(hooks: "ObjectHooks", name: str, a: Any, b: Any) -> Any:
+    """`a == b` (or another comparison), where one of them may be an object of the user's, or hold some."""
+    if type(a) is type(b) and type(a) in (list, tuple, dict):
+        return _of_containers(hooks, name, hooks.overlay.plain(a), hooks.overlay.plain(b))
     out = _first(hooks, a, b, f"__{name}__", f"__{_REFLECTED[name]}__", both=True)
     if out is not NotImplemented:
         return out
@@ -101,6 +100,39 @@ def compare(hooks: "ObjectHooks", name: str, a: Any, b: Any) -> Any:
         return (a is b) is (name == "eq")
     left, right = type(a).__name__, type(b).__name__
     raise TypeError(f"'{_SYMBOLS[name]}' not supported between instances of '{left}' and '{right}'")
+
+
+def of_dataclass(hooks: "ObjectHooks", f: types.FunctionType, args: tuple) -> Callable[[], Any] | None:
+    """What a method that `dataclass` has generated does with objects from outside, their fields read by hooks; None for
+    other methods and objects."""
+    name = f.__name__.strip("_")
+    if name not in (*_REFLECTED, "hash") or not dataclasses.is_dataclass(type(args[0])):
+        return None
+
+    def read(x: Any) -> tuple:
+        fields = [d for d in dataclasses.fields(x) if (d.compare if d.hash is None or name != "hash" else d.hash)]
+        return tuple([hooks.attribute(x, d.name) for d in fields])
+
+    if name == "hash":
+        return lambda: hash(read(args[0]))
+    if type(args[0]) is not type(args[1]):
+        return lambda: NotImplemented
+    return lambda: compare(hooks, name, read(args[0]), read(args[1]))
+
+
+def _of_containers(hooks: "ObjectHooks", name: str, a: Any, b: Any) -> Any:
+    """The comparison of two lists, tuples or dicts by their elements."""
+    if isinstance(a, dict):
+        equal = a.keys() == b.keys() and all(_equal(hooks, x, b[k]) for k, x in a.items())
+        return equal if name in ("eq", "ne") and (name == "eq") else not equal
+    for x, y in zip(a, b):
+        if not _equal(hooks, x, y):
+            return name == "ne" if name in ("eq", "ne") else compare(hooks, name, x, y)
+    return _COMPARISONS[name](len(a), len(b))
+
+
+def _equal(hooks: "ObjectHooks", a: Any, b: Any) -> bool:
+    return a is b or bool(hooks.test(compare(hooks, "eq", a, b)))
 
 
 class Compared:
@@ -114,9 +146,11 @@ class Compared:
 
     def __contains__(self, x: Any) -> bool:
         x = x.value if isinstance(x, Compared) else x
-        own = user_method(self.value, "__contains__")
+        own = self.hooks.special_method(self.value, "__contains__")
         if own is not None:
             return bool(self.hooks.test(self.hooks.call(own, x)))
+        if isinstance(self.value, dict):
+            return x in self.hooks.operand(self.value)
         for y in self.hooks.iterate(self.value):
             if x is y or self.hooks.test(self.hooks.compared(x) == self.hooks.compared(y)):
                 return True
@@ -138,7 +172,7 @@ ASKED = ("eq", "ne", "lt", "le", "gt", "ge", "contains", "iter", "getitem")
 
 def advance(hooks: "ObjectHooks", v: Any) -> Iterator[Any]:
     """The items of an iterator of the user's."""
-    step = user_method(v, "__next__")
+    step = hooks.special_method(v, "__next__")
     while True:
         try:
             x = hooks.call(step)
@@ -149,7 +183,7 @@ def advance(hooks: "ObjectHooks", v: Any) -> Iterator[Any]:
 
 def by_index(hooks: "ObjectHooks", v: Any) -> Iterator[Any]:
     """The items of an object that has only `__getitem__`."""
-    i, method = 0, user_method(v, "__getitem__")
+    i, method = 0, hooks.special_method(v, "__getitem__")
     while True:
         try:
             x = hooks.call(method, i)

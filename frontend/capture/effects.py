@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Any, Callable, Sequence
 
 from ..tensor import new_tensor
 from . import policy, pytree
+from .kinds import kind_of
 from .origins import Call, Origin
 
 Make = Callable[[Any], Any]  # from a recipe to what it makes
@@ -121,18 +122,64 @@ class Container(Composite):
         return out
 
 
+IMMUTABLE = (tuple, frozenset, str, bytes, int, float, complex)
+CHANGEABLE = (list, dict, set, deque, OrderedDict)
+
+
 class Instance(Composite):
-    """A new object of a user's class, with its attributes. `base`: the recipe of what it is besides (a list, a dict)."""
+    """A new object of a class, with its attributes, past what the class does when it makes one. `base`: the class that
+    is not written in Python below it. parts: first what it is besides (the value of a str, the items of a list)."""
 
-    __slots__ = ("kind", "names")
+    __slots__ = ("base", "kind", "names", "slots")
 
-    def __init__(self, kind: type, names: tuple[str, ...]):
-        self.kind, self.names, self.parts = kind, names, ()
+    def __init__(self, kind: type, base: type, names: tuple[str, ...], slots: frozenset[str]):
+        self.kind, self.base, self.names, self.slots, self.parts = kind, base, names, slots, ()
 
     def build(self, make: Make, made: dict[int, Any], call: Call | None) -> Any:
-        out = made[id(self)] = object.__new__(self.kind)
-        for name, p in zip(self.names, self.parts):
-            object.__setattr__(out, name, make(p))
+        content = self.parts[: len(self.parts) - len(self.names)]
+        new: Any = self.base.__new__
+        if self.base in IMMUTABLE:
+            out = made[id(self)] = new(self.kind, *map(make, content))
+        else:
+            out = made[id(self)] = new(self.kind)  # first: it may hold itself
+            if content:
+                init: Any = self.base.__init__
+                init(out, make(content[0]))
+        members = getattr(out, "__dict__", {})
+        for name, p in zip(self.names, self.parts[len(content) :]):
+            if name in self.slots:
+                object.__setattr__(out, name, make(p))
+            else:
+                members[name] = make(p)
+        return out
+
+
+class NewLeaf(Composite):
+    """A tensor of class `kind` that is no result of others. parts: its values, and its gradient if it has one."""
+
+    __slots__ = ("kind", "requires_grad")
+
+    def __init__(self, kind: type, requires_grad: bool):
+        self.kind, self.requires_grad, self.parts = kind, requires_grad, ()
+
+    def build(self, make: Make, made: dict[int, Any], call: Call | None) -> Any:
+        out = made[id(self)] = new_tensor(make(self.parts[0])._data, self.kind)
+        out._requires_grad = self.requires_grad or None
+        if len(self.parts) > 1:
+            out._grad = make(self.parts[1])
+        return out
+
+
+class Viewed(Composite):
+    """A view of what another composite makes."""
+
+    __slots__ = ("view",)
+
+    def __init__(self, base: Composite, view: Callable[[Any], Any]):
+        self.parts, self.view = (base,), view
+
+    def build(self, make: Make, made: dict[int, Any], call: Call | None) -> Any:
+        out = made[id(self)] = self.view(make(self.parts[0]))
         return out
 
 
@@ -223,7 +270,7 @@ class Action:
             return functools.partial(setattr, what.cell, "cell_contents", values[0])
         of = what.of.fetch(call)
         if isinstance(what, Mutate):
-            return functools.partial(getattr(of, what.method), *values)
+            return functools.partial(getattr(kind_of(of), what.method), of, *values)  # past what its class overrides
         if isinstance(what, DeleteAttribute):
             return functools.partial(_delete, of, what.name)
         return functools.partial(_assign, of, what.name, values[0])

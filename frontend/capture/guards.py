@@ -11,7 +11,7 @@ import types
 from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Sequence
+from typing import Any, Callable, Protocol, Sequence
 
 import numpy as np
 
@@ -56,7 +56,8 @@ class Same:
 
     def __str__(self) -> str:
         v = self.value
-        name = getattr(v, "__qualname__", None) or type(v).__qualname__
+        named = isinstance(v, (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType))
+        name = v.__qualname__ if named else type(v).__qualname__
         return f"the same {name}" if v is not ABSENT else "absent"
 
 
@@ -233,6 +234,28 @@ class SlotGuard:
         return self.expected.match(getattr(self.owner, self.name, ABSENT))
 
 
+FIELDS: dict[str, Callable[[Any], Any]] = {
+    "class": type,  # of any object
+    "mro": lambda cls: cls.__mro__,
+    "code": lambda f: f.__code__,
+    "defaults": lambda f: f.__defaults__,
+    "keyword defaults": lambda f: f.__kwdefaults__,
+}
+
+
+@dataclass(slots=True)
+class FieldGuard:
+    """What the interpreter itself looks up in an object, one of `FIELDS`: reloading code in place changes it."""
+
+    owner: Any
+    field: str
+    value: Any
+    text: str
+
+    def check(self, leaves: Sequence[Any]) -> bool:
+        return FIELDS[self.field](self.owner) is self.value
+
+
 @dataclass(slots=True)
 class ContentGuard:
     """A container of the user that the trace looked into."""
@@ -255,6 +278,18 @@ class ScalarGuard:
 
     def check(self, leaves: Sequence[Any]) -> bool:
         return self.expected.match(leaves[self.leaf])
+
+
+@dataclass(slots=True)
+class ArgumentGuard:
+    """An argument that the function also reaches by itself."""
+
+    leaf: int
+    value: Any
+    text: str
+
+    def check(self, leaves: Sequence[Any]) -> bool:
+        return leaves[self.leaf] is self.value
 
 
 @dataclass(slots=True)

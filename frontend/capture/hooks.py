@@ -6,12 +6,13 @@ everything else ends the capture with a reason.
 
 from __future__ import annotations
 
-import abc
 import contextlib
 import enum
 import functools
 import inspect
+import sys
 import types
+import typing
 from typing import Any, Callable, Iterator
 
 import numpy as np
@@ -19,20 +20,19 @@ import numpy as np
 from ...ir.decider import decider
 from ...ir.dim import Dim
 from .. import autograd, scipy_special
-from ..operators import one_element
 from ..state import SymbolicScalar
 from ..tensor import Tensor
-from . import array_mode, dunders, host_calls, opaque, opt_out, policy, text
+from . import array_mode, by_hooks, dunders, host_calls, opaque, opt_out, policy, text
 from . import guards as g
-from .containers import KINDS
+from .classes import ClassHooks
 from .instrument import NoSource, instrument, is_instrumented
+from .kinds import kind_of
 from .lazy import LazyNumber, settled
 from .loop_holders import Changes
 from .loop_walks import Walk, called, walk_of
 from .loops import Loop
-from .objects import ObjectHooks
 from .overlay import Restart, Volatile
-from .scalars import ScalarArgument, TracedFloat, TracedInt, TracedScalar, call_math, extreme, whole_number
+from .scalars import ScalarArgument, TracedInt, TracedScalar, call_math, extreme
 from .sizes import SizeNumber, square_root
 from .tracer import Tracer
 from .watch import global_names, optimizers
@@ -40,7 +40,7 @@ from .watch import global_names, optimizers
 _FRAME = frozenset("locals globals vars dir eval exec compile __import__ breakpoint input open".split())
 
 
-class Hooks(ObjectHooks):
+class Hooks(ClassHooks):
     """The hooks of one trace."""
 
     def __init__(self, tracer: Tracer, volatile: Volatile | None = None):
@@ -106,11 +106,18 @@ class Hooks(ObjectHooks):
         kind = type(f)
         if kind is types.FunctionType:
             return self._function(f, None, args, kwargs)
+        instead = by_hooks.find(f, args)
+        if instead is not None:
+            return instead(self, *args, **kwargs)
         if kind is types.MethodType:
             if isinstance(f.__func__, types.FunctionType):
                 return self._function(f.__func__, f.__self__, args, kwargs)
             return self.call(f.__func__, f.__self__, *args, **kwargs)
         if kind is functools.partial:
+            if id(f) not in self.tracer.created and self.once("partial", id(f)):
+                for part in (f.args, f.keywords):
+                    self.external(part, "partial")
+                    self.guard_content(part, f"what a partial passes to {getattr(f.func, '__name__', f.func)}")
             return self.call(f.func, *f.args, *args, **{**f.keywords, **kwargs})
         if isinstance(f, type):
             return self._class(f, args, kwargs)
@@ -127,11 +134,16 @@ class Hooks(ObjectHooks):
             if f.__objclass__ is object and f.__name__ == "__setattr__":
                 return self.put_attribute(*args)
             if args and f.__name__ not in ("__init__", "__new__", "__delattr__"):
-                return self.call(getattr(args[0], f.__name__), *args[1:], **kwargs)
+                first = args[0]  # not its own method of that name: it may be the one that calls this
+                bound = f.__get__(first) if isinstance(first, f.__objclass__) else getattr(first, f.__name__)
+                return self.call(bound, *args[1:], **kwargs)
             return f(*args, **kwargs)
         if policy.is_numpy(policy.module_of(kind)):
             return self._builtin(f, args, kwargs)
+        if kind is types.GenericAlias or kind.__module__ == "typing":  # Class[int](...)
+            return self._generic(f, args, kwargs)
         own = getattr(kind, "__call__")
+        self.special(f, "__call__")
         if isinstance(own, types.FunctionType):
             self.watch(f, self.tracer.reach.paths.get(id(f), kind.__name__))
             return self._function(own, f, args, kwargs)
@@ -148,6 +160,15 @@ class Hooks(ObjectHooks):
             return out
         self.tracer.stop(f"it calls a {kind.__name__}, which capture knows nothing about")
 
+    def _generic(self, alias: Any, args: tuple, kwargs: dict) -> Any:
+        origin = typing.get_origin(alias)
+        if origin is None:
+            self.tracer.stop(f"it calls {alias!r}, which capture knows nothing about")
+        made = self.call(origin, *args, **kwargs)
+        if hasattr(made, "__dict__"):
+            self.set_attribute(made, "__orig_class__", alias)
+        return made
+
     def _function(self, f: types.FunctionType, bound: Any, args: tuple, kwargs: dict) -> Any:
         module = policy.module_of(f)
         if bound is not None:
@@ -160,15 +181,24 @@ class Hooks(ObjectHooks):
             out = self._numpy(f, args, kwargs)
         elif (special := scipy_special.function(f)) is not None:
             out = self._scipy(special, args, kwargs)
-        elif policy.is_standard(module):
+        elif policy.is_standard(module) and not policy.is_user(f):
             inner = getattr(f, "__wrapped__", None)
             if module == "contextlib" and inspect.isgeneratorfunction(inner) and policy.is_user(inner):
                 return self.own(contextlib.contextmanager(self.copy_of(inner))(*args, **kwargs))
+            tracked = None if bound is None else self.overlay.changing(bound)
+            if tracked is not None:
+                return tracked.call(f.__name__, args[1:], kwargs)
+            if f in by_hooks.OF_DATACLASSES and len(args) == 1:
+                return by_hooks.OF_DATACLASSES[f](self, *args, **kwargs)
             if policy.is_generated(f) or module in policy.PURE_MODULES and inner is None:
+                self._unguarded(f, bound)
+                self._readable(f, module, args)
                 out = f(*[self._passed(a) for a in args], **{k: self._passed(v) for k, v in kwargs.items()})
             else:
                 self.tracer.stop(f"it calls {module}.{f.__name__}, which is not known to be pure")
         elif policy.is_generated(f):  # what dataclasses and namedtuples generate
+            if (own := dunders.of_dataclass(self, f, args)) is not None:
+                return own()
             if bound is not None and id(bound) not in self.tracer.created and f.__name__ in ("__init__", "__setattr__"):
                 self.tracer.stop(f"it calls {f.__qualname__} on an object from outside")
             out = f(*args, **kwargs)
@@ -177,6 +207,20 @@ class Hooks(ObjectHooks):
         if isinstance(out, types.GeneratorType):
             self.own(out)
         return out
+
+    def _unguarded(self, f: types.FunctionType, bound: Any) -> None:
+        """Ends the capture if a method of the standard library would read or change an object from outside unseen."""
+        values = isinstance(bound, (type, enum.Enum, tuple)) or g.is_value(bound)
+        if bound is not None and not values and not self.is_ours(bound) and not policy.is_generated(f):
+            self.tracer.stop(f"it calls {f.__qualname__} of a {type(bound).__name__} that was made outside")
+
+    def _readable(self, f: Any, module: str, args: tuple) -> None:
+        """The same for functions that look into the objects that they are given."""
+        for x in args if module in policy.READS_OBJECTS else ():
+            outside = policy.is_user(type(x)) and not isinstance(x, type) and not self.is_ours(x) and not g.is_value(x)
+            copies = any(self.special(x, f"__{name}__") for name in ("copy", "deepcopy", "reduce", "reduce_ex"))
+            if outside or copies or module not in ("copy", "dataclasses") and by_hooks.holds_special(x):
+                self.tracer.stop(f"it calls {f.__name__} with a {type(x).__name__}, which reads it unseen")
 
     def copy_of(self, f: types.FunctionType) -> types.FunctionType:
         """The instrumented copy of a user function, whose reads are guarded."""
@@ -215,13 +259,21 @@ class Hooks(ObjectHooks):
             and isinstance(f.__func__, types.FunctionType)
             and policy.is_user(f.__func__)
         ):
-            self.guard_class(type(f.__self__), f.__func__.__name__)
+            self._guard_method(f)
             return types.MethodType(self.callable(f.__func__), f.__self__)
         if isinstance(f, functools.partial) and f.func == self.call:
             return f  # it has its hooks
         if isinstance(f, functools.partial) or inspect.getattr_static(f, "__tracefuse_wrapped__", None) is not None:
             return functools.partial(self.call, f)
         return f
+
+    def _guard_method(self, f: types.MethodType) -> None:
+        """Guards that the class of its object goes on having this method."""
+        cls = f.__self__ if isinstance(f.__self__, type) else type(f.__self__)
+        for c in cls.__mro__ if policy.is_user(cls) else ():
+            for name, member in c.__dict__.items():
+                if member is f.__func__ or getattr(member, "__func__", None) is f.__func__:
+                    self.guard_class(cls, name)
 
     def _passed(self, v: Any) -> Any:
         """An argument of library code: functions get their hooks, arrays from outside become inputs."""
@@ -261,6 +313,9 @@ class Hooks(ObjectHooks):
         allowed = policy.is_traceable(module) and name not in policy.IMPURE_NAMES
         if isinstance(bound, Module) and name == "__setattr__":
             return self.put_attribute(*args)
+        if self.is_ours(bound) and isinstance(bound, (Module, *optimizers())):
+            with self.making():
+                return self.own_iterator(f(*[a if a is bound else self._passed(a) for a in args], **kwargs))
         if isinstance(bound, Module) or isinstance(bound, optimizers()):
             allowed = name in policy.READ_ONLY_METHODS
             self.watch(bound, self.tracer.reach.paths.get(id(bound), type(bound).__name__))
@@ -282,7 +337,7 @@ class Hooks(ObjectHooks):
                 and id(out) not in self.tracer.slots
             ):
                 self.own(out)
-        return out
+        return self.own_iterator(out)
 
     def _with_callbacks(self, f: types.FunctionType) -> types.FunctionType:
         """A library closure over user functions (`grad(f)`, `no_grad()(f)`) with hooks in those."""
@@ -309,6 +364,9 @@ class Hooks(ObjectHooks):
             self.tracer.stop(f"it calls numpy.{name}, which can't be part of a trace")
         if kwargs.get("out") is not None:
             self.mutable(kwargs["out"])
+        values = (*args, *kwargs.values())
+        if all(type(a) is np.ndarray and self.made_here(a) or g.is_value(a) or type(a) is float for a in values):
+            return self.result(f(*args, **kwargs))  # NumPy alone, on arrays of this trace: they may change later
         args = tuple(self._passed(a) for a in args)
         out = f(*args, **{k: self._passed(v) for k, v in kwargs.items()})
         return self.result(out)
@@ -337,6 +395,8 @@ class Hooks(ObjectHooks):
         if owner is not None and not isinstance(owner, types.ModuleType):
             return self._builtin_method(f, name, owner, args, kwargs)
         module = getattr(f, "__module__", None) or ""
+        if f is sys.exit:
+            f(*args)  # raises
         if module == "builtins":
             return self._of_builtins(f, name, args, kwargs)
         if module == "math" and len(args) == 1 and isinstance(args[0], TracedScalar):
@@ -347,7 +407,11 @@ class Hooks(ObjectHooks):
             self._iterators(name, args)
             if name == "sqrt" and len(args) == 1 and isinstance(args[0], (Dim, SizeNumber)) and decider() is not None:
                 return square_root(args[0])
-            return f(*[self._passed(a) for a in args], **{k: self._passed(v) for k, v in kwargs.items()})
+            self._readable(f, module or _module_of_builtin(f), args)
+            if module == "itertools":
+                args = self._iterated(args)
+            out = f(*[self._passed(a) for a in args], **{k: self._passed(v) for k, v in kwargs.items()})
+            return self.own_iterator(out)
         self.tracer.stop(f"it calls {module}.{name}, which is not known to be pure")
 
     def _builtin_method(self, f: Any, name: str, owner: Any, args: tuple, kwargs: dict) -> Any:
@@ -356,7 +420,7 @@ class Hooks(ObjectHooks):
             return self.put_attribute(owner, *args)
         if name == "__new__":
             return self.own(f(*args, **kwargs))
-        if isinstance(f, types.BuiltinMethodType) and kind in KINDS:
+        if isinstance(f, (types.BuiltinMethodType, types.MethodWrapperType)) and kind_of(owner) is not None:
             changes = any(isinstance(owner, base) and name in m for base, m in policy.MUTATING_METHODS.items())
             tracked = self.overlay.changing(owner) if changes else self.overlay.tracked_of(owner)
             if tracked is not None:
@@ -376,26 +440,13 @@ class Hooks(ObjectHooks):
             self.known(owner)
         self.options(owner, args[0] if name == "get" and args else None)
         if args and isinstance(owner, (dict, set)):
-            args = (settled(args[0]), *args[1:])
+            args = (settled(self.index(args[0])), *args[1:])
         if name == "sort" and kwargs.get("key") is not None:
             kwargs = {**kwargs, "key": self.callable(kwargs["key"])}
-        if name in ("extend", "update", "extendleft") and kind in KINDS:
+        if name in ("extend", "update", "extendleft") and kind_of(owner) is not None:
             args = tuple([self.overlay.plain(a) for a in args])
             self._iterators("list", args)
-        return f(*args, **kwargs)
-
-    def _iterators(self, name: str, args: tuple) -> None:
-        if name in policy.CONSUMES_ITERATORS:
-            for a in args:
-                if hasattr(type(a), "__next__"):
-                    self.iterate(a)
-                elif policy.user_dunder(a, "__iter__"):
-                    self.tracer.stop(f"it passes a {type(a).__name__} to {name}")
-
-    def _iterated(self, args: tuple) -> tuple:
-        """Arguments that are iterated over: objects of the user's as iterators through their own methods."""
-        own = ("__iter__", "__next__", "__getitem__")
-        return tuple([self.iterate(a) if any(policy.user_dunder(a, d) for d in own) else a for a in args])
+        return self.own_iterator(f(*args, **kwargs))
 
     def _of_builtins(self, f: Any, name: str, args: tuple, kwargs: dict) -> Any:
         if name == "getattr":
@@ -411,13 +462,13 @@ class Hooks(ObjectHooks):
             return self.delete_attribute(*args)
         if name == "isinstance":
             return self._isinstance(*args)
-        if name == "len" and (own := policy.user_dunder(args[0], "__len__")):
+        if name == "len" and (own := self.special(args[0], "__len__")):
             return self.call(types.MethodType(own, args[0]))
         if name == "len" and isinstance(args[0], Tensor) and args[0].ndim and decider() is not None:
             return args[0].shape[0]
         if name == "len" and (tracked := self.overlay.tracked_of(args[0])) is not None:
             return tracked.length()
-        if name == "next" and (own := dunders.user_method(args[0], "__next__")) is not None:
+        if name == "next" and (own := self.special_method(args[0], "__next__")) is not None:
             try:
                 return self.call(own)
             except StopIteration:
@@ -435,10 +486,6 @@ class Hooks(ObjectHooks):
             try:
                 self.attribute(args[0], args[1])
             except AttributeError:
-                if isinstance(getattr(args[0], "__dict__", None), dict) and id(args[0]) not in self.tracer.created:
-                    self.guards.append(
-                        g.ItemGuard(args[0].__dict__, args[1], g.Same(g.ABSENT), f"there is no attribute {args[1]}")
-                    )
                 return False
             return True
         if name in _FRAME or name not in policy.PURE_BUILTINS:
@@ -459,9 +506,9 @@ class Hooks(ObjectHooks):
             return True, self.formatted(x, name[0])
         if name == "format":
             return True, self.formatted(x, None, args[1] if len(args) > 1 else "")
-        if name == "iter" and len(args) == 1 and policy.user_dunder(x, "__iter__"):
+        if name == "iter" and len(args) == 1 and self.special(x, "__iter__"):
             return True, self.call(types.MethodType(type(x).__iter__, x))
-        own = dunders.user_method(x, f"__{name}__")
+        own = self.special_method(x, f"__{name}__")
         if own is None or policy.is_generated(own.__func__):  # type: ignore[arg-type]
             return False, None
         return True, self.call(own, *args[1:])
@@ -476,111 +523,6 @@ class Hooks(ObjectHooks):
         if isinstance(x, array_mode.ArrayTracer):
             return issubclass(x.stands_for, classes)
         return isinstance(x, classes)
-
-    def _class(self, cls: type, args: tuple, kwargs: dict) -> Any:
-        from ..nn.module import Module
-
-        module = policy.module_of(cls)
-        if cls is type and len(args) == 1:
-            x = args[0]
-            if isinstance(x, (SymbolicScalar, text.TracedText)):
-                return x.python_type if isinstance(x, SymbolicScalar) else str
-            if isinstance(x, Dim) and decider() is not None:
-                return int
-            return x.stands_for if isinstance(x, array_mode.ArrayTracer) else type(x)
-        if issubclass(cls, Module):
-            self.tracer.stop(f"it makes a new {cls.__name__}")
-        if policy.is_user(cls):
-            return self._construct(cls, args, kwargs)
-        if module == "builtins":
-            if issubclass(cls, BaseException):
-                return cls(*args, **kwargs)
-            if cls is str and len(args) == 1 and not kwargs:
-                return self.formatted(args[0], "s")
-            if cls.__name__ in policy.CONSUMES_ITERATORS:
-                args = self._iterated(args)
-            if cls.__name__ not in policy.PURE_BUILTINS:
-                self.tracer.stop(f"it makes a {cls.__name__}")
-            self._iterators(cls.__name__, args)
-            for a in args:
-                self.options(a)
-            if cls in (int, float) and len(args) == 1 and isinstance(args[0], Dim) and (asked := decider()):
-                return args[0] if cls is int else asked.real(args[0])
-            if cls in (set, frozenset, dict):
-                self.numbers(args)
-            if cls in (int, float, bool) and len(args) == 1 and isinstance(args[0], (Tensor, TracedScalar)):
-                return self._number(cls, args[0])
-            if cls is bool and args:
-                return bool(self.test(args[0]))
-            if cls is int and len(args) == 1 and isinstance(args[0], LazyNumber) and args[0].python_type is int:
-                return args[0]
-            if args and (own := dunders.user_method(args[0], f"__{cls.__name__}__")) is not None:
-                return self.call(own)
-            if cls in (int, float, str) and args and isinstance(args[0], text.TracedText):
-                self.tracer.stop("it reads a number out of text that has the values of tensors in it")
-            return self.own(cls(*[self._passed(a) for a in args], **kwargs))
-        if policy.is_library(module):
-            if not (policy.is_traceable(module) or cls is Tensor):
-                self.tracer.stop(f"it makes a {cls.__name__}")
-            return self.own(cls(*[self._passed(a) for a in args], **kwargs))
-        if policy.is_numpy(module):
-            return self.result(cls(*[self._passed(a) for a in args], **kwargs))
-        if module in policy.PURE_MODULES:
-            self._iterators(cls.__name__, args)
-            return self.own(cls(*[self._passed(a) for a in args], **{k: self._passed(v) for k, v in kwargs.items()}))
-        self.tracer.stop(f"it makes a {module}.{cls.__name__}, which is not known to be pure")
-
-    def _number(self, cls: type, x: Any) -> Any:
-        """int(x), float(x) or bool(x) of a tensor or a traced number; ints and floats stay in the graph."""
-        if cls is int:
-            return whole_number(x)
-        if cls is bool:
-            return bool(x)
-        if isinstance(x, TracedInt):
-            return TracedFloat(x.as_float())
-        return x if isinstance(x, TracedFloat) else one_element(x, "float")
-
-    def _construct(self, cls: type, args: tuple, kwargs: dict) -> Any:
-        """A new object of a user's class; its `__init__` is instrumented."""
-        if issubclass(cls, BaseException):
-            init = cls.__init__
-            if not isinstance(init, types.FunctionType) or not policy.is_user(init):
-                return self.own(cls(*args, **kwargs))
-            error = self.own(cls.__new__(cls, *args, **kwargs))
-            self._function(init, error, args, kwargs)
-            return error
-        if type(cls) is not type and not issubclass(type(cls), abc.ABCMeta):
-            if issubclass(cls, enum.Enum):
-                return cls(*args, **kwargs)
-            self.tracer.stop(f"it makes a {cls.__name__}, whose metaclass is {type(cls).__name__}")
-        new = cls.__new__
-        if isinstance(new, types.FunctionType) and not policy.is_generated(new) and policy.is_user(new):
-            if not hasattr(cls, "_fields"):
-                obj = self.call(new, cls, *args, **kwargs)
-                if isinstance(obj, cls) and isinstance(cls.__init__, types.FunctionType):
-                    self._function(cls.__init__, obj, args, kwargs)
-                return obj
-        obj = object.__new__(cls) if new is object.__new__ else new(cls, *args, **kwargs)  # type: ignore[call-arg]
-        self.own(obj)
-        init = cls.__init__
-        if isinstance(init, types.FunctionType):
-            post = getattr(cls, "__post_init__", None)
-            if post is not None and policy.is_generated(init):
-                self._with_post_init(obj, post, init, args, kwargs)
-                return obj
-            self._function(init, obj, args, kwargs)
-        return obj
-
-    def _with_post_init(self, obj: Any, post: Any, init: Any, args: tuple, kwargs: dict) -> None:
-        """`__init__` of a dataclass, which calls the user's `__post_init__`: it finds the instrumented one."""
-        members = getattr(obj, "__dict__", None)
-        if members is None:
-            self.tracer.stop(f"it makes a {type(obj).__name__}, which has slots and defines __post_init__")
-        members["__post_init__"] = functools.partial(self.call, post, obj)
-        try:
-            self._function(init, obj, args, kwargs)
-        finally:
-            members.pop("__post_init__", None)
 
 
 def _module_of_builtin(f: Any) -> str:

@@ -18,6 +18,7 @@ was, so evaluation order, scoping and tracebacks stay those of the user's code. 
     f"{x}"          __tf__.joined(__tf__.formatted(x))
     f(**d)          __tf__.call(f, **__tf__.unpacked(d))
     a < b           __tf__.compared(a) < __tf__.compared(b)
+    a in b          __tf__.contained(a, b)
 
 Reads of globals and closure cells need no hook: `hooks.enter` guards those that the code object names. Names that the
 trace assigns outside become attributes (`namespaces.py`), `match` becomes `if` (`matching.py`).
@@ -31,15 +32,15 @@ import builtins
 import copy
 import inspect
 import itertools
-import linecache
 import types
-from functools import lru_cache
 from typing import Any
 
 from . import loop_syntax, matching
 from .namespaces import CELLS, GLOBALS, Namespace, conflict, declared
+from .sources import Function, NoSource, code_objects, definitions, parse, rewritten_by_pytest, same, source_of
 
 HOOKS = "__tf__"
+_MADE = "__tf_made__"
 _FUTURE = 0
 for _name in __future__.all_feature_names:
     _FUTURE |= getattr(__future__, _name).compiler_flag
@@ -60,12 +61,6 @@ _OPERATORS: dict[type, str] = {
 }
 _UNARY: dict[type, str] = {ast.USub: "neg", ast.UAdd: "pos", ast.Invert: "invert"}
 _FRAME_DEPENDENT = {"super"}  # they look at the calling frame: called as they are
-
-Function = ast.FunctionDef | ast.Lambda
-
-
-class NoSource(Exception):
-    """A function that can't be instrumented; the message says why."""
 
 
 def _hook(method: str, *args: ast.expr) -> Any:
@@ -129,6 +124,8 @@ class _Instrument(ast.NodeTransformer):
         node.slice = self.visit(node.slice)
         if isinstance(node.ctx, ast.Load):
             node.value = _hook("indexed", value)
+            if not isinstance(node.slice, (ast.Constant, ast.Slice, ast.Tuple)):
+                node.slice = ast.copy_location(_hook("index", node.slice), node.slice)
         else:
             node.value, node.slice = _hook("container", value), _key(node.slice)
         return node
@@ -170,7 +167,9 @@ class _Instrument(ast.NodeTransformer):
 
     def visit_Set(self, node: ast.Set) -> ast.AST:
         self.generic_visit(node)
-        node.elts = [x if isinstance(x, ast.Starred) else _key(x) for x in node.elts]
+        if any(isinstance(x, ast.Starred) for x in node.elts):
+            return _hook("set_of", ast.List(node.elts, ast.Load()))
+        node.elts = [_key(x) for x in node.elts]
         return _hook("display", node)
 
     def visit_SetComp(self, node: ast.SetComp) -> ast.AST:
@@ -196,6 +195,9 @@ class _Instrument(ast.NodeTransformer):
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         self.generic_visit(node)
+        if len(node.ops) == 1 and isinstance(node.ops[0], (ast.In, ast.NotIn)):
+            contained = _hook("contained", node.left, *node.comparators)
+            return contained if isinstance(node.ops[0], ast.In) else ast.UnaryOp(ast.Not(), contained)
         if not all(isinstance(op, (ast.Is, ast.IsNot)) for op in node.ops):
             node.left = _hook("compared", node.left)
             node.comparators = [_hook("compared", c) for c in node.comparators]
@@ -379,67 +381,7 @@ def _declared(function: ast.AST) -> set[str]:
     return {name for n in found for name in n.names}
 
 
-# ------------------------------------------------------------------ finding the source
-
-
-@lru_cache(maxsize=64)
-def _parse(text: str, file: str) -> ast.Module:
-    return ast.parse(text, file)
-
-
-@lru_cache(maxsize=64)
-def _compiled(text: str, file: str, flags: int) -> list[types.CodeType]:
-    """Every code object of a file as it is now."""
-    out = [compile(text, file, "exec", flags=flags, dont_inherit=True)]
-    for c in out:
-        out.extend(x for x in c.co_consts if isinstance(x, types.CodeType))
-    return out
-
-
-def _source(code: types.CodeType, module_globals: dict) -> str:
-    linecache.checkcache(code.co_filename)
-    lines = linecache.getlines(code.co_filename, module_globals)
-    if not lines:
-        raise NoSource("its source is not available")
-    return "".join(lines)
-
-
-def _candidates(tree: ast.Module, code: types.CodeType) -> list[tuple[Function, str | None]]:
-    """The definitions in `tree` that `code` may come from, each with the class around it."""
-    found: list[tuple[Function, str | None]] = []
-
-    def walk(node: ast.AST, owner: str | None) -> None:
-        for child in ast.iter_child_nodes(node):
-            if isinstance(child, ast.ClassDef):
-                walk(child, child.name)
-                continue
-            if isinstance(child, ast.AsyncFunctionDef):
-                continue
-            if isinstance(child, ast.FunctionDef):
-                first = min((d.lineno for d in child.decorator_list), default=child.lineno)
-                if first == code.co_firstlineno and code.co_name == child.name:
-                    found.append((child, owner))
-            elif isinstance(child, ast.Lambda) and code.co_name == "<lambda>" and child.lineno == code.co_firstlineno:
-                found.append((child, owner))
-            walk(child, owner)
-
-    walk(tree, None)
-    if len(found) > 1 and code.co_name == "<lambda>":
-        spans = [p for p in code.co_positions() if p[2] is not None and (p[0], p[2]) != (p[1], p[3])]
-        found = [c for c in found if spans and all(_within(c[0], p) for p in spans)]
-        narrowest = [c for c in found if not any(c[0] is not d[0] and _inside(d[0], c[0]) for d in found)]
-        found = narrowest if len(narrowest) == 1 else found
-    return found
-
-
-def _within(node: ast.AST, position: tuple) -> bool:
-    line, end_line, column, end_column = position
-    begin, end = (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)  # type: ignore[attr-defined]
-    return begin <= (line, column) and (end_line, end_column) <= end
-
-
-def _inside(inner: ast.AST, outer: ast.AST) -> bool:
-    return any(n is inner for n in ast.walk(outer))
+# ------------------------------------------------------------------ compiling
 
 
 def _build(node: Function, code: types.CodeType) -> types.CodeType:
@@ -447,6 +389,8 @@ def _build(node: Function, code: types.CodeType) -> types.CodeType:
     own = (HOOKS, GLOBALS, CELLS)
     free = [*own, *(n for n in code.co_freevars if n not in own)]
     arguments = ast.arguments([], [ast.arg(n) for n in free], None, [], [], None, [])
+    if isinstance(node, ast.FunctionDef):  # by another name: its own may be that of a global that it reads (recursion)
+        node.name = _MADE
     body: list[ast.stmt] = [node] if isinstance(node, ast.FunctionDef) else [ast.copy_location(ast.Expr(node), node)]
     factory = ast.FunctionDef("factory", arguments, body, [], None)
     factory.lineno = factory.end_lineno = node.lineno
@@ -456,7 +400,22 @@ def _build(node: Function, code: types.CodeType) -> types.CodeType:
     module = ast.fix_missing_locations(ast.Module([factory], []))
     compiled = compile(module, code.co_filename, "exec", flags=code.co_flags & _FUTURE, dont_inherit=True)
     outer = next(c for c in compiled.co_consts if isinstance(c, types.CodeType))
-    return next(c for c in outer.co_consts if isinstance(c, types.CodeType) and c.co_name == code.co_name)
+    names = (_MADE, "<lambda>")
+    made = next(c for c in outer.co_consts if isinstance(c, types.CodeType) and c.co_name in names)
+    return _named(made.replace(co_name=code.co_name), made.co_qualname, code.co_qualname)
+
+
+def _named(code: types.CodeType, before: str, after: str) -> types.CodeType:
+    """`code`, and what is nested in it, with qualified names that begin with `after` instead of `before`."""
+
+    def renamed(x: Any) -> Any:
+        if isinstance(x, types.CodeType):
+            return _named(x, before, after)
+        return after + x[len(before) :] if body and isinstance(x, str) and x.startswith(before) else x
+
+    body = "__qualname__" in code.co_names  # of a class, which has it as a constant
+    qualname = after + code.co_qualname[len(before) :]
+    return code.replace(co_qualname=qualname, co_consts=tuple(map(renamed, code.co_consts)))
 
 
 def _stripped(node: Function) -> Function:
@@ -471,27 +430,6 @@ def _stripped(node: Function) -> Function:
         if isinstance(a, ast.arg):
             a.annotation = None
     return node
-
-
-def _same(a: types.CodeType, b: types.CodeType) -> bool:
-    """Whether two code objects do the same thing."""
-    if a.co_code != b.co_code or a.co_varnames != b.co_varnames or a.co_names != b.co_names:
-        return False
-    if len(a.co_consts) != len(b.co_consts):
-        return False
-    for x, y in zip(a.co_consts, b.co_consts):
-        if isinstance(x, types.CodeType) and isinstance(y, types.CodeType):
-            if not _same(x, y):
-                return False
-        elif type(x) is not type(y) or repr(x) != repr(y):
-            return False
-    return True
-
-
-def _rewritten_by_pytest(code: types.CodeType) -> bool:
-    return any(n.startswith("@py") for n in (*code.co_varnames, *code.co_names)) or any(
-        _rewritten_by_pytest(c) for c in code.co_consts if isinstance(c, types.CodeType)
-    )
 
 
 # ------------------------------------------------------------------ the instrumented copy
@@ -546,18 +484,18 @@ def instrumented_code(
     if code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR):
         raise NoSource("it is asynchronous")
     try:
-        source = _source(code, function.__globals__)
-        tree = _parse(source, code.co_filename)
+        source = source_of(code, function.__globals__)
+        tree = parse(source, code.co_filename)
     except SyntaxError:
         raise NoSource("its source file has changed since it was loaded") from None
-    candidates = _candidates(tree, code)
+    candidates = definitions(tree, code)
     if not candidates:
         raise NoSource("its source was not found: perhaps the file has changed since it was loaded")
     if len(candidates) > 1:
         raise NoSource("several lambdas on its line could be its source")
     node, owner = candidates[0]
-    now = _compiled(source, code.co_filename, code.co_flags & _FUTURE)
-    if not _rewritten_by_pytest(code) and not any(_same(c, code) for c in now):
+    now = code_objects(source, code.co_filename, code.co_flags & _FUTURE)
+    if not rewritten_by_pytest(code) and not any(same(c, code) for c in now):
         raise NoSource("its source has changed since it was loaded")
     fresh = _stripped(node)
     rewriter = _Instrument(_names(fresh, code, globals_, cells), owner, fresh)

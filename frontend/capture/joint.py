@@ -4,7 +4,7 @@ off into a graph of its own, and hung on the tape as one node.
 
 from __future__ import annotations
 
-from typing import Any, Sequence
+from typing import Any, Collection, Sequence
 
 import numpy as np
 
@@ -18,30 +18,40 @@ from ..state import state
 from ..tape import Node, edge_of, root_of
 from ..tensor import Tensor, new_tensor
 from .origins import ReadSource
-from .replay import ArgSource, Backward, GradSource, TensorSource
+from .replay import ArgSource, Backward, GradSource, TensorLike, TensorSource
 from .tracer import Tracer
 
 
 def record(
-    tracer: Tracer, roots: Sequence[tuple[int, Tensor]], outputs: list[Value], written: set[int]
+    tracer: Tracer,
+    roots: Sequence[tuple[int, Tensor]],
+    outputs: list[Value],
+    written: set[int],
+    handed: Collection[int],
 ) -> Backward | None:
     """The backward pass of `roots`, (graph output, tensor) pairs with a history.
 
     Appends to `outputs` what the backward pass needs of the forward one. None if nothing from outside wants a gradient,
-    or if the trace has been backward through this history itself. `written`: inputs that the trace overwrites.
+    or if the trace has been backward through this history itself. `written`: inputs that the trace overwrites. `handed`:
+    ids of what the trace hands out. Ends the capture where a leaf among that wants a gradient: it is another one in
+    every call.
     """
     tensors = [t for _, t in roots]
-    leaves = _leaves(tensors, tracer)
-    if not leaves:
+    made, leaves = _leaves(tensors, tracer)
+    if not leaves and not made:
         return None
     builder = tracer.builder
     forward = len(builder.nodes)
     seeds = [Value(tracer.read(t).type, name=f"g{i}", builder=builder) for i, t in enumerate(tensors)]
     try:
-        grads = autograd.grad(tensors, leaves, [tracer.wrap(v) for v in seeds], retain_graph=True, allow_unused=True)
+        grads = autograd.grad(
+            tensors, leaves or made, [tracer.wrap(v) for v in seeds], retain_graph=True, allow_unused=True
+        )
     except RuntimeError:
         del builder.nodes[forward:]
         return None
+    if any(id(t) in handed for t in made):
+        tracer.stop("it hands out a leaf (a parameter) that it has made, and a tensor whose history leads to it")
     values = [None if g is None else tracer.read(g) for g in grads]
     backward = set(builder.nodes[forward:])
     del builder.nodes[forward:]
@@ -52,23 +62,23 @@ def record(
     return Backward(graph, cut.saved, [k for k, _ in roots], targets)
 
 
-def _leaves(tensors: Sequence[Tensor], tracer: Tracer) -> list[Tensor]:
-    """Real tensors that the history of `tensors` leads to."""
+def _leaves(tensors: Sequence[Tensor], tracer: Tracer) -> tuple[list[Tensor], list[Tensor]]:
+    """The leaves that the history of `tensors` leads to: those that the trace has made, and those from outside."""
     edges = [edge_of(t) for t in tensors]
-    found: dict[int, Tensor] = {}
+    made: dict[int, Tensor] = {}
+    outside: dict[int, Tensor] = {}
     for node in sorted(autograd.nodes_behind(edges), key=lambda n: n.order):
         edges.extend(node.edges)
     for e in edges:
-        if (
-            isinstance(e, Tensor)
-            and (type(e._data) is np.ndarray or id(e) in tracer.slots)
-            and id(e) not in tracer.created
-        ):
-            found.setdefault(id(e), e)
-    return list(found.values())
+        if isinstance(e, Tensor):
+            real = type(e._data) is np.ndarray or id(e) in tracer.slots
+            slot = tracer.slots.get(id(e))
+            inside = not real or id(e) in tracer.created or slot is not None and slot.source is None
+            (made if inside else outside).setdefault(id(e), e)
+    return list(made.values()), list(outside.values())
 
 
-def _target(tracer: Tracer, t: Tensor) -> ArgSource | TensorSource | GradSource | ReadSource:
+def _target(tracer: Tracer, t: Tensor) -> TensorLike:
     source = tracer.source_of(t)
     assert isinstance(source, (ArgSource, TensorSource, GradSource, ReadSource))
     return source

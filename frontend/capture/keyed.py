@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable, Iterator
 
 from . import guards as g
 from .containers import Old, Tracked
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class TrackedDict(Tracked):
     """A dict, OrderedDict, defaultdict or Counter."""
 
-    READS = frozenset(("keys", "values", "items", "total", "most_common", "elements"))
+    READS = frozenset(("total", "most_common", "elements"))
 
     def __init__(self, overlay: "Overlay", real: Any, origin: Origin):
         super().__init__(overlay, real, origin)
@@ -64,12 +64,28 @@ class TrackedDict(Tracked):
             return self.own(defaultdict(self.real.default_factory, out))
         return self.own(out if self.kind is dict else self.kind(out))
 
+    def steps(self) -> Iterator[Any]:
+        self.settle()
+        return _steps(self.items, "dictionary")
+
+    def do_keys(self) -> Any:
+        return self.own(View(self, lambda key: key))
+
+    def do_values(self) -> Any:
+        return self.own(View(self, self._value))
+
+    def do_items(self) -> Any:
+        return self.own(View(self, lambda key: (key, self._value(key))))
+
     def do_getitem(self, key: Any) -> Any:
         key = settled(key)
         if isinstance(self.items.get(key), Old) or self._has(key):
             return self._value(key)
         if self.kind is Counter:
             return 0
+        missing = self.overlay.hooks.special_method(self.real, "__missing__")
+        if missing is not None:
+            return self.overlay.hooks.call(missing, key)
         factory = self.real.default_factory if self.kind is defaultdict else None
         if factory is None:
             raise KeyError(key)
@@ -130,10 +146,21 @@ class TrackedDict(Tracked):
 
     def do_update(self, other: Any = (), /, **more: Any) -> None:
         if self.kind is Counter:
-            self.unknown("update")
+            self._count(1, other, more)
+            return
         other = self.overlay.plain(other)
         for k, v in {**dict(other), **more}.items():
             self.do_setitem(k, v)
+
+    def do_subtract(self, other: Any = (), /, **more: Any) -> None:
+        self._count(-1, other, more)
+
+    def _count(self, sign: int, other: Any, more: dict[str, Any]) -> None:
+        """Adds what a Counter is given to its counts, one after the other."""
+        other = self.overlay.plain(() if other is None else other)
+        counts = other if isinstance(other, dict) else Counter(self.overlay.hooks.iterate(other))
+        for k, n in (*counts.items(), *more.items()):
+            self.do_setitem(k, self.do_get(k, 0) + (n if sign > 0 else -n))
 
     def do_ior(self, other: Any) -> Any:
         self.do_update(other)
@@ -154,6 +181,36 @@ class TrackedDict(Tracked):
 
     def do_copy(self) -> Any:
         return self.plain()
+
+
+def _steps(items: Any, name: str) -> Iterator[Any]:
+    """The keys of a dict or elements of a set, which must not come or go meanwhile."""
+    n = len(items)
+    for x in list(items):
+        yield x
+        if len(items) != n:
+            raise RuntimeError(f"{name} changed size during iteration")
+
+
+class View:
+    """The keys, values or items of a dict that the trace changes: those of the moment, as in Python."""
+
+    def __init__(self, tracked: TrackedDict, part: Callable[[Any], Any]):
+        self.tracked, self.part = tracked, part
+
+    def __iter__(self) -> Iterator[Any]:
+        return map(self.part, self.tracked.steps())
+
+    def __len__(self) -> int:
+        return len(self.tracked)
+
+    def __contains__(self, x: Any) -> bool:
+        return x in list(self)
+
+    def __eq__(self, other: object) -> bool:
+        return set(self) == (set(other) if isinstance(other, View) else other)
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 class TrackedSet(Tracked):
@@ -184,6 +241,10 @@ class TrackedSet(Tracked):
     def plain(self) -> Any:
         self.settle()
         return self.own(set(self.items))
+
+    def steps(self) -> Iterator[Any]:
+        self.settle()
+        return _steps(self.items, "Set")
 
     def do_contains(self, x: Any) -> bool:
         x = settled(x)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib.util
+import itertools
 import operator
 import sys
 import types
+from collections import deque
 from typing import Any, Callable
 
 import numpy as np
@@ -16,7 +18,7 @@ from ...ir.decider import decider
 from ...ir.dim import Dim
 from ..state import SymbolicScalar
 from ..tensor import Tensor
-from . import array_mode, dunders, matching, policy, text
+from . import array_mode, by_hooks, dunders, matching, policy, text
 from . import guards as g
 from .attributes import AttributeHooks
 from .lazy import settled
@@ -79,10 +81,39 @@ class ObjectHooks(AttributeHooks):
         """An operand of a comparison."""
         if isinstance(v, Dim):
             return ComparedSize(v, self.tracer) if decider() is None else v
-        if policy.is_user(type(v)) and any(policy.user_dunder(v, f"__{d}__") for d in dunders.ASKED):
+        if policy.is_user(type(v)) and any([self.special(v, f"__{d}__") for d in dunders.ASKED]):
             if not g.is_value(v):
                 return dunders.Compared(self, v)
+        if type(v) in (list, tuple, dict, deque) and by_hooks.holds_special(v):
+            return dunders.Compared(self, v)
         return self.operand(v)
+
+    def contained(self, x: Any, v: Any) -> bool:
+        """`x in v`"""
+        own = self.special_method(v, "__contains__")
+        if own is not None:
+            return bool(self.test(self.call(own, x)))
+        if isinstance(v, (dict, set, frozenset)):
+            self.numbers((x,))
+            return self.index(x) in self.operand(v)
+        if type(v) in (list, tuple, deque) and not by_hooks.holds_special((x, v)):
+            return self.compared(x) in self.operand(v)
+        if policy.is_user(type(v)) or type(v) in (list, tuple, deque):
+            return by_hooks.contains(self, v, x)
+        return self.compared(x) in self.operand(v)
+
+    def index(self, v: Any) -> Any:
+        """A key or index that something is looked up by. Special methods of the user's are called once by hooks, for
+        their guards, since Python is about to call them too."""
+        if by_hooks.is_special(v):
+            before = len(self.overlay.actions)
+            for name in ("__hash__", "__index__"):
+                own = self.special_method(v, name)
+                if own is not None:
+                    self.call(own)
+            if len(self.overlay.actions) != before:
+                self.tracer.stop(f"looking up a {type(v).__name__} has effects")
+        return v
 
     def known(self, v: Any) -> Any:
         """`v`, unless it is an object from outside whose contents can change without a guard noticing."""
@@ -117,7 +148,7 @@ class ObjectHooks(AttributeHooks):
 
     def binary(self, symbol: str, a: Any, b: Any) -> Any:
         name = dunders.NAMES[symbol]
-        if dunders.has_operator(a, name) or dunders.has_operator(b, name):
+        if dunders.has_operator(self, a, name) or dunders.has_operator(self, b, name):
             return dunders.binary(self, symbol, a, b)
         if symbol == "%" and isinstance(a, (str, bytes, text.TracedText)):
             return text.percent(self, a, b)
@@ -130,13 +161,13 @@ class ObjectHooks(AttributeHooks):
 
     def unary(self, name: str, v: Any) -> Any:
         """`-v`, `+v`, `~v`"""
-        own = dunders.user_method(v, f"__{name}__")
+        own = self.special_method(v, f"__{name}__")
         return self.call(own) if own is not None else self.result(getattr(operator, name)(self.operand(v)))
 
     def augmented(self, symbol: str, a: Any, b: Any) -> Any:
         """`a += b` for a name: in place where `a` can."""
         name = dunders.NAMES[symbol]
-        if dunders.has_operator(a, name) or dunders.has_operator(b, name):
+        if dunders.has_operator(self, a, name) or dunders.has_operator(self, b, name):
             return dunders.in_place(self, symbol, a, b)
         tracked = self.overlay.changing(a) if policy.is_mutating(a, f"__i{name}__") else None
         if tracked is not None:
@@ -166,10 +197,10 @@ class ObjectHooks(AttributeHooks):
 
     def test(self, v: Any) -> Any:
         """A truth test. (Tensors ask the tracer themselves.)"""
-        own = dunders.user_method(v, "__bool__")
+        own = self.special_method(v, "__bool__")
         if own is not None:
             return self.call(own)
-        own = dunders.user_method(v, "__len__")
+        own = self.special_method(v, "__len__")
         if own is not None:
             return self.call(own) != 0
         tracked = self.overlay.tracked_of(v)
@@ -180,14 +211,19 @@ class ObjectHooks(AttributeHooks):
     def iterate(self, v: Any) -> Any:
         if type(v) is np.ndarray:
             return self.array(v)
-        own = policy.user_dunder(v, "__iter__")
+        own = self.special(v, "__iter__")
         if own is not None:
             made = self.call(types.MethodType(own, v))
-            return self.own(dunders.advance(self, made)) if policy.user_dunder(made, "__next__") else self.iterate(made)
-        if own is None and policy.user_dunder(v, "__getitem__") and not hasattr(type(v), "__iter__"):
+            return self.own(dunders.advance(self, made)) if self.special(made, "__next__") else self.iterate(made)
+        if own is None and self.special(v, "__getitem__") and not hasattr(type(v), "__iter__"):
             return self.own(dunders.by_index(self, v))
         if hasattr(type(v), "__next__") and not self.is_ours(v):
-            self.tracer.stop("it advances an iterator that was made outside")
+            self.tracer.stop(f"it advances a {type(v).__name__} that was made outside")
+        tracked = self.overlay.tracked_of(v)
+        if tracked is not None:
+            return self.own(tracked.steps())
+        if type(v) is itertools.groupby:
+            return self.own((key, self.own(group)) for key, group in v)
         if policy.is_library(policy.module_of(type(v))) and ".data" in policy.module_of(type(v)):
             self.tracer.stop(f"it iterates over a {type(v).__name__}")
         return self.known(v)
@@ -202,7 +238,11 @@ class ObjectHooks(AttributeHooks):
 
     def key(self, v: Any) -> Any:
         """A key of a dict, an element of a set."""
-        return settled(v)
+        return settled(self.index(v))
+
+    def set_of(self, values: list) -> set:
+        """`{*a, b}`"""
+        return {self.key(v) for v in values}
 
     def unpacked(self, v: Any) -> Any:
         """The dict of `**v`."""
@@ -224,6 +264,8 @@ class ObjectHooks(AttributeHooks):
     def context(self, v: Any) -> Any:
         kind = type(v)
         if policy.is_user(kind) and hasattr(kind, "__enter__"):
+            self.guard_class(kind, "__enter__")
+            self.guard_class(kind, "__exit__")
             return dunders.Context(self, v)
         generator = kind is contextlib._GeneratorContextManager and id(v) in self.tracer.created
         if policy.is_standard(policy.module_of(kind)) and not generator:
@@ -258,14 +300,24 @@ class ObjectHooks(AttributeHooks):
             return self.array(v)
         if isinstance(v, param_groups()):
             return _Options(self, v)
+        own = self._items(v, "__getitem__")
+        if own is not None:
+            return own
         tracked = self.overlay.tracked_of(v)
         if tracked is not None:
             return dunders.Items(self, lambda name, args: tracked.call(name, args, {}))
-        return self._items(v, "__getitem__") or self.known(v)
+        if isinstance(v, dict) and self.special(v, "__missing__"):
+            return dunders.Items(self, lambda name, args: self._item_or_missing(v, *args))
+        return self.known(v)
+
+    def _item_or_missing(self, v: dict, key: Any) -> Any:
+        """`v[key]` of a dict of a user's class with `__missing__`."""
+        v, key = self.known(v), settled(key)
+        return dict.__getitem__(v, key) if key in v else self.call(self.special_method(v, "__missing__"), key)
 
     def _items(self, v: Any, name: str) -> Any:
         """Stands for an object whose item access is the user's."""
-        if policy.user_dunder(v, name) is None:
+        if self.special(v, name) is None:
             return None
         return dunders.Items(self, lambda name, args: self.call(types.MethodType(getattr(type(v), name), v), *args))
 

@@ -11,6 +11,8 @@ from ..tensor import Tensor
 from . import guards as g
 from . import policy, pytree
 from .effects import (
+    CHANGEABLE,
+    IMMUTABLE,
     Action,
     Apply,
     Composite,
@@ -148,7 +150,9 @@ def recipe(x: Any, finish: "_Finish", remember: Remember) -> Any:
         out = remember(Apply(_partial))
         out.parts = (finish.recipe(x.func), finish.recipe(tuple(x.args)), finish.recipe(dict(x.keywords)))
         return out
-    if id(x) in finish.tracer.created and policy.is_user(type(x)) and not isinstance(x, type):
+    plain = policy.is_user(type(x)) or type(x) is types.SimpleNamespace or type(x) in pytree.RECORDS
+    plain = plain or policy.is_module(x)
+    if id(x) in finish.tracer.created and plain and not isinstance(x, type):
         return _instance(x, finish, remember)
     return None
 
@@ -197,16 +201,29 @@ def _cell(cell: types.CellType, finish: "_Finish", remember: Remember) -> Any:
 
 def _instance(x: Any, finish: "_Finish", remember: Remember) -> Any:
     kind = type(x)
-    builtin = next(c for c in kind.__mro__ if not policy.is_user(c))
-    if builtin is not object or type(kind) is not type or "<locals>" in kind.__qualname__ and _is_new(kind, finish):
+    base = (
+        object
+        if kind in pytree.RECORDS or policy.is_module(x)
+        else next(c for c in kind.__mro__ if not policy.is_user(c))
+    )
+    content: tuple = ()
+    if base in IMMUTABLE:
+        content = (base(x),)
+    elif base in CHANGEABLE:
+        content = (dict(x) if isinstance(x, dict) else list(x),)
+    elif base not in (object, types.SimpleNamespace):
         finish.tracer.stop(f"it hands out a {kind.__name__} that it has made")
+    if "<locals>" in kind.__qualname__ and _is_new(kind, finish):
+        finish.tracer.stop(f"it hands out a {kind.__name__}, whose class it has made too")
     names: list[str] = list(getattr(x, "__dict__", ()))
-    for c in kind.__mro__:
+    slots = set()
+    for c in kind.__mro__ if base is not types.SimpleNamespace else ():
         for name, member in vars(c).items():
             if isinstance(member, types.MemberDescriptorType) and name not in names and hasattr(x, name):
+                slots.add(name)
                 names.append(name)
-    out = remember(Instance(kind, tuple(names)))
-    out.parts = tuple([finish.recipe(getattr(x, name)) for name in names])
+    out = remember(Instance(kind, base, tuple(names), frozenset(slots)))
+    out.parts = tuple([finish.recipe(v) for v in (*content, *(getattr(x, name) for name in names))])
     return out
 
 

@@ -45,6 +45,15 @@ class OverlapGuard:
                 return False
         return True
 
+    def pair(self) -> tuple[str, str]:
+        """Names of a written input and one that overlaps with it, after a check that has failed."""
+        low, high = self.low, self.high
+        for i in np.flatnonzero(self.written):
+            for j in np.flatnonzero((low < high[i]) & (low[i] < high)):
+                if i != j:
+                    return self.sources[int(i)].path, self.sources[int(j)].path
+        return "a tensor", "another one"
+
     def _measure(self, which: list[int], arrays: list[np.ndarray]) -> None:
         for i, a in zip(which, arrays):
             self.low[i], self.high[i] = np.lib.array_utils.byte_bounds(a) if a.size else (0, 0)

@@ -24,8 +24,9 @@ from ..epoch import epoch
 from ..tensor import Tensor
 from . import guards as g
 from . import policy, pytree
-from .containers import KINDS, Tracked, tracked_class
+from .containers import Tracked, tracked_class
 from .effects import DeleteAttribute, Mutate, Pending, SetAttribute, SetCell
+from .kinds import KINDS, kind_of
 from .lazy import LazyNumber
 from .origins import (
     Attribute,
@@ -71,6 +72,7 @@ class Volatile:
 
     def __init__(self) -> None:
         self.keys: set[tuple] = set()
+        self.joined = False  # it writes into arguments that are views of one tensor
         self._held: list[Any] = []  # ids stay valid
 
     def has(self, kind: str, x: Any, name: str = "") -> bool:
@@ -333,7 +335,7 @@ class Overlay:
         if found is not None:
             return found
         kind = type(v)
-        if kind not in KINDS or id(v) in self.tracer.created:
+        if (kind not in KINDS and kind_of(v) is None) or id(v) in self.tracer.created:
             return None
         if id(v) in self.loose or not g.is_content(v):
             return self.track(v, Held(v))
@@ -360,7 +362,7 @@ class Overlay:
 
     def plain(self, v: Any) -> Any:
         """A container as code without hooks may read it: a copy if it is one that changes."""
-        found = self.tracked_of(v) if type(v) in KINDS else None
+        found = self.tracked_of(v)
         return v if found is None else found.plain()
 
 
@@ -393,7 +395,10 @@ def _is_plain_object(v: Any) -> bool:
     kind = type(v)
     if type(kind) is not type or not policy.is_user(kind) or policy.is_module(v) or isinstance(v, BaseException):
         return False
-    if any(policy.user_dunder(v, d) for d in ("__getattr__", "__getattribute__", "__setattr__")):
+    if any(policy.user_dunder(v, d) for d in ("__getattr__", "__getattribute__")):
+        return False
+    setter = policy.user_dunder(v, "__setattr__")
+    if setter is not None and not policy.is_generated(setter):  # that of a frozen dataclass raises
         return False
     builtin = next(c for c in kind.__mro__ if not policy.is_user(c))
     return builtin is object

@@ -26,6 +26,8 @@ PURE_MODULES = frozenset(
         "types collections.abc _abc keyword textwrap struct _struct"
     ).split()
 )
+# Classes of the standard library, written in Python, whose methods call those of subclasses: as the user's own.
+LIKE_USERS = frozenset(("collections.ChainMap", "collections.UserDict", "collections.UserList"))
 # Parts of the library that may be called while tracing. A method that is not listed for Module or Optimizer mutates it.
 TRACEABLE = (
     "tensor",
@@ -72,6 +74,7 @@ TRACEABLE = (
     "interop",
     "einsum",
     "nn.functional",
+    "nn.init",
     "nn.utils",
     "state",
     "control",
@@ -85,7 +88,7 @@ READ_ONLY_METHODS = frozenset(
         "__iter__ __len__ __getitem__ __contains__ __repr__ apply_gradients"
     ).split()
 )
-IMPURE_NAMES = frozenset("manual_seed set_default_dtype seed set_state get_state set_num_threads".split())
+IMPURE_NAMES = frozenset("seed_everything set_default_dtype seed set_num_threads".split())
 MUTATING_METHODS = {
     list: frozenset("append extend insert remove pop clear sort reverse __setitem__ __delitem__ __iadd__".split()),
     dict: frozenset("update pop popitem clear setdefault move_to_end __setitem__ __delitem__ __ior__".split()),
@@ -111,6 +114,8 @@ NUMPY_IMPURE = frozenset(
         "frombuffer"
     ).split()
 )
+# Functions of the standard library that read, compare or call what is in the objects they are given.
+READS_OBJECTS = frozenset("copy dataclasses heapq _heapq bisect _bisect statistics".split())
 CREATION = frozenset("tensor asarray array from_numpy as_tensor from_dlpack Tensor".split())
 TAKES_FUNCTIONS = frozenset(
     ("map filter sorted min max reduce accumulate starmap takewhile dropwhile groupby partial").split()
@@ -148,7 +153,10 @@ def is_user_module(name: str) -> bool:
 
 def is_user(x: Any) -> bool:
     """Whether a function or class belongs to the user (or to a package that capture treats as the user's code)."""
-    return is_user_module(module_of(x))
+    module = module_of(x)
+    if module == "collections.abc":
+        return True
+    return is_user_module(module) or f"{module}.{getattr(x, '__qualname__', '').partition('.')[0]}" in LIKE_USERS
 
 
 def is_traceable(module: str) -> bool:

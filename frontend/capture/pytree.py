@@ -7,6 +7,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Callable
 
+from ..random import Generator
+
 
 @dataclass(frozen=True, slots=True)
 class Spec:
@@ -25,6 +27,9 @@ class Spec:
 
 
 LEAF = Spec()
+RECORDS: dict[type, tuple[str, ...]] = {
+    Generator: ("state",)
+}  # classes of the library that are nothing but their fields
 
 
 def is_namedtuple(kind: type) -> bool:
@@ -32,16 +37,25 @@ def is_namedtuple(kind: type) -> bool:
 
 
 def is_container(x: Any) -> bool:
-    """Whether `flatten` looks inside: list, tuple, dict, OrderedDict (not other subclasses), namedtuple, dataclass."""
+    """Whether `flatten` looks inside: list, tuple, dict, OrderedDict (not other subclasses), namedtuple, dataclass,
+    Generator."""
     kind = type(x)
     return kind in (list, tuple, dict, OrderedDict) or is_namedtuple(kind) or is_dataclass(kind)
 
 
 def is_dataclass(kind: type) -> bool:
-    """A dataclass that is nothing more (a Module that happens to be one is a leaf)."""
+    """A dataclass that is nothing more (a Module that happens to be one is a leaf), or one of `RECORDS`."""
+    if kind in RECORDS:
+        return True
     return "__dataclass_fields__" in kind.__dict__ and all(
         base is object or "__dataclass_fields__" in base.__dict__ for base in kind.__mro__
     )
+
+
+def field_names(x: Any) -> tuple[str, ...]:
+    """The fields of a dataclass, or of an object of `RECORDS`, that are there."""
+    names = RECORDS.get(type(x)) or [f.name for f in dataclasses.fields(x)]
+    return tuple(n for n in names if hasattr(x, n))
 
 
 def flatten(x: Any, whole: Callable[[Any], bool] | None = None) -> tuple[list[Any], Spec]:
@@ -62,7 +76,7 @@ def _flatten(x: Any, leaves: list[Any], whole: Callable[[Any], bool] | None) -> 
     if is_namedtuple(kind):
         return Spec(kind, (), tuple([_flatten(v, leaves, whole) for v in x]))
     if is_dataclass(kind):
-        names = tuple(f.name for f in dataclasses.fields(x) if hasattr(x, f.name))
+        names = field_names(x)
         return Spec(kind, names, tuple([_flatten(getattr(x, n), leaves, whole) for n in names]))
     leaves.append(x)
     return LEAF

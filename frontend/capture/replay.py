@@ -58,6 +58,21 @@ class ArgSource:
 
 
 @dataclass(frozen=True, slots=True)
+class RootSource:
+    """The tensor that an argument is a view of."""
+
+    leaf: int
+    path: str
+    kind: str = "arg"
+
+    def tensor(self, leaves: Sequence[Any]) -> Tensor:
+        return root_of(leaves[self.leaf])
+
+    def fetch(self, leaves: Sequence[Any]) -> np.ndarray:
+        return self.tensor(leaves)._data
+
+
+@dataclass(frozen=True, slots=True)
 class ScalarSource:
     """A Python float among the arguments, as a 0-d float64."""
 
@@ -101,7 +116,7 @@ class ArraySource:
 class GradSource:
     """The `.grad` that a tensor has when the call begins."""
 
-    of: "ArgSource | TensorSource | GradSource | ReadSource"
+    of: "ArgSource | RootSource | TensorSource | GradSource | ReadSource"
     path: str
     kind: str = "state"
 
@@ -114,8 +129,8 @@ class GradSource:
         return self.tensor(leaves)._data
 
 
-Source = ArgSource | ScalarSource | TensorSource | ArraySource | GradSource | ReadSource | NumberSource
-TensorLike = ArgSource | TensorSource | GradSource | ReadSource
+Source = ArgSource | RootSource | ScalarSource | TensorSource | ArraySource | GradSource | ReadSource | NumberSource
+TensorLike = ArgSource | RootSource | TensorSource | GradSource | ReadSource
 
 # ------------------------------------------------------------------ recipes: how a result is made
 
@@ -265,7 +280,7 @@ class Captured:
         objects alone."""
         for k, target in self.writes:
             source = self.sources[target]
-            if isinstance(source, (ArgSource, TensorSource, GradSource, ReadSource)):
+            if isinstance(source, (ArgSource, RootSource, TensorSource, GradSource, ReadSource)):
                 t = source.tensor(leaves)
                 if isinstance(t, Tensor):
                     t = root_of(t)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import deque
-from typing import TYPE_CHECKING, Any, Iterable
+from typing import TYPE_CHECKING, Any, Iterable, Iterator
 
 from ..state import state
 from . import guards as g
@@ -28,6 +28,7 @@ class TrackedList(Tracked):
         self.front = self.back = 0  # how many were added at the ends
         self.cut_front = self.cut_back = False  # old ones were taken off
         self.bound = getattr(real, "maxlen", None)
+        self.changes = 0
 
     def settle(self) -> None:
         """Expects the length that it had as the call began."""
@@ -64,6 +65,22 @@ class TrackedList(Tracked):
         self.settle()
         out = [self._read(i) for i in range(len(self.items))]
         return self.own(out if self.kind is list else deque(out, self.bound))
+
+    def steps(self) -> Iterator[Any]:
+        self.settle()
+        return self._steps()
+
+    def _steps(self) -> Iterator[Any]:
+        i, then = 0, self.changes
+        while i < len(self.items):
+            yield self._read(i)
+            i += 1
+            if self.changes != then and self.kind is deque:
+                raise RuntimeError("deque mutated during iteration")
+
+    def record(self, method: str, *args: Any) -> None:
+        self.changes += method != "__setitem__"
+        super().record(method, *args)
 
     def do_getitem(self, key: Any) -> Any:
         if isinstance(key, slice):

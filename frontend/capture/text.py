@@ -157,13 +157,13 @@ def formatted(hooks: "ObjectHooks", v: Any, conversion: str | None = None, spec:
 def _own_text(hooks: "ObjectHooks", v: Any, conversion: str | None, spec: str) -> Any:
     """The text of something that is no plain value."""
     if not isinstance(v, type):
-        if conversion is None and policy.user_dunder(v, "__format__"):
+        if conversion is None and hooks.special(v, "__format__"):
             return hooks.call(types.MethodType(type(v).__format__, v), spec)
-        if conversion in (None, "s") and policy.user_dunder(v, "__str__"):
+        if conversion in (None, "s") and hooks.special(v, "__str__"):
             return hooks.call(types.MethodType(type(v).__str__, v))
         if _prints_its_fields(v):
             return _of_dataclass(hooks, v)
-        own = policy.user_dunder(v, "__repr__")
+        own = hooks.special(v, "__repr__")
         if own is not None:
             return hooks.call(types.MethodType(own, v))
     if isinstance(v, BaseException):
@@ -219,7 +219,7 @@ def _of_container(hooks: "ObjectHooks", v: Any) -> Any:
         return join(hooks, ["{", *parts, "}"])
     if kind in (set, frozenset) and all(map(g.is_value, v)):
         return repr(v)
-    if pytree.is_namedtuple(kind) and not policy.user_dunder(v, "__repr__"):
+    if pytree.is_namedtuple(kind) and not hooks.special(v, "__repr__"):
         parts = []
         for i, name in enumerate(kind._fields):  # type: ignore[attr-defined]
             parts += [", " if i else "", f"{name}=", formatted(hooks, v[i], "r")]

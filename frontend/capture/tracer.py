@@ -129,6 +129,7 @@ class Tracer(TraceViews):
         self.sources: list[Source] = []  # of builder.inputs
         self.slots: dict[int, Slot] = {}
         self.grads: dict[int, GradSlot] = {}
+        self.joined: dict[int, Tensor] = {}  # by leaf: arguments that are traced as views of one tensor
         self.known: dict[int, tuple[Any, Source]] = {}  # by id: tensors whose source is known before they are read
         self.arrays: dict[int, tuple[np.ndarray, Tensor]] = {}  # real ndarrays that became inputs
         self.created: dict[int, Any] = {}  # objects that this trace made

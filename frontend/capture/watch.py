@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import types
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
 
+from ..epoch import epoch
 from ..tensor import Tensor
 from . import guards as g
 from . import policy
+from .origins import Kind
 from .overlay import Overlay, Volatile, volatile_members
 from .tracer import Tracer
 
@@ -25,7 +28,9 @@ class Watch:
         self.overlay: Overlay = Overlay(self, volatile or Volatile())  # type: ignore[arg-type]
         self.guards: list[g.Guard] = []
         self.epoch_guard = g.EpochGuard()
+        self.bumps = 0  # by how much the making of modules and optimizers has moved the epoch
         self.seen_objects: dict[int, Any] = {}  # what was read from outside
+        self.noted: dict[int, Tensor] = {}  # tensors among that
         self.before: set[int] | None = None  # while a loop is tried: what the trace had made before that
         self.changes: Any = None  # and what its steps may change (`loop_holders.Changes`)
         self.attempts_failed: Counter[str] = Counter()  # in a row, by place
@@ -41,6 +46,15 @@ class Watch:
             return g.expect(v, same=self.overlay.loose)
         except g.TooLarge:
             self.tracer.stop(f"{what} is too large a container to be compared on every call")
+
+    @contextlib.contextmanager
+    def making(self) -> Iterator[None]:
+        """Around library code that makes or changes a module or optimizer of this trace."""
+        before = epoch.value
+        try:
+            yield
+        finally:
+            self.bumps += epoch.value - before
 
     def is_ours(self, v: Any) -> bool:
         """Whether this trace (and a loop that is being tried) has made `v`, and may change it."""
@@ -64,12 +78,19 @@ class Watch:
         if isinstance(v, (types.ModuleType, type)) or g.is_value(v):
             return v
         self.seen_objects[id(v)] = v
+        if policy.is_user(type(v)) and not policy.is_module(v) and self.once("kind", id(v)):
+            text = f"{path} is a {type(v).__name__}"
+            self.guards.append(g.FieldGuard(v, "class", type(v), text))
         self.tracer.reach.add(path, v)
         self.note(v)
         self.watch(v, path)
         return v
 
     def note(self, v: Any, depth: int = 0) -> None:
+        """Takes note of arrays and containers from outside, and of the tensors in them."""
+        if isinstance(v, Tensor):
+            self.noted[id(v)] = v
+            return
         if isinstance(v, np.ndarray) or g.is_content(v):
             if id(v) in self.tracer.external or depth > 20:
                 return
@@ -87,6 +108,8 @@ class Watch:
         from ..compile import CompiledFunction
         from ..nn.module import Module
 
+        if id(v) in self.tracer.created and not policy.is_module(v):
+            return
         if g.is_content(v):
             for i, x in enumerate(v.values() if isinstance(v, dict) else v):
                 if not g.is_value(x) and not isinstance(x, (Tensor, np.ndarray)):
@@ -117,6 +140,8 @@ class Watch:
         names = volatile_members(x) if "_modules" in members else set()
         expected = _Members(watched, names, self.overlay.loose)
         self.epoch_guard.entries.append((members, expected, f"attributes of {path}"))
+        if "_modules" in members:
+            self.epoch_guard.entries.append((x, Kind(type(x)), f"the class of {path}"))
         for v in watched.values():
             self.note(v)
 
@@ -126,6 +151,7 @@ class Watch:
             return
         self._entered[id(function)] = function
         code = function.__code__
+        self._parts(function)
         for name in sorted(global_names(code)):
             self.guard_global(function.__globals__, name)
         self._outside.update(map(id, function.__closure__ or ()))
@@ -136,6 +162,16 @@ class Watch:
             self.external(v, function.__name__)
             if g.is_content(v) and self.once("content", id(v)):
                 self.guard_content(v, f"a default of {function.__name__}")
+
+    def _parts(self, f: types.FunctionType) -> None:
+        """Guards the code and defaults of a function, which reloading changes in place."""
+        options = f.__kwdefaults__
+        parts = {"code": f.__code__, "defaults": f.__defaults__, "keyword defaults": options}
+        for field, value in parts.items():
+            self.guards.append(g.FieldGuard(f, field, value, f"{f.__qualname__} has the same {field}"))
+        for name in options or ():
+            expected = self.expect(options[name], f"the default of {name}")  # type: ignore[index]
+            self.guards.append(g.ItemGuard(options, name, expected, f"{name} of {f.__qualname__} is {expected}"))
 
     def guard_global(self, namespace: dict, name: str) -> None:
         if self.overlay.volatile.has("item", namespace, name) or not self.once("global", id(namespace), name):

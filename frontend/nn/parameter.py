@@ -8,7 +8,9 @@ import numpy as np
 
 from ...ir.op import Attrs, OpDef, register_interpreter
 from ..dispatch import lift, run
-from ..tensor import Tensor, new_tensor
+from ..state import state
+from ..tensor import Tensor, alias, new_tensor
+from ..trace_views import TraceViews
 
 
 class Parameter(Tensor):
@@ -17,7 +19,10 @@ class Parameter(Tensor):
     __slots__ = ()
 
     def __new__(cls, data: Any = (), requires_grad: bool = True) -> Parameter:
-        self = new_tensor(data._data if isinstance(data, Tensor) else np.asarray(data), cls)
+        if isinstance(state.tracer, TraceViews) and isinstance(data, Tensor):
+            self = _alias(cls, data, state.tracer)
+        else:
+            self = new_tensor(data._data if isinstance(data, Tensor) else np.asarray(data), cls)
         if requires_grad:
             self.requires_grad_()
         return self
@@ -27,6 +32,15 @@ class Parameter(Tensor):
 
     def __repr__(self) -> str:
         return "Parameter containing:\n" + super().__repr__()
+
+
+def _alias(cls: type, data: Tensor, tracer: TraceViews) -> Any:
+    """What shares the memory of `data`, while tracing."""
+    view = alias(data)
+    self = new_tensor(view._data, cls)
+    self._base, self._view = view._base, view._view
+    tracer.alias_made(self, data)
+    return self
 
 
 def _interpret(op: OpDef, args: tuple, attrs: Attrs) -> Any:
