@@ -38,6 +38,7 @@ GROUPS = {
     "numbers out of tensors": ("test_control_flow.py", "NUMBERS", "SIGNS"),
     "loops that close": ("test_loops.py", "CLOSED", "STARTS"),
     "other loops": ("test_loops.py", "OPEN", "STARTS"),
+    "sizes that depend on values": ("test_sizes.py", "VECTOR_PROGRAMS", "VECTORS"),
 }
 STATEFUL = {
     "mutation": ("test_mutation.py",),
@@ -226,6 +227,8 @@ def sides() -> list[Side]:
         import torch._dynamo
 
         torch._dynamo.config.recompile_limit = 64  # of 8: some programs need a trace for each call
+        torch._dynamo.config.capture_scalar_outputs = True
+        torch._dynamo.config.capture_dynamic_output_shape_ops = True
 
         def compiled(f: Callable) -> Callable:
             torch._dynamo.reset()

@@ -7,6 +7,7 @@ HERE = Path(__file__).parent
 LISTS = {  # of functions of one tensor, and of stateful programs
     "control flow": [("test_control_flow.py", "BRANCHES"), ("test_control_flow.py", "NUMBERS")],
     "loops": [("test_loops.py", "CLOSED"), ("test_loops.py", "OPEN")],
+    "sizes": [("test_sizes.py", "VECTOR_PROGRAMS")],
     "mutation": [("test_mutation.py", "program")],
     "aliasing": [("test_aliasing.py", "program")],
     "randomness": [("test_randomness.py", "program")],

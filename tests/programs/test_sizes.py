@@ -210,6 +210,9 @@ VECTOR_PROGRAMS = [
 ]  # fmt: skip
 
 
+VECTORS = list(vectors(sizes=(7, 0, 3, 19)))
+
+
 @pytest.mark.parametrize("backend", ["llvm", "reference"])
 @pytest.mark.parametrize("program", VECTOR_PROGRAMS, ids=lambda f: f.__name__)
 def test_vectors(program, backend):
