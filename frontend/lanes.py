@@ -246,7 +246,7 @@ _ASKS = {
     "item": ".item()",
     "numpy": "conversion to a NumPy array",
     "array": "conversion to a NumPy array",
-    "nonzero": "a mask as an index",
+    "size": "a mask, nonzero, unique or repeat",
 }
 
 __all__ = ["RANDOMNESS", "Inside", "Lane", "Level"]

@@ -89,10 +89,10 @@ class UniqueInverse(NamedTuple):
 def unique_all(x: Any, /) -> UniqueAll:
     """The different elements of x in rising order, where each occurs first (in the flat tensor), for each element of x
     its position among them, and how often each occurs. NaNs differ from each other."""
-    return UniqueAll(*_unique(as_tensor(x), None))
+    return UniqueAll(*unique_parts(as_tensor(x), None))
 
 
-def _unique(x: Tensor, axis: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def unique_parts(x: Tensor, axis: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `unique_all`, or of the slices along an axis."""
     if state.tracer is None:
         found, first, inverse, counts = np.unique(x._data, True, True, True, axis, equal_nan=False)
@@ -131,7 +131,7 @@ def unique(
     element of x, its position among them, and how often each occurs."""
     x = as_tensor(x)
     axis = axis if dim is None else dim
-    values, _, inverse, counts = _unique(x, None if axis is None else normalize_axis(axis, x.ndim))
+    values, _, inverse, counts = unique_parts(x, None if axis is None else normalize_axis(axis, x.ndim))
     return _chosen(values, inverse, counts, return_inverse, return_counts)
 
 
@@ -179,12 +179,12 @@ def isin(x1: Any, x2: Any, /, *, invert: bool = False, assume_unique: bool = Fal
 
 def unique_values(x: Any, /) -> Tensor:
     """The different elements of x in rising order."""
-    return _unique(as_tensor(x), None)[0]
+    return unique_parts(as_tensor(x), None)[0]
 
 
 def unique_counts(x: Any, /) -> UniqueCounts:
     """The different elements of x in rising order, and how often each occurs."""
-    values, _, _, counts = _unique(as_tensor(x), None)
+    values, _, _, counts = unique_parts(as_tensor(x), None)
     return UniqueCounts(values, counts)
 
 

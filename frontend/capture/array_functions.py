@@ -137,8 +137,8 @@ def _searchsorted(a: Any, v: Any, side: str = "left", sorter: Any = None) -> Any
 
 @_implements(np.where)
 def _where(condition: Any, x: Any = None, y: Any = None) -> Any:
-    if x is None or y is None:
-        stop("numpy.where with one argument")
+    if x is None and y is None:
+        return np.nonzero(condition)
     with Arrays():
         dtype = _common(x, y)
         return apply(get_op("where"), truth(condition), cast(x, dtype), cast(y, dtype))
@@ -289,7 +289,7 @@ def attribute(x: ArrayTracer, name: str) -> Any:
     if name in ("real", "imag") and x.dtype.is_complex:
         return getattr(np, name)(x)
     if name in METHODS:
-        return functools.partial(getattr(np, METHODS[name]), x) if name != "round" else stop("ndarray.round")
+        return functools.partial(getattr(np, METHODS[name]), x)
     if name == "astype":
         return functools.partial(astype, x)
     if name in ("copy", "flatten"):

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..state import SymbolicScalar
 from ..tensor import Tensor
-from . import array_functions, array_mode, dunders, policy, pytree
+from . import array_functions, array_lengths, array_mode, dunders, policy, pytree  # noqa: F401
 from . import guards as g
 from .instrument import is_instrumented
 from .overlay import DELETED, MISSING
