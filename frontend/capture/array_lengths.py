@@ -18,7 +18,6 @@ from .array_functions import GIVE_NUMBERS, METHODS, _concatenate, _implements, _
 from .array_mode import Arrays, stop, tensor_of
 from .scalars import number_of
 
-
 _COUNTS_IN_PYTHON = type(np.count_nonzero(np.zeros(1))) is int  # until NumPy 2.4
 
 
