@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -1058,7 +1057,7 @@ def test_dropout_in_a_step():
     assert any("while(" in str(t.graph) for t in compiled.traces) and not compiled.cache_info()["eager"]
 
 
-def test_a_long_loop_costs_little():
+def test_a_long_loop_is_one_node():
     def f(x):
         n = 0
         while n < 10_000 and x.sum() < 1e9:
@@ -1067,14 +1066,9 @@ def test_a_long_loop_costs_little():
         return x, n
 
     compiled = tr.compile(f, fullgraph=True)
-    x = tr.ones(16)
-    compiled(x)
-    took = []
-    for _ in range(20):
-        start = time.perf_counter()
-        compiled(x)
-        took.append(time.perf_counter() - start)
-    assert min(took) < 3e-3, took  # 0.15 ms
+    y, n = compiled(tr.ones(16))
+    assert n == 10_000 and abs(y[0].item() - 10) < 1e-3
+    assert len(compiled.traces) == 1 and "while(" in str(compiled.traces[0].graph)
 
 
 # ------------------------------------------------------------------ NumPy
