@@ -94,7 +94,7 @@ class Family:
             self.seen = [*self.seen[-MOST_SEEN + 1 :], shapes]
 
 
-class SizedTracer(Tracer):
+class SizedTracer(Tracer, sizes.Answers):
     """A tracer with symbolic sizes, which answers for the present call: see `ir.dim.Decider`."""
 
     decides = True
@@ -224,15 +224,6 @@ class SizedTracer(Tracer):
         if (counted := self._counted(d)) is not None:
             return counted.concrete(d)
         raise Refine({s: self.assumed.values[str(s)] for s in d.symbols()}, lasting=True)
-
-    def real(self, d: Dim) -> Any:
-        return sizes.real(d)
-
-    def hashed(self, d: Dim, module: str) -> None:
-        from .policy import is_library
-
-        if not is_library(module):
-            self.concrete(d)
 
     def forbid_empty(self, shapes: Iterable[tuple[DimLike, ...]]) -> None:
         """Sizes of values that could be 0 on another call, and are not on this one: it does not serve that."""

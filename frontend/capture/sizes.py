@@ -3,6 +3,7 @@ size gives the same answer, else refused. And the floats that are computed from 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ...ir import ops
@@ -106,6 +107,23 @@ class SizeNumber(ScalarArgument):
             root = square_root(self)
             return root if other > 0 else 1.0 / root
         return NotImplemented if isinstance(other, Tensor) else self.concrete()
+
+
+class Answers(ABC):
+    """What every `Decider` that knows a call answers alike."""
+
+    @abstractmethod
+    def concrete(self, d: Dim) -> int:
+        """See `Decider`."""
+
+    def real(self, d: Dim) -> Any:
+        return real(d)
+
+    def hashed(self, d: Dim, module: str) -> None:
+        from .policy import is_library
+
+        if not is_library(module):
+            self.concrete(d)
 
 
 def real(size: Dim) -> SizeNumber:

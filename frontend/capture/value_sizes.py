@@ -68,7 +68,7 @@ def in_trace(call: Callable[[], Any]) -> Any:
     return tracer.outside(in_trace, call) if isinstance(tracer, Inside) else call()
 
 
-class ValueSizes:
+class ValueSizes(sizes.Answers):
     """Those of one trace. It answers what is asked of them, as a `Decider`."""
 
     def __init__(self, tracer: Tracer, route: Route, settled: Settled):
@@ -164,15 +164,6 @@ class ValueSizes:
 
     def concrete(self, d: Dim) -> int:
         raise Settle(self.symbols[self._latest(d)])
-
-    def real(self, d: Dim) -> Any:
-        return sizes.real(d)
-
-    def hashed(self, d: Dim, module: str) -> None:
-        from .policy import is_library
-
-        if not is_library(module):
-            self.concrete(d)
 
     def forbid_empty(self, values: Iterable[Value]) -> None:
         """Sizes of new values that could be 0: whether they are is asked."""

@@ -11,6 +11,7 @@ import numpy as np
 from tracefuse.frontend.compile import CaptureWarning
 
 import tracefuse as tr
+from tracefuse import nn
 
 TOLERANCE = {2: 2e-2, 4: 2e-5, 8: 1e-9}
 
@@ -81,3 +82,21 @@ def compare(
     if most is not None:
         assert info["traces"] <= most, info
     return compiled
+
+
+class TinyDecoder(nn.Module):
+    def __init__(self, vocabulary=11, width=16):
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, width)
+        self.mix = nn.Linear(2 * width, width)
+        self.out = nn.Linear(width, vocabulary)
+
+    def forward(self, token, hidden):
+        hidden = tr.tanh(self.mix(tr.concat([self.embed(token), hidden], axis=-1)))
+        return self.out(hidden), hidden
+
+
+def decoder() -> TinyDecoder:
+    """A small one with a hidden state, the same in every program."""
+    tr.manual_seed(5)
+    return TinyDecoder().eval().requires_grad_(False)

@@ -46,25 +46,8 @@ def pure(function):
     return lambda: (function, lambda: None)
 
 
-class Decoder(nn.Module):
-    def __init__(self, vocabulary=11, width=16):
-        super().__init__()
-        self.embed = nn.Embedding(vocabulary, width)
-        self.mix = nn.Linear(2 * width, width)
-        self.out = nn.Linear(width, vocabulary)
-
-    def forward(self, token, hidden):
-        hidden = tr.tanh(self.mix(tr.concat([self.embed(token), hidden], axis=-1)))
-        return self.out(hidden), hidden
-
-
-def decoder():
-    tr.manual_seed(5)
-    return Decoder().eval().requires_grad_(False)
-
-
 def test_sampling_with_a_temperature_the_best_few_and_an_end():
-    net = decoder()
+    net = harness.decoder()
 
     def generate(hidden, temperature):
         tokens = tr.zeros(60, dtype=tr.int64)
@@ -85,7 +68,7 @@ def test_sampling_with_a_temperature_the_best_few_and_an_end():
 
 
 def test_beam_search_until_all_beams_have_ended():
-    net, beams, vocabulary = decoder(), 3, 11
+    net, beams, vocabulary = harness.decoder(), 3, 11
 
     def search(hidden):
         scores, tokens = tr.tensor([0.0, -1e9, -1e9]), tr.ones(beams, dtype=tr.int64)

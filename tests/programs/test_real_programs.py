@@ -21,25 +21,8 @@ def normal(seed, *shape):
     return tr.tensor(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
 
 
-class TinyDecoder(nn.Module):
-    def __init__(self, vocabulary=11, width=16):
-        super().__init__()
-        self.embed = nn.Embedding(vocabulary, width)
-        self.mix = nn.Linear(2 * width, width)
-        self.out = nn.Linear(width, vocabulary)
-
-    def forward(self, token, hidden):
-        hidden = tr.tanh(self.mix(tr.concat([self.embed(token), hidden], axis=-1)))
-        return self.out(hidden), hidden
-
-
-def decoder():
-    tr.manual_seed(5)
-    return TinyDecoder().eval().requires_grad_(False)
-
-
 def test_greedy_decoding_until_the_end_token():
-    net = decoder()
+    net = harness.decoder()
 
     def generate(hidden, first):
         token, length = first, 0
@@ -57,7 +40,7 @@ def test_greedy_decoding_until_the_end_token():
 
 
 def test_sampling_decoder_draws_the_same_tokens():
-    net = decoder()
+    net = harness.decoder()
 
     def generate(hidden, steps):
         token = tr.tensor(1)
@@ -81,7 +64,7 @@ def test_sampling_decoder_draws_the_same_tokens():
 
 
 def test_beam_search():
-    net = decoder()
+    net = harness.decoder()
     beams, vocabulary = 3, 11
 
     def search(hidden, steps):
