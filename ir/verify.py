@@ -167,6 +167,11 @@ def node_sizes(node: Node) -> Iterable[DimLike]:
         yield from v.type.shape
 
 
+def symbols_in(nodes: Iterable[Node]) -> set[Dim]:
+    """The symbols that nodes have sizes of."""
+    return {s for n in nodes for d in node_sizes(n) for s in dim.symbols(d)}
+
+
 def check_signature(graph: Graph) -> None:
     """ValueError unless the signature describes exactly the graph's inputs and outputs."""
     signature, inputs = graph.signature, graph.inputs

@@ -8,10 +8,11 @@ from typing import Any, Collection, Sequence
 
 import numpy as np
 
-from ...ir.dim import Dim, same, symbols
+from ...ir.dim import same, symbols
 from ...ir.graph import Graph, GraphBuilder, InputSpec, OutputSpec, Signature, Value
 from ...ir.graph import Node as GraphNode
 from ...ir.interpreter import bind_dims, concrete_attrs
+from ...ir.verify import symbols_in
 from .. import autograd
 from ..dispatch import lift
 from ..state import state
@@ -129,8 +130,7 @@ class _Cut:
 
     def _unbound(self, order: list[GraphNode], inputs: list[Value]) -> list[Value]:
         """Values of the forward graph that say how large a symbolic size is which no other input of this graph says."""
-        used = {s for n in order for v in n.outputs for d in v.type.shape for s in symbols(d)}
-        used |= {s for n in order for s in _in_attrs(tuple(n.attrs.values()))}
+        used = symbols_in(order)
         used |= {s for v in inputs for d in v.type.shape for s in symbols(d)}
         out: list[Value] = []
         for s in sorted(used, key=str):
@@ -187,13 +187,6 @@ class _Cut:
         self.builder.loc = n.loc
         outs = self.builder.emit(n.op, tuple(self._value(v) for v in n.inputs), n.attrs)
         self.env.update(zip(n.outputs, outs))
-
-
-def _in_attrs(x: Any) -> frozenset[Dim]:
-    """Every symbol in an attribute."""
-    if isinstance(x, tuple):
-        return frozenset().union(*map(_in_attrs, x))
-    return x.symbols() if isinstance(x, Dim) else frozenset()
 
 
 def _is_fill(v: Value) -> bool:

@@ -17,10 +17,10 @@ from typing import Any, Union
 import numpy as np
 
 from ...ir.decider import decide_with
-from ...ir.dim import Dim, symbols
+from ...ir.dim import Dim
 from ...ir.extract import extract, slice_of
 from ...ir.graph import Graph, InputSpec, Location, Node, Signature, Value
-from ...ir.verify import node_sizes
+from ...ir.verify import symbols_in
 from ...runtime.background import is_ready
 from .guards import Guard
 from .replay import Captured, Source
@@ -263,7 +263,7 @@ class Route:
         """The values that say how large the symbols in `nodes` are."""
         if not self.sizes:
             return set()
-        used = {s for n in nodes for d in node_sizes(n) for s in symbols(d)}
+        used = symbols_in(nodes)
         return {v for s, v in self.sizes.items() if s in used}
 
     def _known(self, question: str, kind: str, places: list[Place]) -> Segment | None:
