@@ -85,7 +85,7 @@ def _triton(graphs: list[Graph]) -> str:
     for p in plans:
         for step in p.steps:
             if isinstance(step, Step):
-                lower_kernel(step.kernel, CUDA_SM90)
+                lower_kernel(step.kernel, step.schedule, CUDA_SM90)
     return _placed(plans)
 
 

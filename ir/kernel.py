@@ -145,6 +145,11 @@ class Schedule:
     (0: a default). across: the outer axis along which loads are contiguous that are not along the vector axis: its points
     are handled as many at a time as there are lanes. stream: output buffers written past the cache. prefetch: (input, stage, bytes): loads of that stage
     ask for what lies so far ahead. tile: for an anchor, (MR, NR, KC, MC, NC).
+
+    On GPUs: blocks: points of one program along each dimension of its tile, powers of two. warps: of 32 threads that share a
+    program. stages: of loops whose loads run ahead. split: programs that share the contracted points of one tile. group:
+    rows of tiles that neighbouring programs share. precision: of float32 products: "ieee", "tf32x3", "tf32". persistent: as
+    many programs as there are multiprocessors, each with tile after tile.
     """
 
     vector: str = ""
@@ -156,6 +161,13 @@ class Schedule:
     stream: tuple[str, ...] = ()
     prefetch: tuple[tuple[str, int, int], ...] = ()
     tile: tuple[int, ...] = ()
+    blocks: tuple[int, ...] = ()
+    warps: int = 4
+    stages: int = 1
+    split: int = 1
+    group: int = 1
+    precision: str = "ieee"
+    persistent: bool = False
 
 
 def roots(stage: Stage) -> list[Expr]:

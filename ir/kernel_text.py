@@ -109,4 +109,7 @@ def format_schedule(s: Schedule) -> str:
         parts.append(f"stream {', '.join(s.stream)}")
     if s.prefetch:
         parts.append("prefetch " + ", ".join(f"{b} in stage {k} by {n}" for b, k, n in s.prefetch))
+    if s.blocks:
+        gpu = ("blocks", "warps", "stages", "split", "group", "precision", "persistent")
+        parts += [f"{f} {getattr(s, f)}" for f in gpu if getattr(s, f)]
     return "schedule " + "; ".join(parts)

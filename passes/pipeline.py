@@ -25,6 +25,7 @@ from .prepare import prepare
 from .rebase import rebase
 from .rows import cache_rows
 from .schedule import schedule
+from .schedule_gpu import schedule as schedule_on_gpu
 from .simplify import eliminate_dead, fill_empty, share, simplify
 from .split import split
 
@@ -112,7 +113,8 @@ def compile_graph(
         d.kernel = named(d.kernel)
     report.seconds["lower"] = time.perf_counter() - start
     start = time.perf_counter()
-    plan = Planner(graph, order_drafts(drafts, graph)).run(lambda k: schedule(k, target), graph.name)
+    place = schedule_on_gpu if target.isa == "cuda" else schedule
+    plan = Planner(graph, order_drafts(drafts, graph)).run(lambda k: place(k, target), graph.name)
     report.seconds["plan"] = time.perf_counter() - start
     steps = (replace(s, kernel=named(s.kernel)) if isinstance(s, Step) else s for s in plan.steps)
     if inside:

@@ -14,18 +14,20 @@ import numpy as np
 from ...ir import dim
 from ...ir.dim import Dim, DimLike
 from ...ir.interpreter import concrete_attrs
-from ...ir.kernel import Axis, Buffer, Contraction, Kernel, Reduction, Stage, Store
+from ...ir.kernel import Axis, Buffer, Contraction, Kernel, Reduction, Schedule, Stage, Store
 from ...ir.plan import ControlStep, HostStep, Plan
 from ...ir.scalar import Expr, load, transform
 from .scalar_eval import evaluate, evaluate_all, holds, index_value
 
 Env = dict[object, np.ndarray]
-KernelRunner = Callable[[Kernel, dict[str, np.ndarray], dict[str, int]], None]
+KernelRunner = Callable[[Kernel, dict[str, np.ndarray], dict[str, int], Schedule | None], None]
 
 
-def run_kernel(kernel: Kernel, buffers: Mapping[str, np.ndarray], dims: Mapping[str, int]) -> None:
+def run_kernel(
+    kernel: Kernel, buffers: Mapping[str, np.ndarray], dims: Mapping[str, int], schedule: Schedule | None = None
+) -> None:
     """Runs `kernel` on `buffers` (one C-contiguous array for each parameter that is not scratch), writing its outputs
-    in place. `dims`: the symbolic sizes by name. IndexError if a load or store leaves its buffer."""
+    in place. `dims`: the symbolic sizes by name. `schedule`: none of its business. IndexError if a load or store leaves its buffer."""
     _KernelRun(_with_outer_scratch(kernel), buffers, dims).run()
 
 
@@ -201,7 +203,7 @@ def run_plan(
 ) -> list[np.ndarray]:
     """The plan's outputs, checks left out. Inputs that the plan writes are copied first; such an output is the new contents.
 
-    `run`: runs one kernel in place, given its arrays by parameter name and the sizes; another backend may take part
+    `run`: runs one kernel in place, given its arrays by parameter name, the sizes and its schedule; another backend may take part
     here. Temporaries share memory as the plan says. `sizes`: the symbolic ones, for plans inside of others. IndexError
     with the message of a check that failed.
     """
@@ -231,7 +233,7 @@ def run_plan(
         params = [p for p in step.kernel.params if p.role != "scratch"]
         offsets = step.offsets or (0,) * len(step.args)
         given = {p.name: _from(arrays[b], o, p) for p, b, o in zip(params, step.args, offsets, strict=True)}
-        run(step.kernel, given, dims)
+        run(step.kernel, given, dims, step.schedule)
     _raise_failed(plan, arrays)
     checks = {b for b, _ in plan.checks}
     return [arrays[b] for b in plan.outputs if b not in checks]

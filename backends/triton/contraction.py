@@ -9,23 +9,23 @@ from __future__ import annotations
 from ...ir import dim
 from ...ir.dim import DimLike
 from ...ir.dtypes import bfloat16, float16
-from ...ir.kernel import Axis, Contraction, Kernel
+from ...ir.kernel import Axis, Contraction, Kernel, Schedule
 from ...ir.scalar import Expr
 from ...ir.target import Target
 from .elements import ZERO, Elements, Text, Tile
-from .emit import Frame, power_of_two
+from .emit import Frame
 from .exprs import INTERPRETER, type_name
 from .lowered import TritonKernel
 
 
-def lower_contraction(kernel: Kernel, target: Target) -> TritonKernel:
+def lower_contraction(kernel: Kernel, schedule: Schedule, target: Target) -> TritonKernel:
     """The source of a (prepared) kernel with an anchor whose stages have no inner axes."""
-    return _Contraction(kernel, target).lower()
+    return _Contraction(kernel, schedule, target).lower()
 
 
 class _Contraction(Frame):
-    def __init__(self, kernel: Kernel, target: Target):
-        super().__init__(kernel, target)
+    def __init__(self, kernel: Kernel, schedule: Schedule, target: Target):
+        super().__init__(kernel, schedule, target)
         assert kernel.anchor is not None
         if any(s.axes for s in kernel.stages):
             raise ValueError(f"{kernel.name}: the stages behind a contraction have no axes of their own")
@@ -34,12 +34,7 @@ class _Contraction(Frame):
         self.floating = self.lhs.dtype.kind == "f"
         c = self.anchor
         self.batch, self.m, self.n, self.k = (dim.numel(tuple(a.extent for a in x)) for x in (c.batch, c.m, c.n, c.k))
-        limit = 64 if self.floating else 16  # integers go through a three-dimensional product
-        self.blocks = {
-            "MBLOCK": max(16, power_of_two(self.m, limit)),
-            "NBLOCK": max(16, power_of_two(self.n, limit)),
-            "KBLOCK": max(16, power_of_two(self.k, 32 if self.floating else 16)),
-        }
+        self.blocks: dict[str, int] = dict(zip(("MBLOCK", "NBLOCK", "KBLOCK"), schedule.blocks, strict=True))
         for name, value in self.blocks.items():
             self.constant(name, value)
 
@@ -75,7 +70,7 @@ class _Contraction(Frame):
         for store in (s for stage in self.kernel.stages for s in stage.stores):
             out.store(store)
         grid = dim.ceildiv(self.m, self.blocks["MBLOCK"]) * dim.ceildiv(self.n, self.blocks["NBLOCK"]) * self.batch
-        return self.finish((grid,), 4)
+        return self.finish((grid,))
 
     # ---- indices
     def _program(self, m: str, n: str, wide: str) -> tuple[str, str, str]:

@@ -9,8 +9,8 @@ points one by one, in order, so that the last of equal addresses wins and sums h
 from __future__ import annotations
 
 from ...ir import dim
-from ...ir.dim import Dim, DimLike
-from ...ir.kernel import Axis, Kernel, Stage, roots
+from ...ir.dim import DimLike
+from ...ir.kernel import Axis, Kernel, Schedule, Stage, roots
 from ...ir.scalar import Expr, walk
 from ...ir.target import Target
 from .elements import Elements, Text, Tile
@@ -20,26 +20,22 @@ from .prepare import prepare
 from .reductions import COMBINE, Accumulator
 from .text import Writer
 
-POINTWISE_BLOCK = 1024
-TILE = 2048  # points of a tile whose stages loop
-LARGEST_ROW = 4096  # points that one block holds
 
-
-def lower_kernel(kernel: Kernel, target: Target) -> TritonKernel:
+def lower_kernel(kernel: Kernel, schedule: Schedule, target: Target) -> TritonKernel:
     """The Triton source of a kernel, and how to launch it."""
     kernel = prepare(kernel)
     if kernel.anchor is not None:
         from .contraction import lower_contraction
 
-        return lower_contraction(kernel, target)
-    return _LoopKernel(kernel, target).lower()
+        return lower_contraction(kernel, schedule, target)
+    return _LoopKernel(kernel, schedule, target).lower()
 
 
 class Frame:
     """What every kind of kernel has: the writer, parameters, sizes, and the text around the body."""
 
-    def __init__(self, kernel: Kernel, target: Target):
-        self.kernel, self.target = kernel, target
+    def __init__(self, kernel: Kernel, schedule: Schedule, target: Target):
+        self.kernel, self.schedule, self.target = kernel, schedule, target
         self.writer = Writer()
         self.helpers: set[str] = set()
         self.constexprs: dict[str, int] = {}
@@ -60,7 +56,7 @@ class Frame:
         self.writer.line(f"{name} = {elements.dim(n).text}")
         return name
 
-    def finish(self, grid: tuple[DimLike, ...], num_warps: int) -> TritonKernel:
+    def finish(self, grid: tuple[DimLike, ...]) -> TritonKernel:
         k = self.kernel
         names = [b.name for b in k.params] + [t.text for t in self.sizes.values()]
         names += [f"{name}: tl.constexpr" for name in self.constexprs]
@@ -75,7 +71,8 @@ class Frame:
         source += [f"    {line}" for line in self.writer.lines]
         return TritonKernel(
             k.name, "\n".join(source) + "\n", tuple((b.name, b.dtype) for b in k.params), k.dims,
-            tuple(t.text for t in self.sizes.values()), tuple(self.constexprs.items()), grid, num_warps,
+            tuple(t.text for t in self.sizes.values()), tuple(self.constexprs.items()), grid, self.schedule.warps,
+            self.schedule.stages,
         )  # fmt: skip
 
     def _uses_libdevice(self) -> bool:
@@ -85,18 +82,16 @@ class Frame:
 
 
 class _LoopKernel(Frame):
-    def __init__(self, kernel: Kernel, target: Target):
-        super().__init__(kernel, target)
+    def __init__(self, kernel: Kernel, schedule: Schedule, target: Target):
+        super().__init__(kernel, schedule, target)
         self.outer = dim.numel(tuple(a.extent for a in kernel.axes))
-        self.inner = [dim.numel(tuple(a.extent for a in s.axes)) for s in kernel.stages if s.axes]
-        self.tiled = bool(self.inner)
+        self.tiled = any(s.axes for s in kernel.stages)
         self.written: set[str] = set()
         self.bound: tuple[Axis, ...] = ()  # inner axes that are bound to a whole row
-        xblock, rblock = self._blocks()
-        self.xblock, self.rblock = xblock, rblock
-        sizes = [self.constant("XBLOCK", xblock)]
+        self.xblock, self.rblock = schedule.blocks if self.tiled else (*schedule.blocks, 1)
+        sizes = [self.constant("XBLOCK", self.xblock)]
         if self.tiled:
-            sizes.append(self.constant("RBLOCK", rblock))
+            sizes.append(self.constant("RBLOCK", self.rblock))
         self.tile = Tile(tuple(sizes), [None] * len(sizes))
         self.elements = Elements(self.writer, kernel, target, self.tile, self.sizes)
         self.index_type = type_name(self.elements.index_dtype)
@@ -118,41 +113,7 @@ class _LoopKernel(Frame):
             self.tile.units |= {a.sym: 0 for a in self.kernel.axes}
         for stage in self.kernel.stages:
             self._stage(stage)
-        points = self.xblock * self.rblock
-        return self.finish((dim.ceildiv(self.outer, self.xblock),), 8 if points > 2048 else 4)
-
-    # ---- blocks
-    def _blocks(self) -> tuple[int, int]:
-        """XBLOCK and RBLOCK: powers of two. Long along the dimension that more of memory is contiguous in."""
-        if not self.tiled:
-            return power_of_two(self.outer, POINTWISE_BLOCK), 1
-        longest = power_of_two(self.inner[0], LARGEST_ROW)
-        for n in self.inner[1:]:
-            longest = max(longest, power_of_two(n, LARGEST_ROW))
-        if self._columns():
-            x = power_of_two(self.outer, 64)
-            return x, min(longest, TILE // x)
-        fits = all(isinstance(n, int) and n <= LARGEST_ROW for n in self.inner)
-        r = longest if fits else min(longest, TILE)
-        return power_of_two(self.outer, max(1, min(64, TILE // 2 // r))), r
-
-    def _columns(self) -> bool:
-        """Whether more loads run along the last outer axis than along the last inner one."""
-        if not self.kernel.axes:
-            return False
-        inner = next(s.axes[-1] for s in self.kernel.stages if s.axes)
-        score = 0
-        for e in walk(*(e for s in self.kernel.stages for e in roots(s))):
-            if e.op == "load":
-                score += self._unit_stride(e, self.kernel.axes[-1]) - self._unit_stride(e, inner)
-        return score > 0
-
-    def _unit_stride(self, e: Expr, axis: Axis) -> int:
-        offset: DimLike = 0
-        for i, stride in zip(e.attr.index, self.kernel.buffer(e.attr.buffer).strides, strict=True):
-            if not isinstance(i, Expr):
-                offset = offset + i * stride
-        return int(isinstance(offset, Dim) and offset.is_linear_in(axis.sym) and offset.coefficient(axis.sym) == 1)
+        return self.finish((dim.ceildiv(self.outer, self.xblock),))
 
     # ---- stages
     def _stage(self, stage: Stage) -> None:
@@ -247,8 +208,3 @@ class _LoopKernel(Frame):
             self.tile.bound.pop(a.sym, None)
         self.tile.live[1] = None
         self.bound = ()
-
-
-def power_of_two(n: DimLike, most: int) -> int:
-    """The smallest power of two that holds n, at most `most` (a power of two)."""
-    return min(most, 1 << max(0, n - 1).bit_length()) if isinstance(n, int) else most

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ...ir import dim
-from ...ir.kernel import Kernel
+from ...ir.kernel import Kernel, Schedule
 from ...ir.target import CUDA_SM90, Target
 from .emit import lower_kernel
 from .exprs import INTERPRETER
@@ -59,9 +59,9 @@ def _reduce_by_halves(reduce: Any, tensors: tuple) -> list:
     return [reduce.to_tensor(data, d) for data, d in squeezed]
 
 
-def run_kernel(kernel: Kernel, buffers: Mapping[str, np.ndarray], dims: Mapping[str, int]) -> None:
+def run_kernel(kernel: Kernel, buffers: Mapping[str, np.ndarray], dims: Mapping[str, int], schedule: Schedule) -> None:
     """Lowers `kernel` and interprets it on `buffers` (C-contiguous arrays by parameter name), in place."""
-    interpret(lower_kernel(kernel, INTERPRETED), buffers, dims)
+    interpret(lower_kernel(kernel, schedule, INTERPRETED), buffers, dims)
 
 
 def interpret(kernel: TritonKernel, buffers: Mapping[str, np.ndarray], dims: Mapping[str, int]) -> None:

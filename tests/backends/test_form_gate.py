@@ -57,8 +57,9 @@ def run_llvm(kernel: Kernel, arrays: Arrays, sizes: dict[str, int]) -> None:
 
 def run_triton(kernel: Kernel, arrays: Arrays, sizes: dict[str, int]) -> None:
     from tracefuse.backends.triton import launch
+    from tracefuse.passes.schedule_gpu import schedule
 
-    launch.run_kernel(kernel, arrays, sizes)
+    launch.run_kernel(kernel, arrays, sizes, schedule(kernel, CUDA_SM90))
 
 
 @pytest.fixture(params=["reference", "llvm", "triton"])

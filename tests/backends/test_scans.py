@@ -93,7 +93,9 @@ def test_triton_source(shape, axis):
     x = b.input(TensorType(float32, shape))
     with b:
         graph = b.finish([ops.cumsum(x, axis=axis), ops.cumprod(x, axis=axis)])
-    sources = [lower_kernel(s.kernel, CUDA_SM90).source for s in compile_graph(graph, CUDA_SM90).kernel_steps]
+    sources = [
+        lower_kernel(s.kernel, s.schedule, CUDA_SM90).source for s in compile_graph(graph, CUDA_SM90).kernel_steps
+    ]
     assert len(sources) == 2
     assert "tl.associative_scan(row0, 1, plus)" in sources[0] and "tl.associative_scan(row0, 1, product)" in sources[1]
     assert ("tl.reduce" in sources[0]) == (shape[axis] >= 300 and shape != (4, 300))  # what goes from block to block

@@ -15,6 +15,7 @@ import pytest
 from tracefuse.backends.reference.kernels import run_kernel, run_plan
 from tracefuse.backends.triton import launch
 from tracefuse.backends.triton.emit import lower_kernel
+from tracefuse.backends.triton.lowered import TritonKernel
 from tracefuse.ir import dim, ops
 from tracefuse.ir.dtypes import bfloat16, float16, float32, float64, from_numpy, int32
 from tracefuse.ir.graph import GraphBuilder, Value
@@ -25,6 +26,7 @@ from tracefuse.ir.scalar import apply, load, result
 from tracefuse.ir.target import AVX512, CUDA_SM90
 from tracefuse.ir.types import TensorType
 from tracefuse.passes.pipeline import compile_graph
+from tracefuse.passes.schedule_gpu import schedule
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves test folders off the path
 import hand_kernels
@@ -45,6 +47,10 @@ def assert_close(got: np.ndarray, want: np.ndarray, what: str, scale: float = 1.
     tolerance = TOLERANCE[from_numpy(want.dtype).real.name] * scale
     wide = np.complex128 if want.dtype.kind == "c" else np.float64
     np.testing.assert_allclose(got.astype(wide), want.astype(wide), rtol=tolerance, atol=tolerance, err_msg=what)
+
+
+def lower(kernel: Kernel) -> TritonKernel:
+    return lower_kernel(kernel, schedule(kernel, CUDA_SM90), CUDA_SM90)
 
 
 # ------------------------------------------------------------------ ops
@@ -142,7 +148,7 @@ def both(kernel: Kernel, arrays: dict[str, np.ndarray], sizes: dict[str, int]) -
     """A kernel through the interpreter against the NumPy interpreter."""
     want = {n: a.copy() for n, a in arrays.items()}
     run_kernel(kernel, want, sizes)
-    launch.run_kernel(kernel, arrays, sizes)
+    launch.run_kernel(kernel, arrays, sizes, schedule(kernel, CUDA_SM90))
     for b in kernel.params:
         if b.role == "out":
             assert_close(arrays[b.name], want[b.name], f"{kernel.name} {b.name}", 30.0)
@@ -162,7 +168,7 @@ def test_scratch_is_computed_again():
     graph = b.finish(b.emit(REGISTRY["softmax"], (x,), {"axis": 1}))
     (step,) = compile_graph(graph, AVX512).steps
     assert any(p.role == "scratch" for p in step.kernel.params)
-    assert all(name in ("x0", "y0") for name, _ in lower_kernel(step.kernel, CUDA_SM90).buffers)
+    assert all(name in ("x0", "y0") for name, _ in lower(step.kernel).buffers)
     arrays = {"x0": normal(1200), "y0": np.empty(1200, np.float32)}
     both(step.kernel, arrays, {})
 
@@ -203,7 +209,7 @@ def test_indices_are_32_bits_where_they_certainly_fit():
         x = load(int32, "x", (i.sym,))
         params = tuple(Buffer(name, int32, (n,), (1,), role) for name, role in (("x", "in"), ("y", "out")))
         kernel = Kernel("copy", params, (i,), (Stage((), stores=(Store("y", (i.sym,), x),)),))
-        return lower_kernel(replace(kernel, dims=tuple(dim.symbols(n))), CUDA_SM90).source
+        return lower(replace(kernel, dims=tuple(dim.symbols(n)))).source
 
     assert "int64" not in source(1000)
     assert "int64" in source(2**31)
@@ -221,7 +227,7 @@ def test_source_is_readable():
     kernel = Kernel(
         "scale", params, (i,), (Stage((), stores=(Store("y", (i.sym,), value),)),), ops=("mul", "add", "relu")
     )
-    lowered = lower_kernel(kernel, CUDA_SM90)
+    lowered = lower(kernel)
     assert (
         lowered.source
         == """\
@@ -264,7 +270,7 @@ def test_a_process_does_one_or_the_other():
     from tracefuse.backends.triton.compile import compile_kernel
 
     with pytest.raises(RuntimeError, match="compile in another"):
-        compile_kernel(lower_kernel(hand_kernels.softmax(4, 4), CUDA_SM90))
+        compile_kernel(lower(hand_kernels.softmax(4, 4)))
     code = "import triton; from tracefuse.backends.triton.launch import enable_interpreter; enable_interpreter()"
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)

@@ -17,6 +17,7 @@ from tracefuse.ir.kernel import Kernel
 from tracefuse.ir.target import CUDA_SM90
 from tracefuse.ir.types import TensorType
 from tracefuse.passes.pipeline import compile_graph
+from tracefuse.passes.schedule_gpu import schedule
 
 N, M = 512, 1000
 
@@ -61,7 +62,7 @@ def kernel_of(function, *types: tuple[DType, tuple[int, ...]]) -> Kernel:
 def main(capabilities: list[int]) -> None:
     out = {}
     for name, kernel in kernels():
-        lowered = lower_kernel(kernel, CUDA_SM90)
+        lowered = lower_kernel(kernel, schedule(kernel, CUDA_SM90), CUDA_SM90)
         for capability in capabilities:
             done = compile_kernel(lowered, capability)
             out[f"{name} sm_{capability}"] = {
