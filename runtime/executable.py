@@ -20,7 +20,6 @@ from ..backends.llvm.lowered import LoweredKernel, Phase
 from ..ir import dim
 from ..ir.dim_text import parse as parse_dim
 from ..ir.graph import Graph
-from ..ir.interpreter import dim_sources
 from ..ir.kernel import Kernel, Schedule
 from ..ir.kernel_text import format_kernel, format_schedule
 from ..ir.plan import ControlStep, HostStep, Plan, Step
@@ -31,6 +30,7 @@ from . import debug, interrupts, knobs, memory
 from .cache import Recent, disk_cache
 from .host import HostProgram
 from .plan_code import PlanCode, plan_code
+from .sizes import GraphSizes
 from .threads import max_threads, pool_symbols
 
 if TYPE_CHECKING:
@@ -113,8 +113,7 @@ class Executable:
         native = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
         self.address = addresses[-1]  # of the whole plan, where it has no host steps
         self._call = native(self.address)
-        self._dims = dim_sources(graph)
-        self._shapes = [v.type.shape for v in graph.inputs]
+        self._sizes = GraphSizes(graph)
         self._host: HostProgram | None = None
         if plan.host_steps:
             parts = [p if isinstance(p, HostStep) else native(a) for p, a in zip(code.parts, addresses)]
@@ -166,14 +165,14 @@ class Executable:
         handler during a loop, raises.
         """
         plan = self.plan
-        sizes = self._sizes(inputs)
+        sizes = self._sizes.of(inputs)
         arrays = [self._usable(a, k) for k, a in enumerate(inputs)]
         arrays += plan.constants
         outputs: list[np.ndarray | None] = []
         for b in plan.outputs:
             buffer = plan.buffers[b]
             if buffer.kind == "output":
-                shape = tuple(dim.evaluate(d, sizes) for d in buffer.type.shape)
+                shape = self._sizes.shape(buffer.type.shape, sizes)
                 out = memory.empty(shape, buffer.type.dtype.np)
                 outputs.append(out)
             else:
@@ -203,21 +202,6 @@ class Executable:
         if any(s.kind == "write" and s.target == k for s in self.graph.signature.outputs):
             raise ValueError(f"input {k} of {self.graph.name} is written in place and must be C-contiguous")
         return np.ascontiguousarray(a)
-
-    def _sizes(self, inputs: Sequence[np.ndarray]) -> dict[str, int]:
-        """The symbolic sizes. ValueError if the shapes of the inputs do not go together."""
-        try:
-            sizes = {name: inputs[k].shape[axis] // factor for name, (k, axis, factor) in self._dims.items()}
-            for want, a in zip(self._shapes, inputs, strict=True):
-                if want != a.shape and (not sizes or tuple([dim.evaluate(d, sizes) for d in want]) != a.shape):
-                    break
-            else:
-                return sizes
-        except IndexError:  # an input of lower rank
-            pass
-        want = ", ".join(str(v.type) for v in self.graph.inputs)
-        given = ", ".join(f"{a.dtype}{list(a.shape)}" for a in inputs)
-        raise ValueError(f"{self.graph.name} was compiled for {want}, not for {given}")
 
 
 def kernel_object(e: Executable, kernel: Kernel, schedule: Schedule) -> tuple[LoweredKernel, bytes]:

@@ -34,6 +34,9 @@ KNOBS = {
         Knob("TRACEFUSE_CACHE_LIMIT", "1073741824", "bytes the disk cache may hold"),
         Knob("TRACEFUSE_CODE_LIMIT", "1073741824", "bytes of machine code in memory; the traces called last are kept"),
         Knob("TRACEFUSE_NUM_THREADS", "", "threads of the CPU pool; default: the CPUs this process may use"),
+        Knob(
+            "TRACEFUSE_CUDA", "", "interpret: emulate a GPU by Triton's interpreter (slow, for tests); interpret:2: two"
+        ),
         Knob("TRACEFUSE_TARGET", "", "generate code for avx512, avx2 or scalar instead of this CPU's best", True),
     )
 }

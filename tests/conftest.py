@@ -1,4 +1,4 @@
-"""Every test session has a cache folder of its own, can be interrupted, and verifies graphs after every pass."""
+"""Every test session has a cache folder of its own, can be interrupted, verifies graphs after every pass, and has two GPUs, emulated."""
 
 import os
 import signal
@@ -11,3 +11,4 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
 
 _cache = tempfile.TemporaryDirectory(prefix="tracefuse-tests-")
 os.environ["TRACEFUSE_CACHE_DIR"] = _cache.name
+os.environ.setdefault("TRACEFUSE_CUDA", "interpret:2")  # two GPUs, emulated on the host

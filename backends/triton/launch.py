@@ -70,7 +70,7 @@ def interpret(kernel: TritonKernel, buffers: Mapping[str, np.ndarray], dims: Map
     grid = tuple(dim.evaluate(n, dims) for n in kernel.grid)
     if 0 in grid:
         return
-    arguments = [_Memory(buffers[name]) for name, _ in kernel.buffers] + [dims[str(d)] for d in kernel.dims]
+    arguments = [HostMemory(buffers[name]) for name, _ in kernel.buffers] + [dims[str(d)] for d in kernel.dims]
     with np.errstate(all="ignore"):
         load_function(kernel.name, kernel.source)[grid](*arguments, **dict(kernel.constexprs))
 
@@ -92,7 +92,7 @@ def _folder() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="tracefuse-triton-")
 
 
-class _Memory:
+class HostMemory:
     """An array as the interpreter wants it: the few methods of a tensor that it calls. It works on the array itself."""
 
     def __init__(self, array: np.ndarray | None = None):
@@ -103,10 +103,10 @@ class _Memory:
         assert self.array is not None
         return self.array.ctypes.data
 
-    def untyped_storage(self) -> "_Memory":
+    def untyped_storage(self) -> "HostMemory":
         return self
 
-    def cpu(self) -> "_Memory":
+    def cpu(self) -> "HostMemory":
         return self
 
     def storage_offset(self) -> int:
@@ -120,12 +120,12 @@ class _Memory:
         assert self.array is not None
         return tuple(s // self.array.itemsize for s in self.array.strides)
 
-    def new_empty(self, *shape: int, device: object = None) -> "_Memory":
-        return _Memory()
+    def new_empty(self, *shape: int, device: object = None) -> "HostMemory":
+        return HostMemory()
 
-    def set_(self, storage: "_Memory", offset: int, size: object, stride: object) -> "_Memory":
+    def set_(self, storage: "HostMemory", offset: int, size: object, stride: object) -> "HostMemory":
         self.array, self.dtype = storage.array, storage.dtype
         return self
 
-    def copy_(self, other: "_Memory") -> "_Memory":
+    def copy_(self, other: "HostMemory") -> "HostMemory":
         return self

@@ -247,7 +247,7 @@ def test_what_needs_the_host_takes_the_whole_loop_there():
 
 def test_other_targets_and_switched_off():
     graph = scan(lambda s, x: ops.add(s, x), ROW, rows(4))
-    assert compile_graph(graph, CUDA_SM90).host_steps
+    assert compile_graph(graph, CUDA_SM90).control_steps
     assert compile_graph(graph, AVX512, Fuel(disabled=frozenset(("control",)))).host_steps
     assert not compile_graph(graph, AVX512).host_steps
 

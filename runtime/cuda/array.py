@@ -1,0 +1,182 @@
+"""`DeviceArray`: an array in the memory of a GPU, with the attributes of an ndarray that the rest of the house reads.
+
+It says where elements are, and moves them to and from the host; computing is done by `eager.py` and by executables.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ...ir.dim import contiguous_strides
+from ...ir.op import Attrs, OpDef, register_interpreter
+from .device import Gpu
+from .memory import Block
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    c_contiguous: bool
+    writeable: bool = True
+    aligned: bool = True
+
+
+class DeviceArray:
+    """`shape` and `strides` (in bytes) of elements of `dtype`, from byte `offset` of `block` on. Immutable but for the
+    elements."""
+
+    __slots__ = ("gpu", "block", "offset", "shape", "strides", "dtype", "base", "__weakref__")
+
+    def __init__(
+        self,
+        gpu: Gpu,
+        block: Block,
+        shape: Shape,
+        dtype: np.dtype,
+        strides: Shape | None = None,
+        offset: int = 0,
+        base: DeviceArray | None = None,
+    ):
+        self.gpu, self.block, self.offset, self.shape, self.dtype, self.base = gpu, block, offset, shape, dtype, base
+        self.strides = _strides(shape, dtype.itemsize) if strides is None else strides
+
+    # ---- what it is
+    @property
+    def address(self) -> int:
+        return self.block.address + self.offset
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether the elements lie row by row, without gaps."""
+        want = self.dtype.itemsize
+        for n, stride in zip(reversed(self.shape), reversed(self.strides)):
+            if n != 1 and stride != want:
+                return self.size == 0
+            want *= n
+        return True
+
+    @property
+    def flags(self) -> Flags:
+        return Flags(self.contiguous)
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len() of an array without axes")
+        return self.shape[0]
+
+    def __repr__(self) -> str:
+        return f"<{self.dtype}{list(self.shape)} on {self.gpu.name}>"
+
+    # ---- other arrays of the same memory
+    def view(self, shape: Shape, strides: Shape, offset: int = 0) -> DeviceArray:
+        """Elements from byte `offset` of this array on."""
+        return DeviceArray(self.gpu, self.block, shape, self.dtype, strides, self.offset + offset, self)
+
+    def reshape(self, shape: Shape) -> DeviceArray:
+        """The elements of a contiguous array in another shape."""
+        assert self.contiguous
+        return self.view(shape, _strides(shape, self.dtype.itemsize))
+
+    # ---- to and from the host
+    def numpy(self) -> np.ndarray:
+        """A copy in host memory; waits until the elements are there."""
+        from .copies import contiguous
+
+        source = contiguous(self)
+        out = np.empty(self.shape, self.dtype)
+        if out.size:
+            stream = self.gpu.stream
+            self.gpu.driver.copy_out(out.ctypes.data, source.address, out.nbytes, stream.handle)
+            stream.synchronize()
+        return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        raise TypeError(f"a tensor on {self.gpu.name} is no NumPy array; copy it to the host first: .cpu()")
+
+    def item(self) -> Any:
+        return self.numpy().item()
+
+    def __bool__(self) -> bool:
+        return bool(self.numpy())
+
+    def __int__(self) -> int:
+        return int(self.numpy())
+
+    __index__ = __int__
+
+    def __float__(self) -> float:
+        return float(self.numpy())
+
+    # ---- elements
+    def copy(self) -> DeviceArray:
+        """A contiguous copy in memory of its own."""
+        from .copies import copied
+
+        return copied(self)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        """array[...] = value, of the same dtype, and of a shape that broadcasts."""
+        from .eager import assign
+
+        assert key is Ellipsis, "views are assigned as a whole"
+        assign(self, value)
+
+
+def _strides(shape: Shape, itemsize: int) -> Shape:
+    return tuple(int(s) * itemsize for s in contiguous_strides(shape))  # type: ignore[arg-type]
+
+
+def empty(gpu: Gpu, shape: Shape, dtype: np.dtype) -> DeviceArray:
+    """An array of undefined content."""
+    return DeviceArray(gpu, gpu.pool.get(max(1, math.prod(shape) * dtype.itemsize)), shape, dtype)
+
+
+def to_device(gpu: Gpu, array: np.ndarray) -> DeviceArray:
+    """A copy of a host array."""
+    source = np.ascontiguousarray(array).reshape(array.shape)
+    out = empty(gpu, array.shape, array.dtype)
+    if source.size:
+        gpu.driver.copy_in(out.address, source.ctypes.data, source.nbytes, gpu.stream.handle)
+    return out
+
+
+def share_memory(a: DeviceArray, b: DeviceArray) -> bool:
+    """Whether they may have elements in common."""
+    return a.block is b.block and a.size > 0 and b.size > 0 and _span(a)[0] < _span(b)[1] and _span(b)[0] < _span(a)[1]
+
+
+def _span(a: DeviceArray) -> tuple[int, int]:
+    """The first byte of its block that may be its own, and the first behind it that is not."""
+    low = sum(min(0, (n - 1) * s) for n, s in zip(a.shape, a.strides))
+    high = sum(max(0, (n - 1) * s) for n, s in zip(a.shape, a.strides))
+    return a.offset + low, a.offset + high + a.itemsize
+
+
+def _evaluate(op: OpDef, args: tuple, attrs: Attrs) -> Any:
+    from .eager import evaluate
+
+    return evaluate(op, args, attrs)
+
+
+register_interpreter(DeviceArray, 1, _evaluate)

@@ -1,0 +1,135 @@
+"""The GPUs of this process: each with its driver, its memory, its streams and the kernels that it has loaded."""
+
+from __future__ import annotations
+
+import functools
+import threading
+import weakref
+from dataclasses import replace
+from typing import Any
+
+from ...backends.triton.emit import lower_kernel
+from ...backends.triton.exprs import INTERPRETER
+from ...backends.triton.lowered import TritonKernel
+from ...ir.kernel import Kernel, Schedule
+from ...ir.kernel_text import format_kernel, format_schedule
+from ...ir.target import CUDA_SM90, Target
+from .driver import DeviceError, Driver, Launch, drivers
+from .memory import Pool
+
+
+class Gpu:
+    """One device. `stream`: what work of this thread is given to."""
+
+    def __init__(self, driver: Driver):
+        self.driver, self.index = driver, driver.index
+        self.name = f"cuda:{self.index}"
+        major, minor = driver.properties.capability
+        cpu = INTERPRETER if driver.interprets else f"sm_{major}{minor}"
+        self.target: Target = replace(CUDA_SM90, cpu=cpu)
+        self.streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+        self.main_stream = Stream(self, driver.new_stream())
+        self.pool = Pool(self)
+        self._local = threading.local()
+        self._loaded: dict[str, tuple[TritonKernel, Launch]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def stream(self) -> "Stream":
+        return getattr(self._local, "stream", self.main_stream)
+
+    @stream.setter
+    def stream(self, stream: "Stream") -> None:
+        self._local.stream = stream
+
+    def synchronize(self) -> None:
+        """Waits for everything that was given to the device's streams."""
+        for stream in list(self.streams):
+            stream.synchronize()
+
+    def load(self, kernel: Kernel, schedule: Schedule) -> tuple[TritonKernel, Launch]:
+        """A kernel's code on this device: compiled once."""
+        key = f"{format_kernel(kernel)}\n{format_schedule(schedule)}"
+        found = self._loaded.get(key)
+        if found is None:
+            with self._lock:
+                found = self._loaded.get(key)
+                if found is None:
+                    lowered = lower_kernel(kernel, schedule, self.target)
+                    found = self._loaded[key] = (lowered, self.driver.load(lowered))
+        return found
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.driver.properties.name}>"
+
+
+class Stream:
+    """Work that is done in order. Streams of one device run beside each other."""
+
+    def __init__(self, gpu: Gpu, handle: Any, owned: bool = True):
+        self.gpu, self.handle, self._owned = gpu, handle, owned
+        gpu.streams.add(self)
+
+    def synchronize(self) -> None:
+        """Waits until everything is done that the stream was given."""
+        self.gpu.driver.synchronize(self.handle)
+
+    def record(self, event: "Event") -> None:
+        event.gpu.driver.record(event.handle, self.handle)
+
+    def wait(self, event: "Event") -> None:
+        """What the stream is given from now on waits for the event."""
+        self.gpu.driver.wait(self.handle, event.handle)
+
+    def wait_stream(self, other: "Stream") -> None:
+        """What the stream is given from now on waits for all that `other` has been given until now."""
+        if other is not self:
+            event = Event(other.gpu)
+            other.record(event)
+            self.wait(event)
+
+    def __del__(self) -> None:
+        if self._owned:
+            self.gpu.driver.release_stream(self.handle)
+
+
+class Event:
+    """A point in a stream's work."""
+
+    def __init__(self, gpu: Gpu, timing: bool = False):
+        self.gpu = gpu
+        self.handle = gpu.driver.new_event(timing)
+
+    def is_done(self) -> bool:
+        return self.gpu.driver.is_done(self.handle)
+
+    def synchronize(self) -> None:
+        self.gpu.driver.wait_for(self.handle)
+
+    def milliseconds_to(self, end: "Event") -> float:
+        """Between the two points. Both must have been made with timing=True, and be done."""
+        return self.gpu.driver.milliseconds(self.handle, end.handle)
+
+    def __del__(self) -> None:
+        self.gpu.driver.release_event(self.handle)
+
+
+@functools.cache
+def _gpus() -> tuple[Gpu, ...]:
+    return tuple(map(Gpu, drivers()))
+
+
+def gpu(index: int) -> Gpu:
+    """The device of that number. DeviceError with the reason if it is not there."""
+    found = _gpus()
+    if not 0 <= index < len(found):
+        raise DeviceError(f"there is no cuda:{index}: this process sees {len(found)} GPU(s), cuda:0 is the first")
+    return found[index]
+
+
+def gpu_count() -> int:
+    """How many GPUs this process sees; 0 without a driver."""
+    try:
+        return len(_gpus())
+    except DeviceError:
+        return 0

@@ -1,0 +1,76 @@
+"""Compiles a graph for a GPU and runs it: `build(graph, gpu)`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...ir.graph import Graph
+from ...ir.plan import Plan
+from ...passes.pipeline import Report, compile_graph
+from .. import knobs
+from ..executable import CheckFailed, fuel_from_knobs
+from ..sizes import GraphSizes
+from .array import DeviceArray, empty, to_device
+from .copies import contiguous
+from .device import Gpu
+from .program import Program
+
+
+class CudaExecutable:
+    """A graph for one device. `run` is thread-safe, and does not wait for the device unless a check, control flow or a
+    step on the host asks for a value.
+
+    `seconds`: time spent by stage ("passes", "codegen").
+    """
+
+    code_bytes = 0
+    hits = 0
+
+    def __init__(self, graph: Graph, plan: Plan, gpu: Gpu, report: Report, breathe: Callable[[], None] = lambda: None):
+        self.graph, self.plan, self.gpu, self.report = graph, plan, gpu, report
+        self.target = gpu.target
+        self.seconds: dict[str, float] = {"passes": sum(report.seconds.values())}
+        start = time.perf_counter()
+        self.program = Program(plan, gpu, breathe)
+        self.seconds["codegen"] = time.perf_counter() - start
+        self._sizes = GraphSizes(graph)
+
+    def run(self, inputs: Sequence[Any]) -> list[DeviceArray | None]:
+        """The graph's outputs, fresh arrays; None for those that are written into inputs, and for checks.
+
+        Inputs are arrays of this device, with the graph's dtypes and shapes, or of the host: those are copied, and copied
+        back if they are written. Raises, with nothing written, CheckFailed when an index was out of range.
+        """
+        plan = self.plan
+        sizes = self._sizes.of(inputs)
+        given = [to_device(self.gpu, a) if type(a) is np.ndarray else contiguous(a) for a in inputs]
+        outputs: list[DeviceArray | None] = []
+        for b in plan.outputs:
+            buffer = plan.buffers[b]
+            fresh = buffer.kind == "output"
+            shape = self._sizes.shape(buffer.type.shape, sizes) if fresh else ()
+            outputs.append(empty(self.gpu, shape, buffer.type.dtype.np) if fresh else None)
+        failed = self.program.run(
+            [a.address for a in given],
+            [0 if a is None else a.address for a in outputs],
+            sizes,
+        )
+        if failed is not None:
+            raise CheckFailed(failed)
+        for k, spec in enumerate(self.graph.signature.outputs):
+            if spec.kind == "write" and given[spec.target] is not inputs[spec.target]:
+                inputs[spec.target][...] = (
+                    given[spec.target].numpy() if type(inputs[spec.target]) is np.ndarray else given[spec.target]
+                )
+        return outputs[: len(self.graph.outputs)]
+
+
+def build(graph: Graph, gpu: Gpu, breathe: Callable[[], None] = lambda: None, budget: float = 0.0) -> CudaExecutable:
+    """Compiles `graph` for a device. breathe: called between kernels; what it raises ends it."""
+    report = Report()
+    plan = compile_graph(graph, gpu.target, fuel_from_knobs(), knobs.flag("TRACEFUSE_VERIFY"), report)
+    return CudaExecutable(graph, plan, gpu, report, breathe)

@@ -1,0 +1,195 @@
+"""Runs a plan on a device: kernels by their launches, control flow from the host, and what no kernel computes there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...ir import dim
+from ...ir.dim import Dim, DimLike
+from ...ir.interpreter import concrete_attrs
+from ...ir.plan import ControlStep, HostStep, Plan, Step
+from ...ir.types import TensorType
+from .array import DeviceArray, empty, to_device
+from .device import Gpu
+from .driver import Launch
+
+Sizes = Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernel:
+    """A kernel step: what to call, with which buffers from which byte on, with which sizes."""
+
+    launch: Launch
+    grid: tuple[DimLike, ...]
+    args: tuple[int, ...]
+    offsets: tuple[int, ...]
+    dims: tuple[Dim, ...]
+
+
+class Program:
+    """The steps of a plan, with their code. Thread-safe: a call keeps everything that it changes to itself."""
+
+    def __init__(self, plan: Plan, gpu: Gpu, breathe: Callable[[], None] = lambda: None):
+        self.plan, self.gpu = plan, gpu
+        self._constants = [to_device(gpu, a) for a in plan.constants]
+        self.steps: list[_Kernel | HostStep | tuple[ControlStep, list[Program]]] = []
+        for step in plan.steps:
+            breathe()
+            if isinstance(step, Step):
+                self.steps.append(self._kernel(step))
+            elif isinstance(step, ControlStep):
+                self.steps.append((step, [Program(p, gpu, breathe) for p in step.plans]))
+            else:
+                self.steps.append(step)
+
+    def _kernel(self, step: Step) -> _Kernel:
+        lowered, launch = self.gpu.load(step.kernel, step.schedule)
+        params = [p for p in step.kernel.params if p.role != "scratch"]
+        by_name = dict(zip((p.name for p in params), zip(step.args, step.offsets or (0,) * len(params))))
+        chosen = [by_name[name] for name, _ in lowered.buffers]
+        offsets = tuple(o * dtype.itemsize for (_, o), (_, dtype) in zip(chosen, lowered.buffers))
+        return _Kernel(launch, lowered.grid, tuple(b for b, _ in chosen), offsets, lowered.dims)
+
+    def run(self, inputs: Sequence[int], outputs: Sequence[int], sizes: Sizes) -> str | None:
+        """Fills `outputs` (addresses; of those that the plan does not write itself any) and what it writes of `inputs`.
+        Returns the message of a check that failed, with nothing written; None if all is well."""
+        plan, gpu = self.plan, self.gpu
+        arena = gpu.pool.get(max(1, dim.evaluate(plan.arena, sizes)))
+        constants = [a.address for a in self._constants]
+        given = {"input": inputs, "constant": constants, "output": outputs}
+        at = [
+            arena.address + dim.evaluate(b.offset, sizes) if b.kind == "temp" else given[b.kind][b.slot]
+            for b in plan.buffers
+        ]
+        stream = gpu.stream.handle
+        for number, step in enumerate(self.steps):
+            if number == plan.commit_from and (failed := self._failed(at)) is not None:
+                return failed
+            if isinstance(step, _Kernel):
+                grid = tuple([n if type(n) is int else dim.evaluate(n, sizes) for n in step.grid])
+                if 0 not in grid:
+                    addresses = [at[b] + o for b, o in zip(step.args, step.offsets)]
+                    step.launch(grid, (*addresses, *(sizes[str(d)] for d in step.dims)), stream)
+            elif isinstance(step, HostStep):
+                self._on_host(step, at, sizes)
+            else:
+                failed = self._control(*step, at, sizes)
+                if failed is not None:
+                    return failed
+        return self._failed(at) if plan.commit_from >= len(self.steps) else None
+
+    def _failed(self, at: list[int]) -> str | None:
+        for b, message in self.plan.checks:
+            if b >= 0 and self._read(at[b], self.plan.buffers[b].type, {}).any():
+                return message
+        return None
+
+    # ---- values on the host
+    def _read(self, address: int, type: TensorType, sizes: Sizes) -> np.ndarray:
+        out = np.empty(tuple(dim.evaluate(n, sizes) for n in type.shape), type.dtype.np)
+        if out.size:
+            stream = self.gpu.stream
+            self.gpu.driver.copy_out(out.ctypes.data, address, out.nbytes, stream.handle)
+            stream.synchronize()
+        return out
+
+    def _write(self, address: int, array: np.ndarray) -> None:
+        source = np.ascontiguousarray(array)
+        if source.size:
+            self.gpu.driver.copy_in(address, source.ctypes.data, source.nbytes, self.gpu.stream.handle)
+
+    def _on_host(self, step: HostStep, at: list[int], sizes: Sizes) -> None:
+        """The op's reference, on copies of its operands in host memory."""
+        node = step.node
+        operands = tuple(self._read(at[b], v.type, sizes) for b, v in zip(step.args, node.inputs, strict=True))
+        try:
+            out = node.op.evaluate(operands, concrete_attrs(node, sizes))
+        except Exception as e:
+            e.add_note(f"{node.loc or 'no line known'}: {node.op.name}({', '.join(str(v.type) for v in node.inputs)})")
+            raise
+        for b, result in zip(step.results, out if type(out) is tuple else (out,), strict=True):
+            if b >= 0:
+                self._write(at[b], result)
+
+    # ---- control flow
+    def _control(self, step: ControlStep, programs: list["Program"], at: list[int], sizes: Sizes) -> str | None:
+        """The op's meaning: the host decides, the programs compute."""
+        node, a = step.node, concrete_attrs(step.node, sizes)
+        operands = [at[b] for b in step.args]
+        results = [at[b] for b in step.results]
+        if node.op.name == "cond":
+            taken = 0 if self._read(operands[0], node.inputs[0].type, sizes) else 1
+            return self._call(programs[taken], operands[1:], results, sizes)
+        n = a["carried"]
+        types = [v.type for v in node.outputs]
+        carry = _Carry(self, types[:n], operands[:n], sizes)
+        if node.op.name == "while":
+            test = _Carry(self, [programs[0].result_type(0)], [], sizes)
+            while True:
+                failed = self._call(programs[0], [*carry.now, *operands[n:]], test.spare, sizes)
+                if failed is not None:
+                    return failed
+                if not self._read(test.spare[0], test.types[0], sizes):
+                    break
+                failed = self._call(programs[1], [*carry.now, *operands[n:]], carry.spare, sizes)
+                if failed is not None:
+                    return failed
+                carry.turn()
+        else:
+            end, length = n + a["scanned"], a["length"]
+            rows = [_row_bytes(v.type, sizes) for v in node.inputs[n:end]]
+            stacked = [_row_bytes(t, sizes) for t in types[n:]]
+            for i in reversed(range(length)) if a["reverse"] else range(length):
+                given = [x + i * r for x, r in zip(operands[n:end], rows)]
+                into = [y + i * r for y, r in zip(results[n:], stacked)]
+                failed = self._call(programs[0], [*carry.now, *given, *operands[end:]], [*carry.spare, *into], sizes)
+                if failed is not None:
+                    return failed
+                carry.turn()
+        for result, address, t in zip(results, carry.now, types):
+            self._copy(result, address, t, sizes)
+        return None
+
+    def result_type(self, k: int) -> TensorType:
+        return self.plan.buffers[self.plan.outputs[k]].type
+
+    def _call(self, program: "Program", inputs: Sequence[int], results: Sequence[int], sizes: Sizes) -> str | None:
+        """A program inside of this one. What it hands on as it is gets copied."""
+        failed = program.run(inputs, results, sizes)
+        if failed is None:
+            for k, (b, result) in enumerate(zip(program.plan.outputs, results)):
+                buffer = program.plan.buffers[b]
+                if buffer.kind == "input":
+                    self._copy(result, inputs[buffer.slot], program.result_type(k), sizes)
+        return failed
+
+    def _copy(self, target: int, source: int, type: TensorType, sizes: Sizes) -> None:
+        nbytes = dim.evaluate(type.size, sizes) * type.dtype.itemsize
+        if nbytes and target != source:
+            self.gpu.driver.copy(target, source, nbytes, self.gpu.stream.handle)
+
+
+class _Carry:
+    """What a loop carries, twice: as it is (`now`), and where the next step writes it (`spare`)."""
+
+    def __init__(self, program: Program, types: list[TensorType], start: Sequence[int], sizes: Sizes):
+        self.types = types
+
+        def room() -> list[DeviceArray]:
+            return [empty(program.gpu, tuple(dim.evaluate(n, sizes) for n in t.shape), t.dtype.np) for t in types]
+
+        self._held = (room(), room())
+        self.now = list(start)
+        self.spare, self._third = ([a.address for a in held] for held in self._held)
+
+    def turn(self) -> None:
+        """The spare becomes what is carried. What the loop was given is never written."""
+        self.now, self.spare, self._third = self.spare, self._third, self.spare
+
+
+def _row_bytes(t: TensorType, sizes: Sizes) -> int:
+    return dim.evaluate(dim.numel(t.shape[1:]), sizes) * t.dtype.itemsize
