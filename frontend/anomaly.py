@@ -50,6 +50,9 @@ class Anomaly:
     def concretize(self, t: Tensor, what: str) -> Any:
         return t._data
 
+    def run_on(self, gpu: Any) -> None:
+        """Ops run where their operands are."""
+
     def callable(self, f: Any) -> Any:
         return getattr(f, "__tracefuse_wrapped__", f)
 

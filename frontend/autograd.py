@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 
+from ..ir.graph import Value
 from ..ir.op import get_op, value_type
 from . import dispatch
+from .devices import gpu_of, making
 from .dispatch import lift, payload_of
 from .epoch import epoch
 from .state import state, traced
@@ -251,7 +253,8 @@ def _walk(walk: _Walk, outputs: Sequence[Tensor], gradients: Sequence[Any], what
     try:
         for edge, seed in seeds:
             walk.send(edge, seed if walk.create_graph else payload_of(seed))
-        walk.run()
+        with making(next((g for t in outputs if (g := gpu_of(t))), None)):
+            walk.run()
         for key, (leaf, g) in walk.leaves.items():
             hooks = _LEAF_HOOKS.get(key)
             if hooks is not None:
@@ -310,7 +313,7 @@ def _accumulate(leaf: Tensor, g: Any, given: set[int]) -> None:
 
 
 def _shared(array: Any, given: set[int]) -> bool:
-    return type(array) is np.ndarray and (id(array) in given or array.base is not None or not array.flags.writeable)
+    return type(array) is not Value and (id(array) in given or array.base is not None or not array.flags.writeable)
 
 
 def grad(

@@ -18,7 +18,6 @@ import types
 import warnings
 from typing import TYPE_CHECKING, Any, Callable
 
-from ..ir.graph import Graph
 from ..runtime import collector, interrupts
 from ..runtime.background import NotYet
 from . import events
@@ -96,7 +95,7 @@ class CompiledFunction:
         self.dynamic = Dynamic(dynamic)
         self.fallbacks: list[str] = []
         self._background = Background(BACKENDS[backend]) if mode == "lazy" else None
-        self._build: Callable[[Graph], Any] = BACKENDS[backend] if self._background is None else self._background.build
+        self._build: Callable[..., Any] = BACKENDS[backend] if self._background is None else self._background.build
         if mode == "max":
             self._build = functools.partial(BACKENDS[backend], budget=self.options.budget_ms / 1e3)
         self._lock = threading.RLock()
@@ -432,9 +431,9 @@ class CompiledFunction:
         return captured, values
 
     def _compile(self, captured: Captured) -> None:
-        captured.executable = self._build(captured.graph if captured.rest is None else captured.rest)
+        captured.executable = self._build(captured.graph if captured.rest is None else captured.rest, gpu=captured.gpu)
         if captured.backward is not None:
-            captured.backward.executable = self._build(captured.backward.graph)
+            captured.backward.executable = self._build(captured.backward.graph, gpu=captured.gpu)
 
     def _run(self, found: Found, leaves: list[Any], args: tuple, kwargs: dict[str, Any]) -> Any:
         captured = found.captured

@@ -21,6 +21,7 @@ from ..ir.types import TensorType
 from .capture import pytree
 from .capture.tracer import user_location
 from .convert import as_tensor
+from .devices import host
 from .lanes import Inside
 from .state import UnsupportedOperand, state, traced
 from .tape import root_of
@@ -215,8 +216,8 @@ class Body(Inside):
     def concretize(self, t: Tensor, what: str) -> Any:
         if self._is_own(t):
             self.stop(f"the body of a loop or branch asks for the value of a tensor ({what}); use tr.cond or tr.where")
-        if type(t._data) is np.ndarray and (self.outer is None or id(t) in self._made):
-            return t._data.copy()
+        if type(t._data) is not Value and (self.outer is None or id(t) in self._made):
+            return host(t._data.copy())
         assert self.outer is not None
         return self.outside(self.outer.concretize, t, what)
 

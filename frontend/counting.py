@@ -16,6 +16,7 @@ from ..ir.op import get_op
 from ..ir.types import normalize_axis
 from .convert import as_tensor, cast_to
 from .creation import full, zeros
+from .devices import is_on_gpu
 from .dispatch import run
 from .elementwise import add, floor_divide, maximum, minimum, not_equal, remainder, subtract
 from .manipulation import (
@@ -39,7 +40,7 @@ def true_positions(mask: Tensor) -> Tensor:
     """Where a bool tensor is true, counted through all its axes: int64 [how many], rising."""
     flat = ravel(mask)
     if state.tracer is None:
-        return new_tensor(np.flatnonzero(flat._data))
+        return _counted_positions(flat) if is_on_gpu(flat) else new_tensor(np.flatnonzero(flat._data))
     known, value = state.tracer.positions, state.tracer.read(mask)
     if value not in known:
         known[value] = _counted_positions(flat)
@@ -92,7 +93,7 @@ class Runs:
 def repeated(counts: Tensor, n: DimLike) -> Tensor:
     """0 .. n - 1, each as often in a row as `counts` (of one or n elements) says: int64 [sum of counts]. ValueError for
     negative ones."""
-    if state.tracer is None:
+    if state.tracer is None and not is_on_gpu(counts):
         return new_tensor(np.repeat(np.arange(int(n)), counts._data))
     if not counts.dtype.is_integer:
         raise TypeError(f"repeats must be integers, not {counts.dtype.name}")
@@ -136,7 +137,7 @@ def argwhere(x: Any, /) -> Tensor:
 def bincount(x: Any, /, minlength: int = 0) -> Tensor:
     """How often each of 0, 1, 2, ... occurs in a 1-D tensor of non-negative integers."""
     x = as_tensor(x)
-    if state.tracer is None:
+    if state.tracer is None and not is_on_gpu(x):
         return new_tensor(np.bincount(x._data, minlength=minlength))
     if not x.dtype.is_integer or x.ndim != 1:
         raise TypeError(f"bincount takes a 1-D tensor of integers, not {x.type}")

@@ -11,7 +11,7 @@ from ..ir.dim import Dim, ceildiv, maximum
 from ..ir.dtypes import DType, bool_, dtype_of, int64
 from ..ir.op import get_op
 from .convert import as_size, as_tensor, cast_to, check_cast, is_scalar, native, result_dtype, scalar_tensor
-from .devices import check_device
+from .devices import on_device
 from .dispatch import lift, run
 from .state import SymbolicScalar, default_for, state
 from .tensor import Tensor, new_tensor
@@ -77,12 +77,12 @@ def _python_floats(data: Any) -> bool:
     return not isinstance(data, (np.generic, np.ndarray, Tensor)) or type(data) in (float, complex)
 
 
+@on_device
 def asarray(data: Any, /, *, dtype: Any = None, copy: bool | None = None, device: Any = None) -> Tensor:
     """A tensor of nested lists, numbers, ndarrays or tensors. Shares memory where it can unless `copy`.
 
     ValueError for ragged lists, or with copy=False if a copy is needed; TypeError for other elements than numbers.
     """
-    check_device(device)
     wanted = None if dtype is None else dtype_of(dtype)
     if isinstance(data, Tensor):
         if copy:
@@ -106,9 +106,9 @@ def _holds_tensors(data: Any) -> bool:
     )
 
 
+@on_device
 def tensor(data: Any, dtype: Any = None, requires_grad: bool = False, device: Any = None) -> Tensor:
     """A new leaf tensor with a copy of `data`."""
-    check_device(device)
     out = asarray(data, dtype=dtype, copy=True)
     return _leaf(out.detach() if isinstance(data, Tensor) else out, requires_grad)
 
@@ -120,9 +120,9 @@ def from_numpy(array: np.ndarray) -> Tensor:
     return new_tensor(native(array))
 
 
+@on_device
 def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> Tensor:
     """A tensor of any object with `__dlpack__` in main memory, sharing its storage unless `copy`."""
-    check_device(device)
     if isinstance(x, Tensor):
         return asarray(x, copy=copy)
     array = np.from_dlpack(x)
@@ -132,11 +132,11 @@ def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> T
 # ------------------------------------------------------------------ of one value
 
 
+@on_device
 def full(
     shape: Shape, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """`shape` filled with one number (or 0-d tensor)."""
-    check_device(device)
     sizes = as_shape(shape)
     if is_scalar(fill_value) and not isinstance(fill_value, (SymbolicScalar, Dim, complex)):
         fill = fill_value.item() if isinstance(fill_value, np.generic) else fill_value
@@ -155,50 +155,50 @@ def _constant(value: int, shape: tuple, dtype: Any, requires_grad: bool) -> Tens
     return _leaf(lift(get_op("full")(value=value, shape=shape, dtype=_default(dtype))), requires_grad)
 
 
+@on_device
 def zeros(shape: Shape, *sizes: int, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros of a shape, given as one tuple or as sizes."""
-    check_device(device)
     return _constant(0, _sizes(shape, sizes), dtype, requires_grad)
 
 
+@on_device
 def ones(shape: Shape, *sizes: int, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones of a shape, given as one tuple or as sizes."""
-    check_device(device)
     return _constant(1, _sizes(shape, sizes), dtype, requires_grad)
 
 
+@on_device
 def empty(shape: Shape, *sizes: int, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor to be written to. Its elements are zeros, so that no two runs differ."""
-    check_device(device)
     return _constant(0, _sizes(shape, sizes), dtype, requires_grad)
 
 
+@on_device
 def full_like(
     x: Any, /, fill_value: Any, *, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """A tensor of the shape and (unless given) element type of `x`, filled with one number."""
-    check_device(device)
     x = as_tensor(x)
     return full(x.shape, fill_value, dtype=x.dtype if dtype is None else dtype, requires_grad=requires_grad)
 
 
+@on_device
 def zeros_like(x: Any, /, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Zeros of the shape and (unless given) element type of `x`."""
-    check_device(device)
     x = as_tensor(x)
     return zeros(x.shape, dtype=x.dtype if dtype is None else dtype, requires_grad=requires_grad)
 
 
+@on_device
 def ones_like(x: Any, /, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Ones of the shape and (unless given) element type of `x`."""
-    check_device(device)
     x = as_tensor(x)
     return ones(x.shape, dtype=x.dtype if dtype is None else dtype, requires_grad=requires_grad)
 
 
+@on_device
 def empty_like(x: Any, /, *, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A tensor to be written to, of the shape and (unless given) element type of `x`."""
-    check_device(device)
     return zeros_like(x, dtype=dtype, requires_grad=requires_grad)
 
 
@@ -216,9 +216,9 @@ def _number(x: Any) -> Any:
     return x.as_size() if isinstance(x, SymbolicScalar) and x.python_type is int else x
 
 
+@on_device
 def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None, device: Any = None) -> Tensor:
     """start, start + step, ... up to but without `stop`; arange(n) counts from 0. Integers give int64."""
-    check_device(device)
     if stop is None:
         start, stop = 0, start
     start, stop, step = map(_number, (start, stop, step))
@@ -236,11 +236,11 @@ def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None,
     return cast_to(out + start if start != 0 else out, wanted)
 
 
+@on_device
 def linspace(
     start: Any, stop: Any, /, num: int, *, dtype: Any = None, device: Any = None, endpoint: bool = True
 ) -> Tensor:
     """`num` evenly spaced numbers from `start` to `stop` (left out unless `endpoint`)."""
-    check_device(device)
     if num < 0:
         raise ValueError(f"linspace: num must not be negative, it is {num}")
     wanted = _default(dtype)
@@ -252,9 +252,9 @@ def linspace(
     return at * (stop - start) + start
 
 
+@on_device
 def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None, device: Any = None) -> Tensor:
     """Ones on diagonal `k`, zeros elsewhere; shape (n_rows, n_cols)."""
-    check_device(device)
     columns = n_rows if n_cols is None else n_cols
     rows_at = lift(get_op("iota")(shape=(n_rows, columns), axis=0, dtype=int64))
     columns_at = lift(get_op("iota")(shape=(n_rows, columns), axis=1, dtype=int64))

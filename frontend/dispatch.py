@@ -14,6 +14,7 @@ import numpy as np
 from ..ir.graph import Value
 from ..ir.op import NO_GRADIENT, REQUIRED, Attrs, OpDef, bind, get_op, register_interpreter
 from ..ir.types import TypeRuleError
+from .devices import gathered, moved, share_memory, write
 from .large import LARGE
 from .large import evaluate as evaluate_large
 from .state import state
@@ -42,16 +43,20 @@ def run(op: OpDef, tensors: tuple[Tensor, ...], attrs: Attrs) -> Any:
         assert op.decompose is not None
         return op.decompose(*tensors, **attrs)
     tracer = state.tracer
-    large = False
+    large = on_gpu = False
     payloads: tuple[Any, ...]
     if tracer is None:
         payloads = tuple([t._data for t in tensors])
         for p in payloads:
             if type(p) is not np.ndarray:
-                raise RuntimeError(
-                    f"{op.name}: this tensor was made while tracing and has no value outside of the trace"
-                )
+                if type(p) is Value:
+                    raise RuntimeError(
+                        f"{op.name}: this tensor was made while tracing and has no value outside of the trace"
+                    )
+                on_gpu = True
             large = large or p.size >= LARGE
+        if on_gpu:
+            payloads, large = gathered(op.name, payloads), False
     else:
         payloads = tuple([tracer.read(t) for t in tensors])
     try:
@@ -92,15 +97,11 @@ def _wrap(op: OpDef, tensors: tuple[Tensor, ...], attrs: Attrs, payloads: tuple,
             return tracer.wrap(out)
         t = tracer.make_view(tensors[0], op, attrs, out)
     elif is_view:
-        if op.name == "reshape" and not payloads[0].flags.c_contiguous and not np.may_share_memory(out, payloads[0]):
+        if op.name == "reshape" and not payloads[0].flags.c_contiguous and not share_memory(out, payloads[0]):
             return new_tensor(out)
         t = new_tensor(out)
     else:
-        if (
-            out.base is not None
-            and any(np.may_share_memory(out, p) for p in payloads)
-            or any(out is p for p in payloads)
-        ):
+        if out.base is not None and any(share_memory(out, p) for p in payloads) or any(out is p for p in payloads):
             out = out.copy()  # only view ops may alias
         return new_tensor(out)
     if t._view is None:
@@ -130,13 +131,16 @@ def _record(
 
 def _interpret(op: OpDef, args: tuple, attrs: Attrs) -> Any:
     """Bound calls that have a Tensor operand: rules and decompositions that run on Tensors."""
-    return run(op, tuple([a if isinstance(a, Tensor) else lift(a) for a in args]), attrs)
+    gpu = next((g for a in args if isinstance(a, Tensor) and (g := getattr(a._data, "gpu", None))), None)
+    return run(op, tuple([a if isinstance(a, Tensor) else lift(a, gpu) for a in args]), attrs)
 
 
-def lift(payload: Any) -> Tensor:
-    """A constant payload as a Tensor."""
+def lift(payload: Any, gpu: Any = None) -> Tensor:
+    """A constant payload as a Tensor, on that GPU if there is one."""
     tracer = state.tracer
-    return tracer.wrap(payload) if tracer is not None and type(payload) is Value else new_tensor(payload)
+    if tracer is not None and type(payload) is Value:
+        return tracer.wrap(payload)
+    return new_tensor(payload if gpu is None or type(payload) is not np.ndarray else moved(payload, gpu))
 
 
 register_interpreter(Tensor, 2, _interpret)
@@ -182,7 +186,7 @@ def assign(t: Tensor, new: Tensor, what: str = "in-place write") -> Tensor:
     if tracer is not None:
         tracer.write(t, tracer.read(new))
     else:
-        t._data[...] = new._data
+        write(t._data, new._data)
     root = root_of(t)
     root._version = (root._version or 0) + 1
     for view, value in steps:
@@ -244,7 +248,7 @@ def reshape_aliases(x: Tensor, shape: tuple) -> bool:
     if not all(isinstance(d, int) for d in sizes):
         return True
     strides = np.cumprod((1, *map(int, reversed(root.shape[1:]))))[::-1] if root.shape else ()
-    if type(root._data) is np.ndarray:
+    if type(root._data) is not Value:
         strides = [s // root._data.itemsize for s in root._data.strides]
     fake = np.lib.stride_tricks.as_strided(np.zeros(1, np.int8), root.shape, tuple(int(s) for s in strides))
     for op, attrs in reversed(chain):

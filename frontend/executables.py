@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.graph import Graph
+from .devices import host, moved, write
 
 
 class ReferenceExecutable:
@@ -36,11 +37,32 @@ class ReferenceExecutable:
         return out
 
 
-def _reference(graph: Graph, **how: Any) -> Any:
-    return ReferenceExecutable(graph)
+def _reference(graph: Graph, gpu: Any = None, **how: Any) -> Any:
+    return ReferenceExecutable(graph) if gpu is None else _OnHost(ReferenceExecutable(graph), gpu)
 
 
-def _llvm(graph: Graph, **how: Any) -> Any:
+class _OnHost:
+    """Runs an executable of the host on copies of arrays of a GPU."""
+
+    def __init__(self, executable: ReferenceExecutable, gpu: Any):
+        self.executable, self.graph, self.gpu = executable, executable.graph, gpu
+
+    def run(self, inputs: list[Any]) -> list[Any]:
+        """As the executable's; fresh outputs are on the GPU."""
+        given = [host(a) for a in inputs]
+        out = self.executable.run(given)
+        for spec in self.graph.signature.outputs:
+            if spec.kind == "write":
+                write(inputs[spec.target], given[spec.target])
+        return [None if a is None else moved(a, self.gpu) for a in out]
+
+
+def _native(graph: Graph, gpu: Any = None, **how: Any) -> Any:
+    if gpu is not None:
+        from ..runtime.cuda.executable import build as build_for
+
+        how.pop("elsewhere", None)
+        return build_for(graph, gpu, **how)
     from ..runtime.executable import build
 
     return _Contiguous(build(graph, **how))
@@ -67,5 +89,5 @@ class _Contiguous:
 
 
 # Each makes an executable of a graph. `breathe`, if given, is called wherever it may be held up, or given up by an
-# exception; `budget` is how many seconds it may spend on tuning.
-BACKENDS: dict[str, Callable[..., Any]] = {"llvm": _llvm, "reference": _reference}
+# exception; `budget` is how many seconds it may spend on tuning; `gpu` is where it runs, if not on the CPU.
+BACKENDS: dict[str, Callable[..., Any]] = {"llvm": _native, "reference": _reference}

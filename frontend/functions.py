@@ -45,6 +45,7 @@ from .special import i0, igamma, igammac, polygamma
 from .statistics import *
 from .tensor import Tensor, detach
 from .tensor_methods import take_over
+from .transfer import transfer
 from .windows import bartlett_window, blackman_window, hamming_window, hann_window, kaiser_window
 
 __all__ = [

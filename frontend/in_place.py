@@ -14,21 +14,25 @@ import numpy as np
 from ..ir.dtypes import float32, float64
 from . import elementwise as e
 from .convert import as_tensor, cast_to, is_scalar, scalar_tensor
+from .devices import gpu_of, is_on_gpu, write
 from .dispatch import assign, check_writable, write_result
 from .manipulation import broadcast_to, scatter_along_axis
 from .state import state
 from .tape import needs_grad, root_of
 from .tensor import Tensor
+from .transfer import transfer
 
 _PLAIN = (float32.np, float64.np)
 
 
 def _wrote(x: Tensor, ufunc: np.ufunc, other: Any) -> bool:
     """Does x = ufunc(x, other) with one NumPy call if that is all there is to do."""
-    if state.tracer is not None or x._data.dtype not in _PLAIN:
+    if state.tracer is not None or type(x._data) is not np.ndarray or x._data.dtype not in _PLAIN:
         return False
     if isinstance(other, Tensor):
         if state.grad_enabled and needs_grad(other) or other._data.dtype is not x._data.dtype:
+            return False
+        if type(other._data) is not np.ndarray:
             return False
         operand = other._data
     elif type(other) in (int, float):
@@ -110,11 +114,12 @@ def copy_(x: Tensor, source: Any) -> Tensor:
     """x takes the values of `source`, cast and broadcast."""
     value = scalar_tensor(source) if is_scalar(source) else as_tensor(source)
     if state.tracer is None and not (state.grad_enabled and (needs_grad(value) or needs_grad(x))):
-        x._data[...] = broadcast_to(value, x.shape)._data
+        given = broadcast_to(value, x.shape)
+        write(x._data, (cast_to(given, x.dtype) if is_on_gpu(x, given) else given)._data)
         root = root_of(x)
         root._version = (root._version or 0) + 1
         return x
-    value = cast_to(value, x.dtype)
+    value = cast_to(value if state.tracer is not None else transfer(value, gpu_of(x)), x.dtype)
     return assign(x, broadcast_to(value, x.shape), "copy_")
 
 

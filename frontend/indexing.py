@@ -22,6 +22,7 @@ from ..ir.types import broadcast_shapes
 from .convert import as_size, as_tensor, cast_to, is_scalar, scalar_dtype, scalar_tensor
 from .counting import true_positions, unraveled
 from .creation import zeros
+from .devices import is_on_gpu
 from .dispatch import apply, assign, check_writable, run
 from .elementwise import where
 from .manipulation import broadcast_to, flip, index_tensor, permute_dims, reshape
@@ -35,7 +36,7 @@ def getitem(x: Any, key: Any) -> Tensor:
 
     IndexError for positions out of range and for keys that no tensor has.
     """
-    if state.tracer is None and not (state.grad_enabled and needs_grad(x)):
+    if state.tracer is None and type(x._data) is np.ndarray and not (state.grad_enabled and needs_grad(x)):
         plain = _numpy_key(key)
         if plain is not None:
             return new_tensor(x._data[plain])  # index arrays: NumPy copies
@@ -295,7 +296,8 @@ def setitem(x: Any, key: Any, value: Any) -> None:
         value = _number_for(x, value) if is_scalar(value) else as_tensor(value)
     if value.dtype is not x.dtype:
         value = cast_to(value, x.dtype)
-    if state.tracer is None and not (state.grad_enabled and (needs_grad(x) or needs_grad(value))):
+    plain = state.tracer is None and not is_on_gpu(x, value)
+    if plain and not (state.grad_enabled and (needs_grad(x) or needs_grad(value))):
         check_writable(x, "x[key] = value")
         x._data[_whole_numpy_key(key)] = value._data
         root = root_of(x)

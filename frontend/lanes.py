@@ -103,6 +103,10 @@ class Inside(TraceViews, GraphBuilder):
     def get_grad(self, t: Tensor) -> Tensor | None:
         return t._grad if self._is_own(t) else self.outside(lambda: t.grad)
 
+    def run_on(self, gpu: Any) -> None:
+        if self.outer is not None:
+            self.outer.run_on(gpu)
+
     def callable(self, f: Any) -> Any:
         return getattr(f, "__tracefuse_wrapped__", f) if self.outer is None else self.outer.callable(f)
 

@@ -51,8 +51,10 @@ class Background:
         self.broken: dict[tuple, str] = {}  # why there is no code for a signature
         self.seen: dict[tuple, None] = {}
 
-    def build(self, graph: Graph) -> Pending:
-        """An executable that the background makes; until then NumPy computes the graph."""
+    def build(self, graph: Graph, gpu: Any = None) -> Any:
+        """An executable that the background makes; until then NumPy computes the graph. On a GPU there is none to do that."""
+        if gpu is not None:
+            return self.make(graph, gpu=gpu)
         pending = Pending(
             lambda breathe: self.make(graph, breathe=breathe, elsewhere=self.errands), ReferenceExecutable(graph)
         )

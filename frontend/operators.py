@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from .devices import host
 from .state import UnsupportedOperand, state
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def _in_place(function: Callable, name: str) -> Callable:
 
 def one_element(t: Any, what: str) -> Any:
     """The only element, as a Python number. ValueError if there are more."""
-    array = t._data
+    array = t._data if state.tracer is not None else host(t._data)
     if state.tracer is not None:
         array = state.tracer.concretize(t, what)
         if not isinstance(array, np.ndarray):

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..ir.dtypes import bool_, int64
+from ..ir.graph import Value
+from .devices import host
 from .state import state
 
 if TYPE_CHECKING:
@@ -21,16 +23,19 @@ def format_tensor(t: Tensor) -> str:
     """`tensor([1., 2.], requires_grad=True)`: values (shortened when there are many), and what is not the default."""
     data = t._data
     notes = []
-    if type(data) is not np.ndarray:
+    if type(data) is Value:
         return f"tensor(<traced {data.type}>)"
     if state.tracer is not None:
         return f"tensor(<{t.dtype.name}{list(t.shape)} while tracing>)"
+    data = host(data)
     edge = _edge_items(data.shape)
     body = _range_of(data) if edge is None else _elements(data, edge)
     if data.size == 0 and data.shape != (0,):
         notes.append(f"shape={data.shape}")
     if t.dtype not in (state.default_dtype, int64, bool_):
         notes.append(f"dtype={t.dtype.name}")
+    if t.is_cuda:
+        notes.append(f"device='{t.device}'")
     if t._node is not None:
         notes.append(f"grad_fn={t._node[0].name}")
     elif t._requires_grad:

@@ -18,7 +18,7 @@ from ..ir.op import get_op
 from .autograd import no_grad
 from .convert import as_tensor, cast_to
 from .creation import as_shape
-from .devices import check_device
+from .devices import gpu_of, host, moved, on_device
 from .dispatch import assign, run
 from .elementwise import (
     add,
@@ -63,11 +63,14 @@ class Generator:
         with no_grad():
             assign(self.state, cast_to(as_tensor(saved), uint64))
 
-    def bits(self, shape: Any) -> Tensor:
-        """Independent uint32 words, all values equally likely."""
+    def bits(self, shape: Any, like: Tensor | None = None) -> Tensor:
+        """Independent uint32 words, all values equally likely: the same ones on every device. They are made where `like`
+        lies, else where new tensors go."""
         sizes = as_shape(shape)
         with no_grad():
-            out = run(get_op("random_bits"), (self.state,), {"shape": sizes})
+            gpu = state.place if like is None else gpu_of(like)
+            at = self.state if gpu is None or state.tracer is not None else new_tensor(moved(self.state._data, gpu))
+            out = run(get_op("random_bits"), (at,), {"shape": sizes})
             blocks = ceildiv(numel(sizes) * state.draws, 4)
             if state.tracer is None:
                 with np.errstate(over="ignore"):
@@ -146,11 +149,11 @@ def _finished(x: Tensor, requires_grad: bool) -> Tensor:
     return x.requires_grad_() if requires_grad else x
 
 
+@on_device
 def rand(
     *size: Any, dtype: Any = None, generator: Generator | None = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Uniform on [0, 1), of a shape given as one tuple or as sizes."""
-    check_device(device)
     with no_grad():
         out = _unit(_shape(size), _float_dtype(dtype), generator)
     return _finished(out, requires_grad)
@@ -164,11 +167,11 @@ def uniform(
         return add(multiply(_unit(as_shape(size), _float_dtype(dtype), generator), high - low), low)
 
 
+@on_device
 def randn(
     *size: Any, dtype: Any = None, generator: Generator | None = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """Standard normal, of a shape given as one tuple or as sizes."""
-    check_device(device)
     wanted, shape = _float_dtype(dtype), _shape(size)
     work = float64 if wanted is float64 else float32
     with no_grad():
@@ -220,9 +223,9 @@ def bernoulli(p: Any, size: Any = None, *, dtype: Any = None, generator: Generat
         return cast_to(drawn, bool_ if dtype is None else dtype_of(dtype))
 
 
+@on_device
 def exponential(*size: Any, dtype: Any = None, generator: Generator | None = None, device: Any = None) -> Tensor:
     """Exponentially distributed with rate 1, of a shape given as one tuple or as sizes."""
-    check_device(device)
     wanted, shape = _float_dtype(dtype), _shape(size)
     work = float64 if wanted is float64 else float32
     with no_grad():
@@ -257,7 +260,7 @@ def poisson(input: Any, *, generator: Generator | None = None) -> Tensor:
     """Poisson distributed with the rates `input`: arrivals one Exp(1) apart are counted, so it takes as many draws as
     the largest rate needs. Needs its value, so it ends a capture. ValueError for negative rates and above 10^4."""
     rates = as_tensor(input)
-    known = rates._data if state.tracer is None else np.asarray(state.tracer.concretize(rates, "poisson"))
+    known = host(rates._data) if state.tracer is None else np.asarray(state.tracer.concretize(rates, "poisson"))
     if known.size and not 0 <= known.min() <= known.max() <= 1e4:
         raise ValueError("poisson: the rates must lie between 0 and 10^4")
     out, at = np.zeros(known.shape), np.zeros(known.shape)

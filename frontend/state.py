@@ -58,6 +58,10 @@ class Tracer(Protocol):
         capture, where there can be none."""
         ...
 
+    def run_on(self, gpu: Any) -> None:
+        """Tensors of the graph lie on that GPU; None says nothing. Raises, which ends the capture, if others do not."""
+        ...
+
     def callable(self, f: Any) -> Any:
         """`f`, a function of the user's that library code is about to call, as the tracer wants it called."""
         ...
@@ -103,6 +107,7 @@ class _State(threading.local):
     mode_before_walk: bool | None = None  # the grad mode around a running backward pass; None outside of one
     draws: Any = 1  # how many independent numbers each random number is: vmap with randomness="different"
     inference: bool = False  # inside of inference_mode
+    place: Any = None  # the GPU that new tensors are made on; None: the CPU
     disabled: int = 0  # how many `disable` blocks this thread is in: compiled functions run as plain Python
     anomaly: Any = None  # the running detect_anomaly
     on_node: Callable[[Any], None] | None = None  # is told of each new node of the tape
@@ -131,6 +136,8 @@ def modes() -> int:
         number |= (1 + FLOATS.index(state.autocast)) << 16
     if state.disabled:
         number |= 1 << 30
+    if state.place is not None:
+        number |= (1 + state.place.index % 15) << 24
     return number if state.tracer is None else number | 4
 
 

@@ -12,13 +12,12 @@ import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Union
 
-import numpy as np
-
 from ..ir.derive import sum_to
 from ..ir.dtypes import DType, from_numpy
 from ..ir.graph import Value
 from ..ir.op import Attrs, OpDef, VjpContext, get_op
 from ..ir.types import TensorType
+from .devices import share_memory
 from .state import state
 
 if TYPE_CHECKING:
@@ -179,8 +178,8 @@ class OpNode(Node):
         """Copies what was saved of the storage of `root`, which is about to be written with this node's own result."""
         if self.inputs is None or all(holder is not root for holder, _, _ in self.checks):
             return
-        if isinstance(root._data, np.ndarray):
-            shared = [isinstance(p, np.ndarray) and np.may_share_memory(p, root._data) for p in self.inputs]
+        if type(root._data) is not Value:
+            shared = [p is not None and type(p) is not Value and share_memory(p, root._data) for p in self.inputs]
             self.inputs = tuple([p.copy() if s else p for p, s in zip(self.inputs, shared)])
         self.checks = [c for c in self.checks if c[0] is not root]
 

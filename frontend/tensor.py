@@ -12,11 +12,13 @@ from ..ir import dim
 from ..ir.dtypes import DType, dtype_of, from_numpy
 from ..ir.graph import Value
 from ..ir.types import TensorType
+from .devices import CPU, Device, device_of, gpu_at, host, moved
 from .state import state
 from .tape import edge_of, needs_grad, root_of
 from .tensor_methods import TensorMethods
 
 _allocate = object.__new__
+PAYLOADS: set[type] = {np.ndarray, Value}  # what `_data` may be; arrays of GPUs too, once there are any
 
 
 class Tensor(TensorMethods):
@@ -58,7 +60,7 @@ class Tensor(TensorMethods):
     @property
     def dtype(self) -> DType:
         d = self._data
-        return from_numpy(d.dtype) if type(d) is np.ndarray else d.dtype
+        return d.dtype if type(d) is Value else from_numpy(d.dtype)
 
     @property
     def type(self) -> TensorType:
@@ -84,8 +86,14 @@ class Tensor(TensorMethods):
         return dim.numel(self._data.shape) * self.dtype.itemsize
 
     @property
-    def device(self) -> str:
-        return "cpu"
+    def device(self) -> Device:
+        """Where the elements are; it is equal to its name ("cpu", "cuda:0")."""
+        return CPU if type(self._data) is np.ndarray else device_of(self._data)
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether the elements are on a GPU."""
+        return self.device.type == "cuda"
 
     # ---- differentiation
     @property
@@ -181,7 +189,7 @@ class Tensor(TensorMethods):
     __hash__ = object.__hash__  # type: ignore[assignment]
 
     def __reduce__(self) -> Any:
-        return (_restore, (self.__class__, self.numpy(), bool(self._requires_grad)))
+        return (_restore, (self.__class__, host(self._data), bool(self._requires_grad), str(self.device)))
 
     def _traced_copy(self) -> Tensor:
         """A deep copy while tracing."""
@@ -195,10 +203,10 @@ class Tensor(TensorMethods):
             raise RuntimeError("only leaves can be deep-copied; use clone()")
         if state.tracer is not None:
             return memo.setdefault(id(self), self._traced_copy())
-        t = memo[id(self)] = new_tensor(self.numpy().copy(), type(self))
+        t = memo[id(self)] = new_tensor(self._data.copy(), type(self))
         t._requires_grad = True if self._requires_grad else None
         if self._grad is not None:
-            t._grad = new_tensor(self._grad.numpy().copy())
+            t._grad = new_tensor(self._grad._data.copy())
         return t
 
 
@@ -235,13 +243,13 @@ class _SymbolicSize(dim.Dim):
 def new_tensor(data: Any, cls: type = Tensor) -> Any:
     """A Tensor around an ndarray (or NumPy scalar, or graph Value) without a copy."""
     t = _allocate(cls)
-    t._data = data if type(data) is np.ndarray or type(data) is Value else np.asarray(data)
+    t._data = data if type(data) in PAYLOADS else np.asarray(data)
     t._grad = t._node = t._requires_grad = t._base = t._view = t._version = None
     return t
 
 
-def _restore(cls: type, array: np.ndarray, requires_grad: bool) -> Tensor:
-    t = new_tensor(array, cls)
+def _restore(cls: type, array: np.ndarray, requires_grad: bool, device: str = "cpu") -> Tensor:
+    t = new_tensor(array if device == "cpu" else moved(array, gpu_at(device)), cls)
     t._requires_grad = True if requires_grad else None
     return t
 

@@ -14,7 +14,8 @@ import numpy as np
 from ..ir.dim import numel
 from ..ir.dtypes import DType, bool_, dtype_of, float16, float32, float64, int8, int16, int32, int64, uint8, uint16
 from ..ir.dtypes import bfloat16 as bfloat16_
-from .devices import check_device, is_device
+from ..ir.graph import Value
+from .devices import Device, gpu_at, host, share_memory, target_of
 from .operators import TensorOperators
 from .state import state
 
@@ -29,13 +30,17 @@ class TensorMethods(TensorOperators):
 
     if TYPE_CHECKING:
         dtype: DType
+        device: Device
+        is_cuda: bool
         requires_grad: bool
         _base: Tensor | None
 
     # ---- out of tracefuse
     def numpy(self) -> np.ndarray:
-        """The values as an ndarray that shares the tensor's memory."""
-        return self._data if state.tracer is None else np.asarray(state.tracer.concretize(self, "numpy"))  # type: ignore[arg-type]
+        """The values as an ndarray that shares the tensor's memory. TypeError for tensors on a GPU: take `cpu().numpy()`."""
+        if state.tracer is not None:
+            return np.asarray(state.tracer.concretize(self, "numpy"))  # type: ignore[arg-type]
+        return self._data if type(self._data) is np.ndarray else np.asarray(self._data)
 
     def item(self) -> Any:
         """The only element as a Python number. ValueError if there are more."""
@@ -45,12 +50,12 @@ class TensorMethods(TensorOperators):
 
     def tolist(self) -> Any:
         """Nested lists of Python numbers."""
-        array = self.numpy()
+        array = self.numpy() if state.tracer is not None else host(self._data)
         return array.astype(np.float32).tolist() if array.dtype.kind == "V" else array.tolist()
 
     def data_ptr(self) -> int:
         """The address of the first element."""
-        return self.numpy().ctypes.data
+        return self._data.address if self.is_cuda and state.tracer is None else self.numpy().ctypes.data
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         array = self.numpy()
@@ -118,36 +123,37 @@ class TensorMethods(TensorOperators):
         if self.is_contiguous():
             return self  # type: ignore[return-value]
         out = F.positive(self)
-        if type(out._data) is np.ndarray:
+        if type(out._data) is np.ndarray and not out._data.flags.c_contiguous:
             out._data = np.ascontiguousarray(out._data)  # copies keep the order of their source
         return out
 
     def is_contiguous(self) -> bool:
         """Whether the elements lie in row-major order."""
-        return not isinstance(self._data, np.ndarray) or self._data.flags.c_contiguous
+        return type(self._data) is Value or self._data.flags.c_contiguous
 
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The tensor in another dtype (`to(dtype)`, `to(other_tensor)`); the only device is "cpu"."""
-        for name, a in (*(("", a) for a in args), *kwargs.items()):
-            if isinstance(a, TensorMethods):
-                return F.astype(self, a.dtype, copy=False)
-            if name == "device" or is_device(a):
-                check_device(a)
-                continue
-            if isinstance(a, bool):
-                continue
-            return F.astype(self, a, copy=False)
-        return self  # type: ignore[return-value]
+        """The tensor on another device, in another dtype, or both: `to(device)`, `to(dtype)`, `to(device, dtype)`,
+        `to(other_tensor)`, with `copy=True` in any case a copy. Itself if nothing changes. Copies from pinned memory to a
+        GPU don't wait."""
+        device, dtype, copy = target_of(args, kwargs)
+        out = self if device is None else F.transfer(self, gpu_at(device))  # type: ignore[arg-type]
+        if dtype is not None:
+            out = F.astype(out, dtype, copy=False)
+        return F.positive(out) if copy and out is self else out  # type: ignore[return-value]
 
     def to_device(self, device: Any, /, *, stream: Any = None) -> Tensor:
-        """The tensor itself: "cpu" is the only device. ValueError for others, and for streams."""
-        check_device(device)
+        """The tensor on a device: itself if it lies there. ValueError for streams: it is the current one."""
         if stream is not None:
-            raise ValueError("the device cpu has no streams")
-        return self  # type: ignore[return-value]
+            raise ValueError("to_device takes no stream; use tr.cuda.stream(..) around it")
+        return F.transfer(self, gpu_at(device))  # type: ignore[arg-type]
 
     def cpu(self) -> Tensor:
-        return self  # type: ignore[return-value]
+        """The tensor in host memory: itself if it lies there, else a copy, for which the host waits."""
+        return F.transfer(self, None)  # type: ignore[arg-type]
+
+    def cuda(self, device: Any = None) -> Tensor:
+        """The tensor on a GPU, the first one by default."""
+        return F.transfer(self, gpu_at("cuda" if device is None else device))  # type: ignore[arg-type]
 
     def astype(self, dtype: Any, copy: bool = True) -> Tensor:
         """A copy in another dtype."""
@@ -205,6 +211,8 @@ class TensorMethods(TensorOperators):
 
     def storage_offset(self) -> Any:
         """Elements between the start of the memory and the first one."""
+        if self.is_cuda and state.tracer is None:
+            return self._data.offset // self.dtype.itemsize
         array = root = self.numpy()
         while isinstance(root.base, np.ndarray):
             root = root.base
@@ -226,7 +234,8 @@ class TensorMethods(TensorOperators):
 
     def stride(self, axis: Any = None) -> Any:
         """Steps between neighbours along each axis, in elements."""
-        strides = tuple(s // self.dtype.itemsize for s in self.numpy().strides)
+        data = self._data if state.tracer is None else self.numpy()
+        strides = tuple(s // self.dtype.itemsize for s in data.strides)
         return strides if axis is None else strides[axis]
 
     # ---- shapes and axes
@@ -274,7 +283,7 @@ class TensorMethods(TensorOperators):
         if len(shape) == 1 and not isinstance(shape[0], (int, tuple, list)) and not hasattr(shape[0], "symbols"):
             return F.bitcast(self, dtype_of(shape[0]))
         out = F.reshape(self, _flat(shape))
-        if state.tracer is None and out.numel() and not np.may_share_memory(out._data, self._data):
+        if state.tracer is None and out.numel() and not share_memory(out._data, self._data):
             raise ValueError(
                 f"a tensor of shape {self.shape} and strides {self.stride()} has no view of shape {out.shape}; "
                 f"use reshape"
@@ -367,25 +376,25 @@ class TensorMethods(TensorOperators):
 
     # ---- tensors of the same type
     def new_tensor(self, data: Any, *, dtype: Any = None, device: Any = None, requires_grad: Any = False) -> Tensor:
-        """A new tensor of `data`, of this one's type."""
-        check_device(device)
-        return F.tensor(data, dtype=self.dtype if dtype is None else dtype, requires_grad=requires_grad)
+        """A new tensor of `data`, of this one's type and on its device."""
+        device = self.device if device is None else device
+        return F.tensor(data, dtype=self.dtype if dtype is None else dtype, requires_grad=requires_grad, device=device)
 
     def new_full(self, size: Any, fill_value: Any, *, dtype: Any = None, **options: Any) -> Tensor:
         """A tensor of one number, of this one's type."""
-        return F.full(size, fill_value, dtype=self.dtype if dtype is None else dtype, **_creation(options))
+        return F.full(size, fill_value, dtype=self.dtype if dtype is None else dtype, **_creation(self, options))
 
     def new_zeros(self, *size: Any, dtype: Any = None, **options: Any) -> Tensor:
         """Zeros of this tensor's type."""
-        return F.zeros(*size, dtype=self.dtype if dtype is None else dtype, **_creation(options))
+        return F.zeros(*size, dtype=self.dtype if dtype is None else dtype, **_creation(self, options))
 
     def new_ones(self, *size: Any, dtype: Any = None, **options: Any) -> Tensor:
         """Ones of this tensor's type."""
-        return F.ones(*size, dtype=self.dtype if dtype is None else dtype, **_creation(options))
+        return F.ones(*size, dtype=self.dtype if dtype is None else dtype, **_creation(self, options))
 
     def new_empty(self, *size: Any, dtype: Any = None, **options: Any) -> Tensor:
         """A tensor to be written to, of this one's type."""
-        return F.empty(*size, dtype=self.dtype if dtype is None else dtype, **_creation(options))
+        return F.empty(*size, dtype=self.dtype if dtype is None else dtype, **_creation(self, options))
 
     def where(self, condition: Any, other: Any) -> Tensor:
         """self where `condition` holds, else `other`."""
@@ -489,10 +498,10 @@ def take_over(cls: type, functions: dict[str, Any], in_place: dict[str, Any]) ->
         setattr(cls, name, function)
 
 
-def _creation(options: dict[str, Any]) -> dict[str, Any]:
-    """What `full` and its like take of PyTorch's keywords: the layout and the device are always the same."""
-    check_device(options.get("device"))
-    return {k: v for k, v in options.items() if k not in ("layout", "device", "pin_memory")}
+def _creation(x: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """What `full` and its like take of PyTorch's keywords: there is one layout, and the device is that of `x`."""
+    kept = {k: v for k, v in options.items() if k not in ("layout", "pin_memory")}
+    return {**kept, "device": x.device if kept.get("device") is None else kept["device"]}
 
 
 def _flat(sizes: tuple) -> tuple:

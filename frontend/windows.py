@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.dtypes import dtype_of
-from .devices import check_device
+from .devices import on_device
 from .state import state
 from .tensor import Tensor, new_tensor
 
@@ -30,11 +30,11 @@ def _window(values: np.ndarray, m: int, dtype: Any, requires_grad: bool) -> Tens
     return out.requires_grad_() if requires_grad else out
 
 
+@on_device
 def general_cosine(
     M: int, *, a: Iterable[float], sym: bool = True, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """The sum of (-1)^i a[i] cos(2 pi i t), t from 0 to 1."""
-    check_device(device)
     factors = list(a)
     if not factors:
         raise ValueError("general_cosine: a must hold at least one coefficient")
@@ -68,26 +68,26 @@ def nuttall(M: int, *, sym: bool = True, **options: Any) -> Tensor:
     return general_cosine(M, a=(0.3635819, 0.4891775, 0.1365995, 0.0106411), sym=sym, **options)
 
 
+@on_device
 def bartlett(M: int, *, sym: bool = True, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """A triangle from 0 to 1 to 0."""
-    check_device(device)
     return _window(1 - np.abs(2 * _steps(M, sym) - 1), M, dtype, requires_grad)
 
 
+@on_device
 def cosine(M: int, *, sym: bool = True, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Half a wave of a sine, sampled in the middle of M steps."""
-    check_device(device)
     n = M if sym else M + 1
     _steps(M, sym)
     return _window(np.sin(math.pi * (np.arange(M) + 0.5) / max(n, 1)), M, dtype, requires_grad)
 
 
+@on_device
 def exponential(
     M: int, *, center: float | None = None, tau: float = 1.0, sym: bool = True, dtype: Any = None, device: Any = None,
     requires_grad: bool = False,
 ) -> Tensor:  # fmt: skip
     """exp(-|n - center| / tau); the middle if no centre is given."""
-    check_device(device)
     if tau <= 0:
         raise ValueError(f"exponential: tau must be positive, it is {tau}")
     if sym and center is not None:
@@ -97,11 +97,11 @@ def exponential(
     return _window(np.exp(-np.abs(np.arange(M) - middle) / tau), M, dtype, requires_grad)
 
 
+@on_device
 def gaussian(
     M: int, *, std: float = 1.0, sym: bool = True, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """exp(-(n - middle)^2 / (2 std^2))."""
-    check_device(device)
     if std <= 0:
         raise ValueError(f"gaussian: std must be positive, it is {std}")
     _steps(M, sym)
@@ -109,11 +109,11 @@ def gaussian(
     return _window(np.exp(-0.5 * (at / std) ** 2), M, dtype, requires_grad)
 
 
+@on_device
 def kaiser(
     M: int, *, beta: float = 12.0, sym: bool = True, dtype: Any = None, device: Any = None, requires_grad: bool = False
 ) -> Tensor:
     """i0(beta sqrt(1 - (2t - 1)^2)) / i0(beta)."""
-    check_device(device)
     if beta < 0:
         raise ValueError(f"kaiser: beta must not be negative, it is {beta}")
     at = 2 * _steps(M, sym) - 1

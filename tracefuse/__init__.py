@@ -22,6 +22,7 @@ from .frontend.autograd import (
     no_grad,
     set_grad_enabled,
 )
+from .frontend.devices import Device, device, get_default_device, set_default_device
 from .frontend.functions import *
 from .frontend.namespace_info import __array_namespace_info__ as __array_namespace_info__
 from .frontend.random import (
@@ -68,6 +69,7 @@ from .ir.dtypes import (
 
 if TYPE_CHECKING:
     from .frontend import amp as amp
+    from .frontend import cuda as cuda
     from .frontend import data as data
     from .frontend import fft as fft
     from .frontend import func as func
@@ -136,6 +138,7 @@ _LAZY = {
     "debug_print": ("frontend.capture.host_calls", "debug_print"),
     "explain": ("frontend.explain", "explain"),
     "benchmark": ("frontend.benchmark", "benchmark"),
+    "cuda": ("frontend.cuda", None),
     "export": ("frontend.export", "export"),
     "load": ("frontend.serialize", "load"),
     "Program": ("frontend.export", "Program"),
@@ -167,6 +170,7 @@ def __dir__() -> list[str]:
 
 __all__ = [
     "DType",
+    "Device",
     "Generator",
     "Tensor",
     "autocast",
@@ -179,6 +183,7 @@ __all__ = [
     "cfloat",
     "complex64",
     "complex128",
+    "device",
     "double",
     "e",
     "enable_grad",
@@ -187,6 +192,7 @@ __all__ = [
     "float32",
     "float64",
     "get_autocast_dtype",
+    "get_default_device",
     "get_default_dtype",
     "get_rng_state",
     "grad",
@@ -220,6 +226,7 @@ __all__ = [
     "random",
     "randperm",
     "seed_everything",
+    "set_default_device",
     "set_default_dtype",
     "set_grad_enabled",
     "set_rng_state",

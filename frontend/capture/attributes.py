@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...ir.graph import Value
 from ..state import SymbolicScalar
 from ..tensor import Tensor
 from . import array_functions, array_lengths, array_mode, dunders, policy, pytree  # noqa: F401
@@ -64,7 +65,7 @@ class AttributeHooks(Watch):
         if isinstance(obj, array_mode.ArrayTracer):
             return array_functions.attribute(obj, name)
         if isinstance(obj, Tensor):
-            outside = type(obj._data) is np.ndarray
+            outside = type(obj._data) is not Value
             if outside or id(obj) in self.tracer.slots:  # an argument with symbolic sizes has a stand-in there
                 if name in ("register_hook", "register_post_accumulate_grad_hook", "retain_grad", "__class__"):
                     self.tracer.stop(f"it reads .{name} of a tensor from outside")
@@ -252,7 +253,7 @@ class AttributeHooks(Watch):
                 if not name.startswith("_") and not hasattr(obj, "__dict__"):
                     object.__setattr__(obj, name, None)  # raises: there is nothing else to set
                 self.tracer.stop(f"it sets .{name} of a tensor")
-            if type(obj._data) is np.ndarray and id(obj) not in self.tracer.created:
+            if type(obj._data) is not Value and id(obj) not in self.tracer.created:
                 self.tracer.remember(obj)
             return obj
         return dunders.Setter(self, obj)

@@ -65,7 +65,7 @@ class Call:
     @property
     def key(self) -> tuple:
         """What picks the traces that may fit; the guards decide."""
-        modes = (state.grad_enabled, state.default_dtype, state.autocast)
+        modes = (state.grad_enabled, state.default_dtype, state.autocast, state.place)
         return (self.spec, modes, g.sharing(self.leaves), *map(g.leaf_key, self.leaves))
 
 
@@ -227,7 +227,7 @@ class _Finish:
                     object.__setattr__(r, "requires_grad", False)
         sources = list(tracer.sources)
         out = Captured(graph, sources, spec, recipes, effects, writes, guards, backward, keep, actions=actions)
-        out.notes = tuple(self.hooks.open_loops)
+        out.notes, out.gpu = tuple(self.hooks.open_loops), tracer.gpu
         if self.route is not None:
             out.rest, out.given, out.above = self.route.rest(graph), self.route.given, self.route.segments
             out.counted = {s: self.route.places[v] for s, v in self.route.sizes.items()}
@@ -306,7 +306,7 @@ class _Finish:
         if one is not None:
             return self.recipe(one, attribute)
         slot = tracer.slots.get(id(x))
-        if slot is None and type(x._data) is np.ndarray:
+        if slot is None and type(x._data) is not Value:
             slot = tracer.lift(x)
         if slot is not None and slot.source is not None:
             if getattr(slot.source, "frozen", False):
@@ -460,7 +460,7 @@ class GuardLog:
 
     def _grad(self, grad: GradSlot) -> list[g.Guard]:
         first = grad.first
-        expected = None if first is None else (first._data.dtype, first._data.shape, first._data.flags.c_contiguous)
+        expected = None if first is None else g.layout(first._data)
         hooks = g.leaf_hooks(grad.tensor)
         text = f"{grad.source.path}.grad is {'None' if first is None else 'a tensor'}"
         return [

@@ -6,6 +6,7 @@ from typing import Any, Callable, Sequence
 
 import numpy as np
 
+from ..devices import host
 from ..tensor import Tensor
 from . import pytree
 from .replay import Captured, GradEffect
@@ -59,6 +60,7 @@ def _values(x: Any) -> Any:
 
 
 def _compare(path: str, got: Any, want: Any) -> list[str]:
+    got, want = (host(x) if hasattr(x, "gpu") else x for x in (got, want))
     if not isinstance(want, (np.ndarray, np.generic)) or not isinstance(got, (np.ndarray, np.generic)):
         same = got is want or type(got) is type(want) and (got == want or got != got and want != want)
         return [] if same else [f"{path} is {got!r}, not {want!r}"]

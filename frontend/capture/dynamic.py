@@ -144,6 +144,7 @@ class SizedTracer(Tracer, sizes.Answers):
 
     def _standin(self, source: ArgSource, x: Any, shape: tuple[DimLike, ...]) -> Tensor:
         array = x._data if isinstance(x, Tensor) else x
+        self.found(array)
         value = self.add_input(source, TensorType(from_numpy(array.dtype), shape))
         t = new_tensor(value, self.wrapper if isinstance(x, Tensor) else self.array_class)
         self.slots[id(t)] = Slot(t, source, value, value, array)

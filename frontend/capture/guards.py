@@ -331,6 +331,8 @@ class TensorGuard:
             return True
         if data.dtype != old.dtype or data.shape != old.shape or data.strides != old.strides:
             return False
+        if layout(data) != layout(old):
+            return False
         self.array = data
         return True
 
@@ -381,11 +383,16 @@ class GradGuard:
         grad = self.source.tensor(leaves)._grad
         if grad is None or self.expected is None:
             return grad is None and self.expected is None
-        data = grad._data
-        return (data.dtype, data.shape, data.flags.c_contiguous) == self.expected
+        return layout(grad._data) == self.expected
 
 
 # ------------------------------------------------------------------ the key of a call
+
+
+def layout(array: Any) -> tuple:
+    """Of which kind the array of a tensor is, and where."""
+    where = None if type(array) is np.ndarray else getattr(array, "gpu", None)
+    return array.dtype, array.shape, array.flags.c_contiguous, where
 
 
 def leaf_key(x: Any) -> Any:
@@ -396,7 +403,7 @@ def leaf_key(x: Any) -> Any:
         if x._view is not None and state.grad_enabled:
             needs_grad(x)  # a view gets the history that was written into its storage since
         d = x._data
-        return kind, d.dtype, d.shape, d.flags.c_contiguous, bool(x._requires_grad), x._node is not None
+        return kind, *layout(d), bool(x._requires_grad), x._node is not None
     if kind is np.ndarray:
         return kind, x.dtype, x.shape, x.flags.c_contiguous, x.flags.writeable
     if kind is float:

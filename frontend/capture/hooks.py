@@ -19,6 +19,7 @@ import numpy as np
 
 from ...ir.decider import decider
 from ...ir.dim import Dim
+from ...ir.graph import Value
 from .. import autograd, scipy_special
 from ..state import SymbolicScalar
 from ..tensor import Tensor
@@ -286,7 +287,7 @@ class Hooks(ClassHooks):
         if isinstance(v, LazyNumber):
             return v.settle()
         if isinstance(v, Tensor):
-            if type(v._data) is np.ndarray:
+            if type(v._data) is not Value:
                 self.tracer.remember(v)
             return v
         v = self.overlay.plain(v)
@@ -330,7 +331,7 @@ class Hooks(ClassHooks):
             take = self._passed
         passed = [a if a is bound else array_mode.weak(take(a)) for a in args]
         out = f(*passed, **{k: take(v) for k, v in kwargs.items()})
-        if name in policy.CREATION and isinstance(out, Tensor) and type(out._data) is np.ndarray:
+        if name in policy.CREATION and isinstance(out, Tensor) and type(out._data) is not Value:
             if (
                 not any(out is a for a in args)
                 and id(out) not in self.tracer.known

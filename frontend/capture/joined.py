@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from ...ir.graph import Value
+from ..devices import share_memory
 from ..dispatch import run
 from ..tape import needs_grad, root_of
 from ..tensor import Tensor
@@ -56,7 +56,7 @@ def groups(leaves: Sequence[Any]) -> list[list[int]]:
     """The arguments that have one root, where there are several and no gradients are asked for."""
     found: dict[int, list[int]] = {}
     for i, x in enumerate(leaves):
-        if isinstance(x, Tensor) and type(x._data) is np.ndarray:
+        if isinstance(x, Tensor) and type(x._data) is not Value:
             found.setdefault(id(root_of(x)), []).append(i)
     several = [g for g in found.values() if len({id(leaves[i]) for i in g}) > 1]
     return [g for g in several if not any(needs_grad(t) for i in g for t in (leaves[i], root_of(leaves[i])))]
@@ -69,7 +69,7 @@ def overlap(leaves: Sequence[Any], sources: Sequence[Any]) -> bool:
     arrays = [s.fetch(leaves) for s in sources]
     for i, a in enumerate(arrays):
         for b in arrays[:i]:
-            if np.may_share_memory(a, b) and (id(a) not in known or known[id(a)] != known.get(id(b))):
+            if share_memory(a, b) and (id(a) not in known or known[id(a)] != known.get(id(b))):
                 return False
     return True
 

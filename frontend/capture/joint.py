@@ -72,7 +72,7 @@ def _leaves(tensors: Sequence[Tensor], tracer: Tracer) -> tuple[list[Tensor], li
         edges.extend(node.edges)
     for e in edges:
         if isinstance(e, Tensor):
-            real = type(e._data) is np.ndarray or id(e) in tracer.slots
+            real = type(e._data) is not Value or id(e) in tracer.slots
             slot = tracer.slots.get(id(e))
             inside = not real or id(e) in tracer.created or slot is not None and slot.source is None
             (made if inside else outside).setdefault(id(e), e)
@@ -293,7 +293,7 @@ class CompiledNode(Node):
         if g is None:
             shape: Any = t.shape
             return np.zeros(shape, t.dtype.np)
-        return np.asarray(g, order="C")
+        return np.asarray(g, order="C") if type(g) is np.ndarray else g
 
     def release(self) -> None:
         self.saved = None

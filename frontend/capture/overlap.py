@@ -6,6 +6,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
+from ..devices import byte_bounds
 from .replay import ArraySource, Source, TensorSource
 
 
@@ -56,7 +57,7 @@ class OverlapGuard:
 
     def _measure(self, which: list[int], arrays: list[np.ndarray]) -> None:
         for i, a in zip(which, arrays):
-            self.low[i], self.high[i] = np.lib.array_utils.byte_bounds(a) if a.size else (0, 0)
+            self.low[i], self.high[i] = byte_bounds(a) if a.size else (0, 0)
 
     def _disjoint(self, which: list[int]) -> bool:
         """Whether no written range meets another one: a sweep over them in order."""

@@ -209,7 +209,7 @@ class Overlay:
         return v
 
     def _tensor(self, origin: Origin, v: Any, path: str) -> Any:
-        if isinstance(v, Tensor) and type(v._data) is not np.ndarray:
+        if isinstance(v, Tensor) and type(v._data) is Value:
             self.tracer.stop(f"{path} is a tensor that another trace has left behind")
         self.expect(origin, Layout(v), f"{path} is a tensor of the same layout")
         self._dynamic.append(origin)

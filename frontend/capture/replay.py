@@ -16,6 +16,7 @@ from ...ir.interpreter import concrete
 from ...ir.op import Attrs, OpDef
 from ...runtime.background import is_ready
 from ..autograd import no_grad
+from ..devices import host
 from ..dispatch import run as run_op
 from ..tape import root_of
 from ..tensor import Tensor, new_tensor
@@ -232,6 +233,7 @@ class Captured:
     told: dict[Dim, int] = field(default_factory=dict)  # those that results are made with: graph outputs that tell them
     native: Any = None  # its NativeTrace; False when the native entry can't serve it
     calls: int = 0
+    gpu: Any = None  # the GPU that it runs on; None: the CPU
     actions: list[Action] = field(default_factory=list)  # what it does to Python objects
 
     def matches(self, leaves: Sequence[Any]) -> Guard | None:
@@ -353,7 +355,7 @@ class _Now:
 
 def as_kind(array: np.ndarray, kind: str) -> Any:
     """An array as what a `Fresh` wants that is no tensor."""
-    return array if kind == "array" else array.item() if kind == "python" else array[()]
+    return host(array) if kind == "array" else array.item() if kind == "python" else host(array)[()]
 
 
 def make_view(base: Any, r: View, sizes: Mapping[str, int]) -> Any:

@@ -17,6 +17,7 @@ from ...ir.dtypes import from_numpy
 from ...ir.graph import GraphBuilder, Location, Value
 from ...ir.op import Attrs, OpDef
 from ...ir.types import TensorType
+from ..devices import host
 from ..state import state
 from ..tape import needs_grad
 from ..tensor import Tensor, new_tensor
@@ -139,6 +140,7 @@ class Tracer(TraceViews):
         self.positions: dict[Value, Tensor] = {}  # of masks: where they are true
         self.young = Young()
         self.stopped: CaptureStop | None = None
+        self.gpu: Any = None  # that the tensors of the trace lie on; None: the CPU, as far as is known
         self.questions = 0  # that Python has asked
         self.ties = Ties()
         self.attempts = 0  # to close loops, one in another, that are under way
@@ -233,8 +235,9 @@ class Tracer(TraceViews):
     def lift(self, t: Tensor) -> Slot:
         """Takes a real tensor into the trace: as an input, or as a constant if the trace has made it."""
         array = t._data
+        self.found(array)
         if id(t) in self.created or self._made_here(t):
-            value = self.builder.constant(array.copy())
+            value = self.builder.constant(host(array.copy()))
             slot = Slot(t, None, value, value, array)
         else:
             self.remember(t)
@@ -243,6 +246,17 @@ class Tracer(TraceViews):
             slot = Slot(t, source, value, value, array)
         self.slots[id(t)] = slot
         return slot
+
+    def found(self, array: Any) -> None:
+        """An array takes part in the trace: where it lies, the trace runs."""
+        if type(array) is not np.ndarray:
+            self.run_on(array.gpu)
+
+    def run_on(self, gpu: Any) -> None:
+        """The trace runs on that GPU; None says nothing."""
+        if gpu is not None and self.gpu is not None and gpu is not self.gpu:
+            self.stop(f"it works with tensors on {self.gpu.name} and {gpu.name}")
+        self.gpu = self.gpu or gpu
 
     def _made_here(self, t: Tensor) -> bool:
         """Whether library code has made `t` during this trace, with memory of its own."""
@@ -343,8 +357,8 @@ class Tracer(TraceViews):
         slot = self.slots.get(id(t))
         data = t._data
         if slot is not None and slot.source is None and not slot.written or slot is None and id(t) in self.created:
-            if type(data) is np.ndarray:
-                return data.copy()  # made in this trace from Python numbers: the same on every call
+            if type(data) is not Value:
+                return host(data.copy())  # made in this trace from Python numbers: the same on every call
         if what in _NUMBERS and self.asker is not None:
             from .scalars import number_of
 

@@ -31,7 +31,7 @@ MOST_INTS = 4  # of an int that may also become a symbol
 MOST_QUESTIONS = 128  # in one call
 
 Answer = Union[bool, int]
-Build = Callable[[Graph], Any]
+Build = Callable[..., Any]  # (graph, gpu=) -> an executable
 TreeNode = Union["Segment", Captured]
 Place = tuple[int, int]  # a value that a segment has computed: the segment's depth, number of the output
 
@@ -234,7 +234,7 @@ class Route:
             graph = extract(name, nodes, b.inputs, given, [value, *kept], b.constants)
             position = {n: k for k, n in enumerate(b.nodes)}
             at = [(position[v.node], v.index) for v in kept]  # type: ignore[index]
-            executable = self.build(graph)
+            executable = self.build(graph, gpu=tracer.gpu)
             segment = Segment(question, graph, executable, list(tracer.sources), places, at, kind, location, guards)
             self.nodes.append(segment)
             self._added.append((self.nodes, segment))

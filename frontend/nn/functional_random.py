@@ -17,7 +17,7 @@ def _check(p: float, what: str) -> None:
 def _drop(input: Tensor, mask_shape: tuple, p: float) -> Tensor:
     if p == 1.0:
         return input * 0.0
-    keep = random.default_generator.bits(mask_shape) >= int(p * 2**32)
+    keep = random.default_generator.bits(mask_shape, input) >= int(p * 2**32)
     return fn.where(keep, input * (1.0 / (1.0 - p)), 0.0)
 
 
@@ -63,7 +63,7 @@ def _alpha_drop(input: Tensor, mask_shape: tuple, p: float, inplace: bool) -> Te
     if p == 1.0:
         out = input * 0.0
     else:
-        keep = random.default_generator.bits(mask_shape) >= int(p * 2**32)
+        keep = random.default_generator.bits(mask_shape, input) >= int(p * 2**32)
         a = ((1 - p) * (1 + p * _ALPHA**2)) ** -0.5
         out = fn.where(keep, input, _ALPHA) * a - a * _ALPHA * p
     return input.copy_(out) if inplace else out

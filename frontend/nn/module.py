@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import numpy as np
-
 from ...ir.dtypes import DType, bfloat16, dtype_of, float16, float32, float64
 from .. import creation
 from ..autograd import no_grad
+from ..devices import gpu_at, gpu_of, moved, target_of
 from ..epoch import epoch
 from ..state import traced
 from ..tensor import Tensor
@@ -336,22 +335,24 @@ class Module:
         return self
 
     def to(self, *args: Any, dtype: Any = None, device: Any = None, non_blocking: bool = False) -> Self:
-        """Casts float parameters and buffers in place: `to(tr.float64)`, `to("cpu")`, `to(device, dtype)` or `to(t)`.
+        """Moves parameters and buffers to a device, and casts those that are floats, in place: `to("cuda:0")`,
+        `to(tr.float64)`, `to(device, dtype)` or `to(t)`.
 
-        TypeError for an element type that is not floating, ValueError for a device other than the CPU.
+        TypeError for an element type that is not floating; see `tr.device` for devices that are not there.
         """
-        for a in args:
-            if isinstance(a, Tensor):
-                dtype = a.dtype
-            elif isinstance(a, str) and a.split(":")[0] in _DEVICES:
-                device = a
-            elif a is not None and not isinstance(a, bool):
-                dtype = a
-        if device is not None and str(device).split(":")[0] != "cpu":
-            raise ValueError(f"tensors live on the CPU; there is no device {device!r}")
+        where, dtype, _ = target_of(args, {"device": device, "dtype": dtype})
+        if where is not None:
+            self._move(gpu_at(where))
         if dtype is not None:
             self._cast(dtype_of(dtype))
         return self
+
+    def _move(self, gpu: Any) -> None:
+        for t in (*self.parameters(), *self.buffers()):
+            for x in (t, t._grad):
+                if x is not None and gpu_of(x) is not gpu:
+                    x._data = moved(x._data, gpu)
+                    epoch.bump()
 
     def _cast(self, dtype: DType) -> None:
         if not dtype.is_floating:
@@ -360,7 +361,7 @@ class Module:
             if not t.dtype.is_floating or t.dtype is dtype:
                 continue
             grad = t.grad
-            t._data = np.asarray(t._data).astype(dtype.np)
+            t._data = t.detach().to(dtype)._data
             if grad is not None:
                 t.grad = grad.to(dtype)
             epoch.bump()
@@ -382,8 +383,12 @@ class Module:
         return self.to(dtype=dst_type)
 
     def cpu(self) -> Self:
-        """Itself: tensors live on the CPU."""
+        """Moves parameters and buffers to host memory."""
         return self.to("cpu")
+
+    def cuda(self, device: Any = None) -> Self:
+        """Moves parameters and buffers to a GPU, the first one by default."""
+        return self.to("cuda" if device is None else device)
 
     def to_empty(self, *, device: Any = None, recurse: bool = True) -> Self:
         """Forgets all parameters and buffers: they keep their shapes, and hold zeros."""
@@ -440,9 +445,6 @@ class Module:
         if not extra and not lines:
             return f"{title}()"
         return f"{title}(\n  " + "\n  ".join(extra + lines) + "\n)"
-
-
-_DEVICES = ("cpu", "cuda", "mps", "xpu", "meta")
 
 
 def _indent(text: str) -> str:

@@ -12,6 +12,7 @@ from ...ir.dtypes import accumulator, float32
 from .. import functions as fn
 from ..autograd import enable_grad, no_grad, set_grad_enabled
 from ..convert import native
+from ..devices import gpu_of, moved
 from ..epoch import epoch
 from ..state import traced
 from ..tensor import Tensor, new_tensor
@@ -98,6 +99,18 @@ class Optimizer(StepHooks):
             if not isinstance(beta, Tensor) and not 0.0 <= beta < 1.0:
                 raise ValueError(f"{type(self).__name__}: betas are in [0, 1), got {group['betas']}")
 
+    def _follow(self) -> None:
+        """State goes where its parameters have gone since it was made."""
+        for group, scalars in zip(self.param_groups, self.scalars):
+            for p in group["params"]:
+                found = [t for k, t in self.state[p].items() if k not in scalars and isinstance(t, Tensor)]
+                gpu = gpu_of(p)
+                if all(gpu_of(t) is gpu for t in found):
+                    break  # parameters move together
+                for t in found:
+                    t._data = moved(t._data, gpu)
+                epoch.bump()
+
     # ------------------------------------------------------------ state
 
     def _new_scalars(self, group: ParamGroup) -> dict[str, float]:
@@ -121,7 +134,8 @@ class Optimizer(StepHooks):
                     state[name] = values[i]
             for name, value in self._new_state(group, p).items():
                 if name not in state:
-                    state[name] = new_tensor(np.full(self._state_shape(name, p), value, p.dtype.np))
+                    first = np.full(self._state_shape(name, p), value, p.dtype.np)
+                    state[name] = new_tensor(moved(first, gpu_of(p)))
                     epoch.bump()
 
     def tensors(self) -> list[Tensor]:
@@ -137,6 +151,7 @@ class Optimizer(StepHooks):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Moves every parameter that has a gradient. `closure`, if given, is called first; its loss is returned."""
+        self._follow()
         args: tuple[Any, ...] = (self,) if closure is None else (self, closure)
         kwargs: dict[str, Any] = {}
         for hook in list(self._step_pre_hooks.values()):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...ir.dim import contiguous_strides
+from ...ir.dtypes import DType
 from ...ir.op import Attrs, OpDef, register_interpreter
 from .device import Gpu
 from .memory import Block
@@ -77,6 +78,12 @@ class DeviceArray:
         return True
 
     @property
+    def byte_bounds(self) -> tuple[int, int]:
+        """The first address that it may touch, and the first one behind it."""
+        low, high = _span(self)
+        return self.block.address + low, self.block.address + high
+
+    @property
     def flags(self) -> Flags:
         return Flags(self.contiguous)
 
@@ -127,6 +134,10 @@ class DeviceArray:
 
     def __float__(self) -> float:
         return float(self.numpy())
+
+    def _like(self, value: Any, dtype: DType | None = None) -> np.ndarray:
+        """A constant of this array's dtype (or another), for rules."""
+        return np.asarray(value, self.dtype if dtype is None else dtype.np)
 
     # ---- elements
     def copy(self) -> DeviceArray:

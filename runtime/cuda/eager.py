@@ -30,7 +30,7 @@ def evaluate(op: OpDef, args: tuple[Any, ...], attrs: Attrs) -> Any:
     gpu = gpu_of(args)
     if op.name in VIEWS:
         return _view(op, args[0], attrs)
-    given = [to_device(gpu, a) if type(a) is np.ndarray else contiguous(a) for a in args]
+    given = [_uploaded(gpu, a) if type(a) is np.ndarray else contiguous(a) for a in args]
     out = _executable(gpu, op, tuple([(a.dtype, a.shape) for a in given]), _Attrs(attrs)).run(given)
     return tuple(out) if len(out) > 1 else out[0]
 
@@ -53,6 +53,16 @@ def creator(gpu: Gpu) -> Any:
         return create(gpu, op, attrs) if op.name in ("full", "iota") else op.evaluate(args, attrs)
 
     return run
+
+
+def _uploaded(gpu: Gpu, a: np.ndarray) -> DeviceArray:
+    return to_device(gpu, a) if a.shape else _number(gpu, a.dtype, a.tobytes())
+
+
+@functools.lru_cache(maxsize=1024)
+def _number(gpu: Gpu, dtype: np.dtype, data: bytes) -> DeviceArray:
+    """A number on the device; no op writes its operands."""
+    return to_device(gpu, np.frombuffer(data, dtype).reshape(()))
 
 
 def gpu_of(args: tuple[Any, ...]) -> Gpu:
