@@ -25,7 +25,7 @@ SHOWN_GUARDS = 12  # in a summary
 @dataclass(frozen=True, slots=True)
 class KernelReport:
     """One step of a plan. read, written: bytes; flops: operations (estimates). phases: (symbol, parallel tasks). tuned: what
-    `mode="max"` has found for it: the schedule before and after, with the time that the kernel took with each."""
+    `mode="max"` has found for it: the schedule before and after, with the time that the kernel took with each. source: Triton's, for a GPU."""
 
     name: str
     ops: tuple[str, ...]
@@ -37,6 +37,7 @@ class KernelReport:
     flops: int | str
     phases: tuple[tuple[str, int | str], ...]
     tuned: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,7 @@ class Explanation:
             lines += ["", *_summary(t), "", "captured graph", _indent(t.graph)]
             for k, kernel in enumerate(t.kernels):
                 lines += ["", f"kernel {k}", _indent(kernel.text), f"  {kernel.schedule}"]
+                lines += [_indent(kernel.source)] if kernel.source else []
                 lines += [f"  {s}  {t.lines[s]}" if t.lines.get(s) else f"  {s}" for s in kernel.sources]
         return "\n".join(lines)
 
@@ -266,7 +268,7 @@ def _tuned(native: Any) -> dict[str, str]:
 
 
 def _kernels(plan: Plan, lowered: dict[str, Any], tuned: Mapping[str, str] = {}) -> tuple[KernelReport, ...]:
-    return tuple(_kernel(s, lowered[s.kernel.name].phases, tuned.get(s.kernel.name, "")) for s in plan.kernel_steps)
+    return tuple(_kernel(s, lowered[s.kernel.name], tuned.get(s.kernel.name, "")) for s in plan.kernel_steps)
 
 
 def _entry(captured: Captured) -> str:
@@ -275,7 +277,7 @@ def _entry(captured: Captured) -> str:
     return "native" if captured.native else "python"
 
 
-def _kernel(step: Any, phases: Any, tuned: str) -> KernelReport:
+def _kernel(step: Any, lowered: Any, tuned: str) -> KernelReport:
     kernel, cost = step.kernel, kernel_cost(step.kernel)
     return KernelReport(
         name=kernel.name,
@@ -286,8 +288,9 @@ def _kernel(step: Any, phases: Any, tuned: str) -> KernelReport:
         read=_plain(cost.read),
         written=_plain(cost.written),
         flops=_plain(cost.flops),
-        phases=tuple((p.symbol, _plain(p.tasks)) for p in phases),
+        phases=tuple((symbol, _plain(tasks)) for symbol, tasks in lowered.parallel),
         tuned=tuned,
+        source=getattr(lowered, "source", ""),
     )
 
 

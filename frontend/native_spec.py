@@ -408,8 +408,8 @@ class _Writer:
         elif guard.expected is None:
             self._slot(owner.held, "_grad", False)
         else:
-            dtype, shape, contiguous = guard.expected
-            if not contiguous:
+            dtype, shape, contiguous, gpu = guard.expected
+            if not contiguous or gpu is not None:
                 raise Inexpressible("a gradient that is not contiguous")
             value = self._place.get((GradSource, _source_key(owner)), -1)
             if not any(x.owner is owner.held for x in self.loads):

@@ -12,3 +12,5 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_threa
 _cache = tempfile.TemporaryDirectory(prefix="tracefuse-tests-")
 os.environ["TRACEFUSE_CACHE_DIR"] = _cache.name
 os.environ.setdefault("TRACEFUSE_CUDA", "interpret:2")  # two GPUs, emulated on the host
+if os.environ["TRACEFUSE_CUDA"]:
+    os.environ["TRITON_INTERPRET"] = "1"  # before anybody imports triton: torch does

@@ -24,3 +24,8 @@ class LoweredKernel:
     phases: tuple[Phase, ...]
     workspace: DimLike = 0  # bytes, shared by all threads, 64-byte aligned
     thread_scratch: int = 0  # bytes per thread, 64-byte aligned
+
+    @property
+    def parallel(self) -> list[tuple[str, DimLike]]:
+        """What runs beside each other, phase by phase: (symbol, tasks)."""
+        return [(p.symbol, p.tasks) for p in self.phases]

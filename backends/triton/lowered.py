@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...ir.dim import Dim, DimLike
+from ...ir.dim import Dim, DimLike, numel
 from ...ir.dtypes import DType
 
 
@@ -26,6 +26,11 @@ class TritonKernel:
     grid: tuple[DimLike, ...]
     num_warps: int = 4
     num_stages: int = 3
+
+    @property
+    def parallel(self) -> list[tuple[str, DimLike]]:
+        """What runs beside each other: (name, programs)."""
+        return [(self.name, numel(self.grid))]
 
     @property
     def signature(self) -> dict[str, str]:

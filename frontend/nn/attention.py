@@ -46,18 +46,18 @@ class MultiheadAttention(Module):
         one = self.kdim == self.vdim == embed_dim
 
         def weight(rows: int, cols: int, wanted: bool) -> Parameter | None:
-            return Parameter(creation.empty((rows, cols), dtype=dtype)) if wanted else None
+            return Parameter(creation.empty((rows, cols), dtype=dtype, device=device)) if wanted else None
 
         self.register_parameter("q_proj_weight", weight(embed_dim, embed_dim, not one))
         self.register_parameter("k_proj_weight", weight(embed_dim, self.kdim, not one))
         self.register_parameter("v_proj_weight", weight(embed_dim, self.vdim, not one))
         self.register_parameter("in_proj_weight", weight(3 * embed_dim, embed_dim, one))
         self.register_parameter(
-            "in_proj_bias", Parameter(creation.zeros((3 * embed_dim,), dtype=dtype)) if bias else None
+            "in_proj_bias", Parameter(creation.zeros((3 * embed_dim,), dtype=dtype, device=device)) if bias else None
         )
-        self.out_proj = Linear(embed_dim, embed_dim, bias=bias, dtype=dtype)
+        self.out_proj = Linear(embed_dim, embed_dim, bias=bias, dtype=dtype, device=device)
         for name in ("bias_k", "bias_v"):
-            extra = Parameter(creation.empty((1, 1, embed_dim), dtype=dtype)) if add_bias_kv else None
+            extra = Parameter(creation.empty((1, 1, embed_dim), dtype=dtype, device=device)) if add_bias_kv else None
             self.register_parameter(name, extra)
         self.reset_parameters()
 
@@ -166,7 +166,7 @@ class MultiheadAttention(Module):
         if self.bias_k is not None:
             extra.append((self.bias_k, self.bias_v))
         if self.add_zero_attn:
-            zero = creation.zeros((1, 1, self.embed_dim), dtype=k.dtype)
+            zero = creation.zeros((1, 1, self.embed_dim), dtype=k.dtype, device=k.device)
             extra.append((zero, zero))
         for more_k, more_v in extra:
             shape = (k.shape[0], 1, self.embed_dim)

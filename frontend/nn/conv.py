@@ -34,6 +34,7 @@ class _ConvNd(Module):
         bias: bool,
         padding_mode: str,
         dtype: Any,
+        device: Any,
     ) -> None:
         k, what = self.dims, type(self).__name__
         if groups < 1 or in_channels % groups or out_channels % groups:
@@ -57,8 +58,12 @@ class _ConvNd(Module):
         if padding == "same" and any(s != 1 for s in self.stride):
             raise ValueError(f"{what}: padding='same' needs stride 1, got {self.stride}")
         first, second = (in_channels, out_channels) if self.transposed else (out_channels, in_channels)
-        self.weight = Parameter(creation.empty((first, second // groups, *self.kernel_size), dtype=dtype))
-        self.register_parameter("bias", Parameter(creation.empty((out_channels,), dtype=dtype)) if bias else None)
+        self.weight = Parameter(
+            creation.empty((first, second // groups, *self.kernel_size), dtype=dtype, device=device)
+        )
+        self.register_parameter(
+            "bias", Parameter(creation.empty((out_channels,), dtype=dtype, device=device)) if bias else None
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -98,7 +103,7 @@ class _Conv(_ConvNd):
     ):
         super().__init__()
         self._setup(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, dtype
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, dtype, device
         )
 
     def forward(self, input: Tensor) -> Tensor:
@@ -161,7 +166,7 @@ class _ConvTranspose(_ConvNd):
         super().__init__()
         self.output_padding = spread(output_padding, self.dims, type(self).__name__ + " output_padding")
         self._setup(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, dtype
+            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, dtype, device
         )
 
     def forward(self, input: Tensor) -> Tensor:

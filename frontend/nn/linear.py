@@ -31,8 +31,10 @@ class Linear(Module):
     def __init__(self, in_features: int, out_features: int, bias: bool = True, device: Any = None, dtype: Any = None):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        self.weight = Parameter(creation.empty((out_features, in_features), dtype=dtype))
-        self.register_parameter("bias", Parameter(creation.empty((out_features,), dtype=dtype)) if bias else None)
+        self.weight = Parameter(creation.empty((out_features, in_features), dtype=dtype, device=device))
+        self.register_parameter(
+            "bias", Parameter(creation.empty((out_features,), dtype=dtype, device=device)) if bias else None
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -59,8 +61,10 @@ class Bilinear(Module):
     ):
         super().__init__()
         self.in1_features, self.in2_features, self.out_features = in1_features, in2_features, out_features
-        self.weight = Parameter(creation.empty((out_features, in1_features, in2_features), dtype=dtype))
-        self.register_parameter("bias", Parameter(creation.empty((out_features,), dtype=dtype)) if bias else None)
+        self.weight = Parameter(creation.empty((out_features, in1_features, in2_features), dtype=dtype, device=device))
+        self.register_parameter(
+            "bias", Parameter(creation.empty((out_features,), dtype=dtype, device=device)) if bias else None
+        )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

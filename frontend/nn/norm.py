@@ -36,17 +36,26 @@ class _ChannelNorm(Module):
         affine: bool,
         track_running_stats: bool,
         dtype: Any,
+        device: Any,
         bias: bool,
     ):
         super().__init__()
         self.num_features, self.eps, self.momentum = num_features, eps, momentum
         self.affine, self.track_running_stats = affine, track_running_stats
         for name, wanted in (("weight", affine), ("bias", affine and bias)):
-            self.register_parameter(name, Parameter(creation.empty((num_features,), dtype=dtype)) if wanted else None)
+            self.register_parameter(
+                name, Parameter(creation.empty((num_features,), dtype=dtype, device=device)) if wanted else None
+            )
         tracked = track_running_stats
-        self.register_buffer("running_mean", creation.zeros((num_features,), dtype=dtype) if tracked else None)
-        self.register_buffer("running_var", creation.ones((num_features,), dtype=dtype) if tracked else None)
-        self.register_buffer("num_batches_tracked", creation.zeros((), dtype="int64") if tracked else None)
+        self.register_buffer(
+            "running_mean", creation.zeros((num_features,), dtype=dtype, device=device) if tracked else None
+        )
+        self.register_buffer(
+            "running_var", creation.ones((num_features,), dtype=dtype, device=device) if tracked else None
+        )
+        self.register_buffer(
+            "num_batches_tracked", creation.zeros((), dtype="int64", device=device) if tracked else None
+        )
         self.reset_parameters()
 
     def reset_running_stats(self) -> None:
@@ -85,7 +94,7 @@ class _BatchNorm(_ChannelNorm):
         *,
         bias: bool = True,
     ):
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, bias)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, device, bias)
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
@@ -138,7 +147,7 @@ class _InstanceNorm(_ChannelNorm):
         *,
         bias: bool = True,
     ):
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, bias)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, dtype, device, bias)
 
     def forward(self, input: Tensor) -> Tensor:
         self._check(input)
@@ -184,9 +193,13 @@ class LayerNorm(Module):
         super().__init__()
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
-        self.register_parameter("weight", Parameter(creation.ones(shape, dtype=dtype)) if elementwise_affine else None)
+        self.register_parameter(
+            "weight", Parameter(creation.ones(shape, dtype=dtype, device=device)) if elementwise_affine else None
+        )
         with_bias = elementwise_affine and bias
-        self.register_parameter("bias", Parameter(creation.zeros(shape, dtype=dtype)) if with_bias else None)
+        self.register_parameter(
+            "bias", Parameter(creation.zeros(shape, dtype=dtype, device=device)) if with_bias else None
+        )
 
     def reset_parameters(self) -> None:
         _start(self.weight, self.bias)
@@ -213,7 +226,9 @@ class RMSNorm(Module):
         super().__init__()
         shape = (normalized_shape,) if isinstance(normalized_shape, int) else tuple(normalized_shape)
         self.normalized_shape, self.eps, self.elementwise_affine = shape, eps, elementwise_affine
-        self.register_parameter("weight", Parameter(creation.ones(shape, dtype=dtype)) if elementwise_affine else None)
+        self.register_parameter(
+            "weight", Parameter(creation.ones(shape, dtype=dtype, device=device)) if elementwise_affine else None
+        )
 
     def reset_parameters(self) -> None:
         _start(self.weight, None)
@@ -243,9 +258,11 @@ class GroupNorm(Module):
         if num_channels % num_groups:
             raise ValueError(f"GroupNorm: num_channels {num_channels} does not divide into {num_groups} groups")
         self.num_groups, self.num_channels, self.eps, self.affine = num_groups, num_channels, eps, affine
-        self.register_parameter("weight", Parameter(creation.ones((num_channels,), dtype=dtype)) if affine else None)
         self.register_parameter(
-            "bias", Parameter(creation.zeros((num_channels,), dtype=dtype)) if affine and bias else None
+            "weight", Parameter(creation.ones((num_channels,), dtype=dtype, device=device)) if affine else None
+        )
+        self.register_parameter(
+            "bias", Parameter(creation.zeros((num_channels,), dtype=dtype, device=device)) if affine and bias else None
         )
 
     def reset_parameters(self) -> None:

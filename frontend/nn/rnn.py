@@ -59,7 +59,7 @@ class RNNBase(Module):
                 if proj_size:
                     shapes["weight_hr"] = (proj_size, hidden_size)
                 for name, shape in shapes.items():
-                    self.register_parameter(name + suffix, Parameter(creation.empty(shape, dtype=dtype)))
+                    self.register_parameter(name + suffix, Parameter(creation.empty(shape, dtype=dtype, device=device)))
         self.reset_parameters()
 
     def _suffixes(self, layer: int) -> tuple[str, ...]:
@@ -118,7 +118,7 @@ class RNNBase(Module):
         count = self.num_layers * (1 + self.bidirectional)
         widths = [self.proj_size or self.hidden_size, self.hidden_size][: 1 + (self.mode == "LSTM")]
         if hx is None:
-            return tuple(creation.zeros((count, n, w), dtype=x.dtype) for w in widths)
+            return tuple(creation.zeros((count, n, w), dtype=x.dtype, device=x.device) for w in widths)
         for s, w in zip(hx, widths, strict=True):
             wanted = (count, w) if single else (count, n, w)
             if tuple(s.shape) != wanted:
@@ -250,10 +250,12 @@ class RNNCellBase(Module):
         super().__init__()
         self.input_size, self.hidden_size, self.bias = input_size, hidden_size, bias
         rows = num_chunks * hidden_size
-        self.weight_ih = Parameter(creation.empty((rows, input_size), dtype=dtype))
-        self.weight_hh = Parameter(creation.empty((rows, hidden_size), dtype=dtype))
+        self.weight_ih = Parameter(creation.empty((rows, input_size), dtype=dtype, device=device))
+        self.weight_hh = Parameter(creation.empty((rows, hidden_size), dtype=dtype, device=device))
         for name in ("bias_ih", "bias_hh"):
-            self.register_parameter(name, Parameter(creation.empty((rows,), dtype=dtype)) if bias else None)
+            self.register_parameter(
+                name, Parameter(creation.empty((rows,), dtype=dtype, device=device)) if bias else None
+            )
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -267,7 +269,7 @@ class RNNCellBase(Module):
             raise ValueError(f"{what}: input has shape {tuple(input.shape)}; [N, {self.input_size}] is needed")
         shape = (*input.shape[:-1], self.hidden_size)
         if hx is None:
-            zeros = creation.zeros(shape, dtype=input.dtype)
+            zeros = creation.zeros(shape, dtype=input.dtype, device=input.device)
             hx = (zeros, zeros) if mode == "LSTM" else (zeros,)
         for s in hx:
             if tuple(s.shape) != shape:

@@ -28,6 +28,7 @@ class _Table(Module):
         weight: Tensor | None,
         freeze: bool,
         dtype: Any,
+        device: Any,
     ) -> None:
         what = type(self).__name__
         if padding_idx is not None:
@@ -39,7 +40,7 @@ class _Table(Module):
         self.sparse = sparse
         shape = (num_embeddings, embedding_dim)
         if weight is None:
-            self.weight = Parameter(creation.empty(shape, dtype=dtype), requires_grad=not freeze)
+            self.weight = Parameter(creation.empty(shape, dtype=dtype, device=device), requires_grad=not freeze)
             self.reset_parameters()
             return
         if tuple(weight.shape) != shape:
@@ -94,7 +95,7 @@ class Embedding(_Table):
         super().__init__()
         self._setup(
             num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, _weight,
-            _freeze, dtype,
+            _freeze, dtype, device,
         )  # fmt: skip
 
     def forward(self, input: Any) -> Tensor:
@@ -128,7 +129,7 @@ class EmbeddingBag(_Table):
         self.mode, self.include_last_offset = mode, include_last_offset
         self._setup(
             num_embeddings, embedding_dim, padding_idx, max_norm, norm_type, scale_grad_by_freq, sparse, _weight,
-            False, dtype,
+            False, dtype, device,
         )  # fmt: skip
 
     def forward(self, input: Any, offsets: Any = None, per_sample_weights: Tensor | None = None) -> Tensor:

@@ -30,6 +30,8 @@ def devices(setting: str) -> tuple[Driver, ...]:
         from ...backends.triton.launch import enable_interpreter
 
         enable_interpreter()
+    except RuntimeError as e:
+        raise DeviceError(str(e)) from None
     except ImportError:
         raise DeviceError("TRACEFUSE_CUDA=interpret needs Triton: pip install 'tracefuse[gpu]'") from None
     return tuple(EmulatedDevice(k) for k in range(int(count or 1)))

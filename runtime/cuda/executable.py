@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...backends.triton.lowered import TritonKernel
 from ...ir.graph import Graph
 from ...ir.plan import Plan
 from ...passes.pipeline import Report, compile_graph
@@ -29,6 +30,7 @@ class CudaExecutable:
 
     code_bytes = 0
     hits = 0
+    tuning: Any = None  # what was tried to make it faster; None: nothing
 
     def __init__(self, graph: Graph, plan: Plan, gpu: Gpu, report: Report, breathe: Callable[[], None] = lambda: None):
         self.graph, self.plan, self.gpu, self.report = graph, plan, gpu, report
@@ -38,6 +40,11 @@ class CudaExecutable:
         self.program = Program(plan, gpu, breathe)
         self.seconds["codegen"] = time.perf_counter() - start
         self._sizes = GraphSizes(graph)
+
+    @property
+    def kernels(self) -> dict[str, TritonKernel]:
+        """The source of each kernel by name."""
+        return {s.kernel.name: self.gpu.load(s.kernel, s.schedule)[0] for s in self.plan.all_kernel_steps}
 
     def run(self, inputs: Sequence[Any]) -> list[DeviceArray | None]:
         """The graph's outputs, fresh arrays; None for those that are written into inputs, and for checks.

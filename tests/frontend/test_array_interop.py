@@ -68,11 +68,11 @@ def test_the_namespace_says_what_it_has():
     info = xp.__array_namespace_info__()
     assert info.default_dtypes()["complex floating"] is tr.complex64
     assert set(info.dtypes(kind="complex floating")) == {"complex64", "complex128"}
-    assert info.devices() == ("cpu",) and info.default_device() == "cpu"
+    assert info.devices()[0] == "cpu" and info.default_device() == "cpu"
     with pytest.raises(ValueError, match="no device 'tpu'"):
         info.dtypes(device="tpu")
     with pytest.raises(ValueError, match="no device"):
-        tr.ones(1).to_device("cuda")
+        tr.ones(1).to_device("mps")
 
 
 SHAPES = [(), (0, 3), (5,), (100_000,), (300, 300), (1000, 1), (1, 4000), (6,) * 5, (2,) * 14, (40, 40, 40)]
