@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from ..ir.dtypes import DType, bfloat16, dtype_of, float16, float32, float64
 from ..ir.op import get_op
+from .devices import KINDS
 from .dispatch import run
 from .state import state
 from .tensor import Tensor
@@ -40,8 +41,9 @@ FLOAT32 = frozenset(
 class autocast:
     """`with autocast("cpu", dtype=bfloat16):`, or a decorator. enabled=False inside such a block turns it off again.
 
-    dtype: bfloat16 (also if None) or float16; else ValueError. cache_enabled has no effect: compiled functions cast each
-    weight once, eager ones wherever it is used. On device types other than "cpu" it warns and does nothing.
+    dtype: bfloat16 or float16, else ValueError; None: bfloat16, for "cuda" float16, as in PyTorch. cache_enabled has no
+    effect: compiled functions cast each weight once, eager ones wherever it is used. Tensors are lowered wherever they
+    lie. On device types other than "cpu" and "cuda" it warns and does nothing.
     """
 
     def __init__(
@@ -49,10 +51,10 @@ class autocast:
     ):
         if not isinstance(device_type, str):
             raise TypeError(f"autocast: device_type is a string, not a {type(device_type).__name__}")
-        if device_type.partition(":")[0] != "cpu" and enabled:
+        if device_type.partition(":")[0] not in KINDS and enabled:
             warnings.warn(f"autocast has no effect on device type {device_type!r}", UserWarning, stacklevel=2)
             enabled = False
-        wanted = bfloat16 if dtype is None else dtype_of(dtype)
+        wanted = _default(device_type) if dtype is None else dtype_of(dtype)
         if enabled and wanted not in (bfloat16, float16):
             raise ValueError(f"autocast: dtype is bfloat16 or float16, not {wanted.name}")
         self.device, self.fast_dtype, self._enabled = device_type, wanted, bool(enabled)
@@ -79,12 +81,16 @@ class autocast:
 
 def is_autocast_enabled(device_type: str = "cpu") -> bool:
     """Whether this thread is inside an enabled `autocast`."""
-    return state.autocast is not None and device_type == "cpu"
+    return state.autocast is not None and device_type.partition(":")[0] in KINDS
 
 
 def get_autocast_dtype(device_type: str = "cpu") -> DType:
     """The type that autocast lowers to, in this thread, or would by default."""
-    return state.autocast or bfloat16
+    return state.autocast or _default(device_type)
+
+
+def _default(device_type: str) -> DType:
+    return float16 if device_type.partition(":")[0] == "cuda" else bfloat16
 
 
 def install(namespace: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from ..ir.dim import Dim, ceildiv, maximum
 from ..ir.dtypes import DType, bool_, dtype_of, int64
 from ..ir.op import get_op
 from .convert import as_size, as_tensor, cast_to, check_cast, is_scalar, native, result_dtype, scalar_tensor
-from .devices import on_device
+from .devices import host, know_gpu, on_device
 from .dispatch import lift, run
 from .state import SymbolicScalar, default_for, state
 from .tensor import Tensor, new_tensor
@@ -55,7 +55,7 @@ def as_array(data: Any, dtype: DType | None, copy: bool | None = None) -> np.nda
     """An ndarray of any data. Python floats and complex numbers (in lists too) take the default types; arrays keep
     theirs."""
     if isinstance(data, Tensor):
-        data = data.numpy()
+        data = data.numpy() if state.tracer is not None else host(data._data)
     array = np.asarray(data)
     if array.dtype == object or array.dtype.kind in "SUMm":
         raise TypeError(f"cannot make a tensor of a {type(data).__name__} with elements of type {array.dtype}")
@@ -122,9 +122,17 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
 @on_device
 def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> Tensor:
-    """A tensor of any object with `__dlpack__` in main memory, sharing its storage unless `copy`."""
+    """A tensor of any object with `__dlpack__`, sharing its storage, in host memory or on a GPU, unless `copy`. What is on a
+    GPU is good for this thread's current stream."""
     if isinstance(x, Tensor):
         return asarray(x, copy=copy)
+    kind, number = x.__dlpack_device__()
+    if int(kind) == 2:
+        from ..runtime.cuda.dlpack import from_capsule
+
+        stream = know_gpu(int(number)).stream.number
+        array = from_capsule(x.__dlpack__(stream=stream))
+        return new_tensor(array.copy() if copy else array)
     array = np.from_dlpack(x)
     return new_tensor(native(array.copy() if copy else array))
 

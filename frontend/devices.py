@@ -108,15 +108,18 @@ def devices() -> tuple[Device, ...]:
     return (CPU, *(Device(f"cuda:{k}") for k in range(gpu_count())))
 
 
-def gpu_at(d: Any) -> Gpu | None:
-    """The GPU of a device; None for the CPU."""
-    d = device(d)
-    if d.type == "cpu":
-        return None
+def know_gpu(number: int) -> Gpu:
+    """The GPU of that number. RuntimeError, with the reason, if there is none."""
     from ..runtime.cuda.device import gpu
 
     _know_arrays()
-    return gpu(d.index or 0)
+    return gpu(number)
+
+
+def gpu_at(d: Any) -> Gpu | None:
+    """The GPU of a device; None for the CPU."""
+    d = device(d)
+    return None if d.type == "cpu" else know_gpu(d.index or 0)
 
 
 def device_of(payload: Any) -> Device:
@@ -242,6 +245,11 @@ def write(target: Any, source: Any) -> None:
 def gpu_of(t: Tensor) -> Gpu | None:
     """The GPU that has the elements of a tensor; None: they are on the CPU, or it is a tensor of a trace."""
     return None if type(t._data) is np.ndarray else getattr(t._data, "gpu", None)
+
+
+def is_device_array(x: Any) -> bool:
+    """Whether x is an array of a GPU."""
+    return type(x) is not np.ndarray and hasattr(x, "gpu")
 
 
 def is_on_gpu(*tensors: Tensor) -> bool:

@@ -19,6 +19,7 @@ from .capture.capture import Call, CaptureStop, Restart, Specialize, Volatile, a
 from .capture.effects import Composite
 from .capture.replay import Alias, ArgSource, Captured, Fresh, Leaf, Recipe, ScalarSource, Static, View
 from .capture.tracer import Slot, Tracer
+from .devices import host
 from .dims import Dim
 from .introspect import eager_of, name_of
 from .nn.module import Module
@@ -207,7 +208,7 @@ class _Exporter:
                 self.targets[k] = self.inputs[source.leaf] = len(b.inputs)
                 self.env[v] = b.input(v.type, v.name)
             else:
-                self.env[v] = self._constant(v, source.fetch(self.call.leaves).copy())
+                self.env[v] = self._constant(v, host(source.fetch(self.call.leaves).copy()))
         for v, array in graph.constants.items():
             self.env[v] = self._constant(v, array)
         for node in graph.nodes:
@@ -238,7 +239,7 @@ class _Exporter:
         if isinstance(r, Alias) and isinstance(r.source, (ArgSource, ScalarSource)):
             return {"argument": r.source.leaf}
         kind = r.kind if isinstance(r, Fresh) else "tensor"
-        if isinstance(r, Alias) and isinstance(r.source.fetch(self.call.leaves), np.ndarray):
+        if isinstance(r, Alias):
             kind = "array" if type(r.source).__name__ == "ArraySource" else "tensor"
         if id(r) not in self.places:
             self.places[id(r)] = len(self.outputs)

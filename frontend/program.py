@@ -16,6 +16,7 @@ from ..ir.types import TensorType
 from . import trees
 from .capture import pytree
 from .capture.guards import exact
+from .devices import gpu_at, host, is_device_array, share_memory
 from .executables import BACKENDS
 from .tensor import Tensor, new_tensor
 
@@ -41,7 +42,7 @@ class Program:
             self._read_outputs(contents.outputs)
         except (KeyError, TypeError, AttributeError, trees.BadTree, RecursionError) as e:
             raise InvalidProgram(f"the description of arguments and results is damaged: {e}") from None
-        self._executable: Any = None
+        self._executables: dict[Any, Any] = {}  # by GPU; None: the CPU
         self._lock = threading.Lock()
 
     @property
@@ -84,18 +85,26 @@ class Program:
         outputs = self._run(arrays)
         return pytree.unflatten(self._result_spec, [self._made(r, outputs, leaves) for r in self._results])
 
-    def compile(self) -> Program:
-        """Compiles now instead of at the first call."""
-        with self._lock:
-            if self._executable is None:
-                self._executable = BACKENDS["llvm"](self.graph)
+    def compile(self, device: Any = None) -> Program:
+        """Compiles now instead of at the first call: for the CPU, or a GPU. Calls run where their arguments lie."""
+        self._made_for(None if device is None else gpu_at(device))
         return self
+
+    def _made_for(self, gpu: Any) -> Any:
+        found = self._executables.get(gpu)
+        if found is None:
+            with self._lock:
+                found = self._executables.get(gpu)
+                if found is None:
+                    found = self._executables[gpu] = BACKENDS["llvm"](self.graph, gpu=gpu)
+        return found
 
     def _run(self, arrays: list[np.ndarray]) -> list[Any]:
         from ..runtime.executable import CheckFailed
 
         self._check_overlap(arrays)
-        executable = self._executable or self.compile()._executable
+        gpu = next((getattr(a, "gpu") for a in arrays if is_device_array(a)), None)
+        executable = self._made_for(gpu)
         try:
             return executable.run(arrays)
         except CheckFailed as e:
@@ -120,7 +129,7 @@ class Program:
                 raise TypeError(f"{self.name}: {leaf['path']} must be a number, not a {type(x).__name__}")
             return np.asarray(x, np.float64)
         array = x._data if isinstance(x, Tensor) else x
-        if not isinstance(array, np.ndarray):
+        if not isinstance(array, np.ndarray) and not is_device_array(array):
             raise TypeError(f"{self.name}: {leaf['path']} must be a tensor {want}, not a {type(x).__name__}")
         if array.dtype != want.dtype.np:
             raise TypeError(
@@ -154,7 +163,7 @@ class Program:
         for k in self._written:
             if not arrays[k].flags.writeable:
                 raise ValueError(f"{self.name} writes into an argument that is read-only")
-            if any(j != k and np.may_share_memory(arrays[k], a) for j, a in enumerate(arrays)):
+            if any(j != k and share_memory(arrays[k], a) for j, a in enumerate(arrays)):
                 raise ValueError(f"{self.name} writes into an argument that shares memory with another one")
 
     def _made(self, leaf: dict[str, Any], outputs: list[Any], leaves: list[Any]) -> Any:
@@ -163,7 +172,13 @@ class Program:
         if "value" in leaf:
             return leaf["value"]
         array = outputs[leaf["output"]]
-        return new_tensor(array) if leaf["kind"] == "tensor" else array if leaf["kind"] == "array" else array[()]
+        return (
+            new_tensor(array)
+            if leaf["kind"] == "tensor"
+            else host(array)
+            if leaf["kind"] == "array"
+            else host(array)[()]
+        )
 
     # ---- files
 

@@ -265,9 +265,9 @@ def poisson(input: Any, *, generator: Generator | None = None) -> Tensor:
         raise ValueError("poisson: the rates must lie between 0 and 10^4")
     out, at = np.zeros(known.shape), np.zeros(known.shape)
     while True:
-        at = at + exponential(known.shape, dtype=float64, generator=generator).numpy()
+        at = at + exponential(known.shape, dtype=float64, generator=generator, device="cpu").numpy()
         if not (at < known).any():
-            return new_tensor(out.astype(rates.dtype.np))
+            return new_tensor(moved(out.astype(rates.dtype.np), gpu_of(rates)))
         out += at < known
 
 

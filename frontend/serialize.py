@@ -65,7 +65,7 @@ def _encode(x: Any, path: str, arrays: dict[str, np.ndarray], known: dict[int, t
             while name in arrays or not _is_name(name):  # {"a": {"b": x}, "a.b": y}
                 name += "'"
             known[id(x)] = name, x
-            arrays[name] = np.asarray(x)
+            arrays[name] = np.asarray(x.cpu() if isinstance(x, Tensor) else x)
         return {"tensor" if isinstance(x, Tensor) else "array": known[id(x)][0]}
     x = _plain(x)
     if type(x) in _PLAIN:

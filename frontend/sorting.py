@@ -13,6 +13,7 @@ from ..ir.types import normalize_axis
 from .convert import as_tensor, cast_to, promote_operands
 from .counting import Runs
 from .creation import arange, full, zeros_like
+from .devices import is_on_gpu
 from .dispatch import run
 from .elementwise import equal, isnan, logical_not, minimum, where
 from .manipulation import moveaxis, narrow, owned, ravel, reshape, take, take_along_axis
@@ -94,7 +95,7 @@ def unique_all(x: Any, /) -> UniqueAll:
 
 def unique_parts(x: Tensor, axis: int | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """As `unique_all`, or of the slices along an axis."""
-    if state.tracer is None:
+    if state.tracer is None and not is_on_gpu(x):
         found, first, inverse, counts = np.unique(x._data, True, True, True, axis, equal_nan=False)
         inverse = inverse.reshape(x.shape if axis is None else (x.shape[axis],))
         return new_tensor(np.ascontiguousarray(found)), new_tensor(first), new_tensor(inverse), new_tensor(counts)

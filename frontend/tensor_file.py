@@ -72,7 +72,7 @@ def chunks(tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None
 
 
 def _contiguous(x: Any) -> np.ndarray:
-    array = native(np.asarray(x))
+    array = native(np.asarray(x.cpu() if hasattr(x, "is_cuda") else x))
     return np.ascontiguousarray(array).reshape(array.shape)
 
 

@@ -93,10 +93,24 @@ class TensorMethods(TensorOperators):
         tensors that require grad: detach() them first."""
         if self.requires_grad:
             raise BufferError("a tensor that requires grad is not shared, because writes would go unseen; detach() it")
+        if self.is_cuda and state.tracer is None:
+            from ..runtime.cuda import dlpack
+
+            dlpack.check_device(self._data.gpu, dl_device)
+            return dlpack.capsule(self._data.copy() if copy else self._data, stream)
         return self.numpy().__dlpack__(stream=stream, max_version=max_version, dl_device=dl_device, copy=copy)
 
     def __dlpack_device__(self) -> tuple[Any, int]:
-        return (1, 0)
+        return (2, self.device.index or 0) if self.is_cuda else (1, 0)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        """The memory of a tensor on a GPU, for CuPy, numba and their like."""
+        if not self.is_cuda or state.tracer is not None:
+            raise AttributeError("only tensors on a GPU have a __cuda_array_interface__")
+        from ..runtime.cuda.dlpack import array_interface
+
+        return array_interface(self._data)
 
     # ---- storage, history, type
     def clone(self) -> Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import functions as fn
 from ..creation import asarray
+from ..devices import is_on_gpu
 from ..state import state
 from ..tape import needs_grad
 from ..tensor import Tensor
@@ -53,7 +54,8 @@ def _stack(batch: Sequence[Any]) -> Tensor:
         if len({x.dtype for x in batch}) == 1:
             return asarray(np.stack(batch))
     tensors = [asarray(x) for x in batch]
-    if state.tracer is None and len({t.dtype for t in tensors}) == 1 and not any(map(needs_grad, tensors)):
+    plain = state.tracer is None and len({t.dtype for t in tensors}) == 1 and not is_on_gpu(*tensors)
+    if plain and not any(map(needs_grad, tensors)):
         return asarray(np.stack([t.numpy() for t in tensors]))  # as fn.stack does, with less effort
     return fn.stack(tensors, axis=0)
 

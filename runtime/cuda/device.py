@@ -81,6 +81,11 @@ class Stream:
         """What the stream is given from now on waits for the event."""
         self.gpu.driver.wait(self.handle, event.handle)
 
+    @property
+    def number(self) -> int:
+        """The stream as other libraries know it: its CUDA handle."""
+        return self.gpu.driver.stream_number(self.handle)
+
     def wait_stream(self, other: "Stream") -> None:
         """What the stream is given from now on waits for all that `other` has been given until now."""
         if other is not self:

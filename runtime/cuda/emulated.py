@@ -108,6 +108,12 @@ class EmulatedDevice:
     def release_stream(self, stream: Any) -> None:
         pass
 
+    def stream_number(self, stream: Any) -> int:
+        return stream if isinstance(stream, int) else 1
+
+    def foreign_stream(self, number: int | None) -> Any:
+        return number or 1
+
     def new_event(self, timing: bool) -> _Event:
         return _Event()
 

@@ -10,6 +10,7 @@ import numpy as np
 from ....ir import ops
 from ... import creation
 from ... import functions as fn
+from ...devices import host
 from ...dispatch import apply
 from ...state import state
 from ...tensor import Tensor, new_tensor
@@ -48,7 +49,7 @@ def _constant(array: np.ndarray) -> Tensor:
 def known_sizes(x: Any, what: str) -> list[int]:
     """Numbers that decide shapes, as Python ints. While tracing they have to be constants."""
     if isinstance(x, Tensor):
-        known = x._data if state.tracer is None else state.tracer.concretize(x, what)
+        known = host(x._data) if state.tracer is None else state.tracer.concretize(x, what)
         return [int(n) for n in np.asarray(known).reshape(-1)]
     return [int(n) for n in np.asarray(x).reshape(-1)]
 
