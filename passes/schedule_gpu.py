@@ -28,11 +28,10 @@ def schedule(kernel: Kernel, target: Target) -> Schedule:
 def _contraction(kernel: Kernel) -> Schedule:
     c = kernel.anchor
     assert c is not None
-    floating = c.lhs.dtype.kind == "f"
     m, n, k = (dim.numel(tuple(a.extent for a in x)) for x in (c.m, c.n, c.k))
-    limit = 64 if floating else 16  # integers go through a three-dimensional product
-    blocks = (power_of_two(m, limit), power_of_two(n, limit), power_of_two(k, 32 if floating else 16))
-    return Schedule(blocks=tuple(max(16, b) for b in blocks), warps=4, stages=3)
+    limit = 64 if c.dtype.kind == "f" else 16  # integers go through a three-dimensional product
+    blocks = [max(16, power_of_two(x, limit)) for x in (m, n)]
+    return Schedule(blocks=(*blocks, 32), warps=4, stages=3, group=8)
 
 
 def _rows(kernel: Kernel, outer: DimLike, inner: list[DimLike]) -> tuple[int, int]:

@@ -107,7 +107,7 @@ def _inline_scratch(kernel: Kernel) -> Kernel:
             return None
         at, value = values[e.attr.buffer]
         env = {a: b for a, b in zip(at, e.attr.index, strict=True) if isinstance(a, Dim) and a is not b}
-        return _moved(value, env) if env else value
+        return moved(value, env) if env else value
 
     stages = []
     for s in kernel.stages:
@@ -124,7 +124,7 @@ def _inline_scratch(kernel: Kernel) -> Kernel:
     return replace(kernel, params=params, stages=tuple(stages))
 
 
-def _moved(e: Expr, env: dict[Dim, DimLike]) -> Expr:
+def moved(e: Expr, env: dict[Dim, DimLike]) -> Expr:
     """`e` with axis symbols replaced."""
 
     def at(d: DimLike) -> DimLike:

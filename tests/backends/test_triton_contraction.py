@@ -1,0 +1,296 @@
+"""Contractions as Triton kernels: their numbers through the interpreter, under schedules of all kinds, and what their
+source says."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tracefuse.backends.reference.kernels import run_kernel, run_plan
+from tracefuse.backends.triton import launch
+from tracefuse.backends.triton.emit import lower_kernel
+from tracefuse.ir import dim, ops
+from tracefuse.ir.dtypes import FLOATS, INTEGERS, bfloat16, float16, float32, float64, from_numpy, int32, uint32
+from tracefuse.ir.graph import GraphBuilder, Value
+from tracefuse.ir.interpreter import run
+from tracefuse.ir.kernel import Axis, Buffer, Contraction, Kernel, Schedule, Stage, Store
+from tracefuse.ir.plan import Plan
+from tracefuse.ir.scalar import Expr, apply, load, result
+from tracefuse.ir.target import CUDA_SM90
+from tracefuse.ir.types import TensorType
+from tracefuse.passes.pipeline import compile_graph
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed", allow_module_level=True)
+launch.enable_interpreter()
+
+TOLERANCE = {"float16": 2e-2, "bfloat16": 1e-1, "float32": 2e-5, "float64": 1e-13}
+SMALL = Schedule(blocks=(16, 16, 16))
+# tiles that leave rests, tall and wide ones, several rows of tiles together, and more of those than there are
+SCHEDULES = [
+    SMALL,
+    Schedule(blocks=(32, 16, 32), group=2),
+    Schedule(blocks=(16, 64, 16), group=3),
+    Schedule(blocks=(64, 32, 16), group=8),
+]
+
+
+def plan_of(function: Callable, arrays: list[np.ndarray], symbolic: tuple[tuple[int, int, str], ...] = ()):
+    """The graph of a function of arrays, and its plan. `symbolic`: (input, axis, name)."""
+    b = GraphBuilder("f")
+    names = {(k, a): dim.symbol(name, 2) for k, a, name in symbolic}
+    inputs = [
+        b.input(TensorType(from_numpy(x.dtype), tuple(names.get((k, a), n) for a, n in enumerate(x.shape))), f"x{k}")
+        for k, x in enumerate(arrays)
+    ]
+    with b:
+        out = function(*inputs)
+    graph = b.finish([out] if isinstance(out, Value) else list(out))
+    return graph, compile_graph(graph, CUDA_SM90)
+
+
+def anchors(plan: Plan) -> list[Kernel]:
+    return [s.kernel for s in plan.steps if getattr(s, "kernel", None) is not None and s.kernel.anchor is not None]
+
+
+def assert_close(got: np.ndarray, want: np.ndarray, what: str) -> None:
+    assert got.shape == want.shape and got.dtype == want.dtype, what
+    if want.dtype.kind in "biu":
+        np.testing.assert_array_equal(got, want, err_msg=what)
+        return
+    tolerance = TOLERANCE[from_numpy(want.dtype).name]
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    scale = max(1.0, float(np.max(np.abs(want[np.isfinite(want)]), initial=0.0)))
+    np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * scale, err_msg=what)
+
+
+def check(
+    function: Callable,
+    arrays: list[np.ndarray],
+    schedule: Schedule | None = SMALL,
+    symbolic: tuple[tuple[int, int, str], ...] = (),
+    contractions: int = 1,
+) -> Plan:
+    """A function's plan through the interpreter against the graph interpreter; its contractions run with `schedule`."""
+
+    def runner(kernel: Kernel, buffers, dims, own: Schedule | None) -> None:
+        chosen = own if kernel.anchor is None or schedule is None else schedule
+        assert chosen is not None
+        launch.run_kernel(kernel, buffers, dims, chosen)
+
+    graph, plan = plan_of(function, arrays, symbolic)
+    assert len(anchors(plan)) == contractions
+    for g, w in zip(run_plan(plan, arrays, runner), run(graph, arrays), strict=True):
+        assert_close(g, w, str(graph))
+    return plan
+
+
+def normal(*shape: int, dtype=np.float32, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng((*shape, seed)).standard_normal(shape).astype(dtype)
+
+
+def integers(*shape: int, dtype) -> np.ndarray:
+    info = np.iinfo(dtype)
+    return np.random.default_rng(shape).integers(info.min, info.max, shape, dtype, endpoint=True)
+
+
+# ------------------------------------------------------------------ matrices
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=str)
+@pytest.mark.parametrize("shape", [(16, 16, 16), (64, 96, 80), (37, 53, 41), (100, 18, 3), (17, 130, 64)], ids=str)
+def test_shapes(shape, schedule):
+    m, n, k = shape
+    check(ops.matmul, [normal(m, k), normal(k, n)], schedule)
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_floats(dtype):
+    check(ops.matmul, [normal(40, 37, dtype=dtype.np), normal(37, 50, dtype=dtype.np)], SCHEDULES[1])
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+def test_integers_wrap_around(dtype):
+    arrays = [integers(20, 70, dtype=dtype.np), integers(70, 33, dtype=dtype.np)]
+    check(ops.matmul, arrays, Schedule(blocks=(16, 16, 32)))
+
+
+def test_bytes_that_were_widened_are_multiplied_as_bytes():
+    x, y = integers(20, 70, dtype=np.int8), integers(70, 33, dtype=np.int8)
+    plan = check(
+        lambda x, y: ops.matmul(ops.cast(x, dtype=int32), ops.cast(y, dtype=int32)),
+        [x, y],
+        Schedule(blocks=(16, 16, 32)),
+    )
+    (kernel,) = anchors(plan)
+    source = lower_kernel(kernel, Schedule(blocks=(16, 16, 32)), CUDA_SM90).source
+    assert "tl.dot(" in source and "out_dtype=tl.int32" in source
+
+
+@pytest.mark.parametrize(
+    "batches", [((3,), (3,)), ((2, 1), (3,)), ((), (2, 3)), ((2, 3), ()), ((1, 3), (2, 1))], ids=str
+)
+def test_batches_broadcast(batches):
+    left, right = batches
+    check(ops.matmul, [normal(*left, 20, 18), normal(*right, 18, 35)], SCHEDULES[1])
+
+
+def test_transposed_operands_and_results():
+    x, y = normal(3, 41, 20), normal(3, 35, 41)
+
+    def function(x, y):
+        out = ops.matmul(ops.permute(x, perm=(0, 2, 1)), ops.permute(y, perm=(0, 2, 1)))
+        return ops.relu(ops.permute(out, perm=(2, 0, 1)))
+
+    check(function, [x, y], SCHEDULES[1])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[:2], ids=str)
+def test_symbolic_sizes(schedule):
+    sizes = ((0, 0, "b"), (0, 1, "m"), (0, 2, "k"), (1, 0, "k"), (1, 1, "n"))
+    check(lambda x, y: ops.relu(ops.matmul(x, y)), [normal(2, 19, 70), normal(70, 35)], schedule, sizes)
+
+
+# ------------------------------------------------------------------ prologues and epilogues
+
+
+@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+def test_epilogue_with_bias_residual_and_activation(dtype):
+    x, w, bias, rest = (normal(*s, dtype=dtype.np) for s in ((2, 21, 33), (40, 33), (40,), (2, 21, 40)))
+
+    def layer(x, w, bias, rest):
+        out = ops.add(ops.matmul(x, ops.permute(w, perm=(1, 0))), bias)
+        return ops.add(ops.gelu(out, approximate="tanh"), rest), ops.gt(out, rest)
+
+    check(layer, [x, w, bias, rest], SCHEDULES[1])
+
+
+def test_dropout_behind_a_product():
+    def layer(x, w, state):
+        bits = ops.random_bits(state, shape=(30, 34))
+        kept = ops.lt(bits, ops.full(value=2**31, shape=(), dtype=uint32))
+        out = ops.matmul(x, w)
+        return ops.where(kept, ops.add(out, out), ops.full(value=0.0, shape=(), dtype=float32))
+
+    check(layer, [normal(30, 20), normal(20, 34), np.array([5, 7], np.uint64)])
+
+
+def product(lhs: Callable[[Expr], Expr], rhs: Callable[[Expr], Expr], m: int, n: int, k: int) -> Kernel:
+    """z = lhs(x) @ rhs(y) as a kernel whose operands are computed."""
+    mi, ni, ki = (Axis(dim.symbol(name, 0, size - 1), size) for name, size in (("m", m), ("n", n), ("k", k)))
+    x, y = load(float32, "x", (mi.sym, ki.sym)), load(float32, "y", (ki.sym, ni.sym))
+    shapes = (("x", (m, k), "in"), ("y", (k, n), "in"), ("z", (m, n), "out"))
+    params = tuple(Buffer(name, float32, shape, dim.contiguous_strides(shape), role) for name, shape, role in shapes)
+    anchor = Contraction("acc", (), (mi,), (ni,), (ki,), lhs(x), rhs(y), float32)
+    store = Store("z", (mi.sym, ni.sym), result("acc", float32))
+    return Kernel("computed", params, (mi, ni), (Stage((), (), (store,)),), anchor)
+
+
+@pytest.mark.parametrize("k", [16, 21])
+def test_computed_operands_add_nothing_outside(k):
+    """1 / 0 outside of either would be NaN inside of the sum."""
+    kernel = product(lambda x: apply("exp", x), lambda y: 1.0 / y, 20, 18, k)
+    arrays = {"x": normal(20, k), "y": normal(k, 18), "z": np.empty((20, 18), np.float32)}
+    want = {name: a.copy() for name, a in arrays.items()}
+    run_kernel(kernel, want, {})
+    launch.run_kernel(kernel, arrays, {}, SMALL)
+    assert_close(arrays["z"], want["z"], kernel.name)
+
+
+def test_operand_that_does_not_depend_on_the_contracted_points():
+    kernel = product(lambda x: load(float32, "x", (next(iter(x.attr.index)), 0)), lambda y: y, 20, 18, 21)
+    arrays = {"x": normal(20, 21), "y": normal(21, 18), "z": np.empty((20, 18), np.float32)}
+    want = {name: a.copy() for name, a in arrays.items()}
+    run_kernel(kernel, want, {})
+    launch.run_kernel(kernel, arrays, {}, SMALL)
+    assert_close(arrays["z"], want["z"], kernel.name)
+
+
+def test_infinities_and_nans_go_where_they_belong():
+    x, y = normal(20, 40), normal(40, 18)
+    x[3, 5], x[7, 1], y[9, 2] = np.inf, np.nan, -np.inf
+    with np.errstate(invalid="ignore"):
+        check(ops.matmul, [x, y])
+
+
+# ------------------------------------------------------------------ convolutions
+
+
+def conv(rank: int, **changes) -> dict:
+    none = (0,) * rank
+    one = (1,) * rank
+    return dict(stride=one, low=none, high=none, lhs_dilation=one, rhs_dilation=one, groups=1) | changes
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[:3], ids=str)
+@pytest.mark.parametrize(
+    "x, w, attrs",
+    [
+        ((2, 32, 7, 6), (18, 32, 3, 3), conv(2, low=(1, 1), high=(1, 1))),  # whole blocks of channels
+        ((2, 5, 9, 8), (18, 5, 3, 3), conv(2, stride=(2, 1), low=(1, 1), high=(1, 2), rhs_dilation=(1, 2))),
+        ((2, 24, 5, 5), (18, 24, 1, 1), conv(2)),
+        ((2, 12, 9, 9), (24, 4, 3, 3), conv(2, groups=3, low=(1, 1), high=(1, 1))),
+        ((2, 6, 30), (20, 6, 5), conv(1, stride=(2,), low=(2,), high=(2,))),
+        ((1, 6, 5, 6, 4), (17, 6, 2, 3, 2), conv(3, low=(1, 0, 1), high=(0, 1, 1))),
+        ((2, 18, 5, 4), (16, 18, 3, 3), conv(2, lhs_dilation=(2, 2), low=(1, 1), high=(2, 2))),  # transposed
+    ],
+    ids=str,
+)
+def test_convolutions(x, w, attrs, schedule):
+    bias = normal(w[0], *(1,) * (len(w) - 2))
+    check(lambda x, w, b: ops.relu(ops.add(ops.conv(x, w, **attrs), b)), [normal(*x), normal(*w), bias], schedule)
+
+
+# ------------------------------------------------------------------ source
+
+
+def source_of(function: Callable, arrays: list[np.ndarray], schedule: Schedule) -> str:
+    (kernel,) = anchors(plan_of(function, arrays)[1])
+    return lower_kernel(replace(kernel, name="product"), schedule, CUDA_SM90).source
+
+
+def test_source_is_readable():
+    """Nothing is computed in the loop but scalars; nothing is masked where blocks divide sizes."""
+    arrays = [normal(64, 128, dtype=bfloat16.np), normal(128, 96, dtype=bfloat16.np), normal(96, dtype=bfloat16.np)]
+    source = source_of(lambda x, w, b: ops.add(ops.matmul(x, w), b), arrays, Schedule(blocks=(16, 32, 64)))
+    assert (
+        source.split("\n\n\n")[1]
+        == """\
+@triton.jit
+def product(x0, x1, x2, y0, MBLOCK: tl.constexpr, NBLOCK: tl.constexpr, KBLOCK: tl.constexpr):
+    # matmul, add
+    program = tl.program_id(0)
+    row = program // 3
+    column = program % 3
+    mi = (row * MBLOCK + tl.arange(0, MBLOCK))[:, None]
+    ni = (column * NBLOCK + tl.arange(0, NBLOCK))[None, :]
+    acc = tl.full([MBLOCK, NBLOCK], 0, tl.float32)
+    k_column = tl.arange(0, KBLOCK)[None, :]
+    k_row = tl.arange(0, KBLOCK)[:, None]
+    at0 = mi * 128 + k_column
+    at1 = ni + k_row * 96
+    for k_block in range(0, 2):
+        x0_0 = tl.load((x0 + (k_block * 64)) + at0)
+        x1_0 = tl.load((x1 + (k_block * 6144)) + at1)
+        acc = tl.dot(x0_0, x1_0, acc, input_precision="ieee", out_dtype=tl.float32)
+    x2_0 = tl.load(x2 + ni)
+    tl.store(y0 + (mi * 96 + ni), (acc + x2_0.to(tl.float32)).to(tl.bfloat16))
+"""
+    )
+
+
+def test_windows_move_by_scalars_where_blocks_hold_whole_channels():
+    attrs = conv(2, low=(1, 1), high=(1, 1))
+    source = source_of(lambda x, w: ops.conv(x, w, **attrs), [normal(2, 32, 8, 8), normal(16, 32, 3, 3)], SMALL)
+    loop = source.split("for k_block")[1].split("acc = ")[0]
+    assert "arange" not in loop and "ki" not in loop
+
+
+def test_precision_is_said_for_float32_alone():
+    for dtype, want in ((float32, "tf32x3"), (float16, "ieee"), (float64, "ieee")):
+        arrays = [normal(32, 32, dtype=dtype.np), normal(32, 32, dtype=dtype.np)]
+        source = source_of(ops.matmul, arrays, replace(SMALL, precision="tf32x3"))
+        assert f'input_precision="{want}"' in source
