@@ -9,11 +9,11 @@ from ...ir import dim
 from ...ir.dim import Dim, DimLike
 from ...ir.dtypes import bfloat16, float16, int8
 from ...ir.kernel import Axis, Contraction, Kernel, Store, offset
-from ...ir.scalar import Expr
+from ...ir.scalar import Expr, moved
 from ...ir.target import Target
 from .elements import Elements, Text, _dims, _level
 from .exprs import INTERPRETER
-from .prepare import map_stage, moved
+from .prepare import map_stage
 
 HALVES = (float16, bfloat16)
 

@@ -13,7 +13,7 @@ from tracefuse.backends.reference.kernels import run_kernel, run_plan
 from tracefuse.backends.triton import launch
 from tracefuse.backends.triton.emit import lower_kernel
 from tracefuse.ir import dim, ops
-from tracefuse.ir.dtypes import FLOATS, INTEGERS, bfloat16, float16, float32, float64, from_numpy, int32, uint32
+from tracefuse.ir.dtypes import FLOATS, INTEGERS, bfloat16, float16, float32, float64, from_numpy, int8, int32, uint32
 from tracefuse.ir.graph import GraphBuilder, Value
 from tracefuse.ir.interpreter import run
 from tracefuse.ir.kernel import Axis, Buffer, Contraction, Kernel, Schedule, Stage, Store
@@ -294,3 +294,82 @@ def test_precision_is_said_for_float32_alone():
         arrays = [normal(32, 32, dtype=dtype.np), normal(32, 32, dtype=dtype.np)]
         source = source_of(ops.matmul, arrays, replace(SMALL, precision="tf32x3"))
         assert f'input_precision="{want}"' in source
+
+
+# ------------------------------------------------------------------ without tensor cores
+
+
+@pytest.mark.parametrize(
+    "x, w, attrs",
+    [
+        ((2, 6, 9, 8), (6, 1, 3, 3), conv(2, groups=6, low=(1, 1), high=(1, 1))),
+        ((2, 6, 9, 8), (12, 1, 3, 3), conv(2, groups=6, stride=(2, 2), rhs_dilation=(1, 2))),
+        ((1, 6, 11, 12), (6, 1, 7, 7), conv(2, groups=6, low=(3, 3), high=(3, 3))),
+        ((2, 8, 20), (8, 2, 3), conv(1, groups=4, low=(1,), high=(1,))),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [bfloat16, float32, int32], ids=str)
+def test_depthwise_convolutions_are_element_wise(x, w, attrs, dtype):
+    arrays = [(4 * normal(*shape)).astype(dtype.np) for shape in (x, w)]
+    plan = check(lambda x, w: ops.relu(ops.conv(x, w, **attrs)), arrays, contractions=0)
+    (step,) = plan.steps
+    assert not any(s.axes for s in step.kernel.stages)
+
+
+def test_gradients_of_depthwise_filters_are_reductions():
+    x, g = normal(1, 12, 11, 10), normal(6, 2, 9, 8)
+    plan = check(lambda x, g: ops.conv(x, g, **conv(2, groups=6)), [x, g], contractions=0)
+    (step,) = plan.steps
+    assert [len(s.reductions) for s in step.kernel.stages] == [1, 0]
+
+
+def test_groups_of_several_channels_keep_their_tiles():
+    check(lambda x, w: ops.conv(x, w, **conv(2, groups=2)), [normal(1, 8, 6, 6), normal(8, 4, 3, 3)])
+
+
+@pytest.mark.parametrize("dtype", [bfloat16, float32, int8, int32], ids=str)
+@pytest.mark.parametrize(
+    "shapes", [((50,), (50,)), ((1, 50), (50, 40)), ((40, 50), (50, 1)), ((3, 1, 50), (2, 1, 50, 7))], ids=str
+)
+def test_products_with_vectors_are_sums(shapes, dtype):
+    arrays = [(4 * normal(*s)).astype(dtype.np) for s in shapes]
+    arrays = [a[None, :] if k == 0 and a.ndim == 1 else a[:, None] if a.ndim == 1 else a for k, a in enumerate(arrays)]
+    check(ops.matmul, arrays, contractions=0)
+
+
+def test_a_vector_times_transposed_weights_is_read_along_rows():
+    check(
+        lambda x, w: ops.relu(ops.matmul(x, ops.permute(w, perm=(1, 0)))),
+        [normal(1, 70), normal(33, 70)],
+        contractions=0,
+    )
+
+
+def test_batches_that_share_a_matrix_are_rows():
+    plan = check(lambda x, w, b: ops.relu(ops.add(ops.matmul(x, w), b)), [normal(5, 1, 40), normal(40, 18), normal(18)])
+    (kernel,) = anchors(plan)
+    assert not kernel.anchor.batch and [a.extent for a in kernel.anchor.m] == [5]
+    check(ops.matmul, [normal(3, 2, 7, 40), normal(1, 40, 18)], SCHEDULES[1], ((0, 0, "a"), (0, 2, "b")))
+
+
+@pytest.mark.parametrize("dtype", [float16, float32], ids=str)
+def test_long_sums_of_few_results_are_split(dtype):
+    """Into a batch of products and a sum over it, which takes the epilogue."""
+    x, w, bias = (normal(*s, dtype=dtype.np) for s in ((20, 2048), (2048, 24), (24,)))
+    plan = check(lambda x, w, b: ops.relu(ops.add(ops.matmul(x, w), b)), [x, w, bias], SCHEDULES[3])
+    (product,) = anchors(plan)
+    assert len(plan.steps) == 2 and [a.extent for a in product.anchor.batch] == [8]
+    assert product.buffer("y0").dtype is float32  # of halves too: they are rounded once
+
+
+def test_products_with_many_results_are_not_split():
+    (kernel,) = anchors(plan_of(ops.matmul, [np.empty((4096, 1024), np.float32), np.empty((1024, 512), np.float32)])[1])
+    assert not kernel.anchor.batch
+
+
+def test_gradients_for_filters_are_split_by_images():
+    x, g = normal(3, 16, 9, 10), normal(20, 16, 8, 9)
+    plan = check(lambda x, g: ops.conv(x, g, **conv(2)), [x, g], SCHEDULES[1])
+    (kernel,) = anchors(plan)
+    assert len(plan.steps) == 2 and [a.extent for a in kernel.anchor.batch] == [4]
