@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ...ir import dim
 from ...ir.dim import Dim, DimLike
-from ...ir.dtypes import bfloat16, float16, int8
+from ...ir.dtypes import bfloat16, float16
 from ...ir.kernel import Axis, Contraction, Kernel, Store, offset
 from ...ir.scalar import Expr, moved
 from ...ir.target import Target
@@ -85,14 +85,9 @@ def _loaded(e: Expr) -> bool:
 
 
 def multiplied(c: Contraction, target: Target) -> tuple[Expr, Expr]:
-    """lhs and rhs as the product takes them: what was widened goes in as it is in memory, since the products are exact
-    all the same. (Triton's interpreter cannot multiply 16-bit floats as a GPU does.)"""
-    if all(e.op == "cast" for e in (c.lhs, c.rhs)):
-        (x,), (y,) = c.lhs.args, c.rhs.args
-        halves = x.dtype in HALVES and c.dtype.kind == "f" and target.cpu != INTERPRETER
-        if x.dtype is y.dtype and (halves or x.dtype is int8 and c.dtype.kind in "iu" and c.dtype.bits <= 32):
-            return x, y
-    return c.lhs, c.rhs
+    """lhs and rhs as the product takes them. (Triton's interpreter does not multiply 16-bit floats as a GPU does.)"""
+    x, y = c.unwidened
+    return (c.lhs, c.rhs) if x.dtype in HALVES and target.cpu == INTERPRETER else (x, y)
 
 
 def flattened(kernel: Kernel) -> Kernel:
