@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from .dim import Dim, DimLike, symbols
-from .dtypes import DType
+from .dtypes import DType, bfloat16, float16, int8
 from .scalar import Expr, Load, transform, walk
 
 MONOIDS = ("sum", "prod", "max", "min", "any", "all")
@@ -98,6 +98,17 @@ class Contraction:
     lhs: Expr
     rhs: Expr
     dtype: DType  # of the accumulator
+
+    @property
+    def unwidened(self) -> tuple[Expr, Expr]:
+        """lhs and rhs as they were before they were widened, where the products of those are exact in `dtype` or wrap
+        around to the same bits; else lhs and rhs."""
+        if all(e.op == "cast" for e in (self.lhs, self.rhs)):
+            x, y = self.lhs.args[0], self.rhs.args[0]
+            halves = x.dtype in (float16, bfloat16) and self.dtype.kind == "f"
+            if x.dtype is y.dtype and (halves or x.dtype is int8 and self.dtype.kind in "iu" and self.dtype.bits <= 32):
+                return x, y
+        return self.lhs, self.rhs
 
 
 @dataclass(frozen=True, slots=True)

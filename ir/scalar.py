@@ -8,11 +8,11 @@ has natively or expands with `ir/math` into basic operations.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, Mapping
 
 import numpy as np
 
-from .dim import DimLike, symbols
+from .dim import Dim, DimLike, substitute, symbols
 from .dtypes import DType, bool_, int32, int64, uint32, uint64
 
 # name -> number of operands. Operands have one dtype, which is also the result's, except where noted.
@@ -335,3 +335,22 @@ def transform(e: Expr, leaf: Callable[[Expr], Expr | None], memo: dict[int, Expr
             new = Expr(node.op, node.dtype, args, attr)
         memo[id(node)] = leaf(new) or new
     return memo[id(e)]
+
+
+def moved(e: Expr, env: Mapping[Dim, DimLike], memo: dict[int, Expr] | None = None) -> Expr:
+    """`e` at another point: with index symbols replaced."""
+
+    def at(d: DimLike) -> DimLike:
+        return substitute(d, env)
+
+    def leaf(x: Expr) -> Expr | None:
+        if x.op == "index":
+            return index(at(x.attr), x.dtype)
+        if x.op == "in_bounds":
+            return in_bounds(tuple(map(at, x.attr)))
+        if x.op == "load":
+            entries = tuple(d if isinstance(d, Expr) else at(d) for d in x.attr.index)
+            return Expr("load", x.dtype, x.args, Load(x.attr.buffer, entries, tuple(map(at, x.attr.mask))))
+        return None
+
+    return transform(e, leaf, memo)

@@ -18,10 +18,12 @@ from .collapse import collapse
 from .contract import contract
 from .control import trim
 from .decompose import check_indices, decompose
+from .direct import direct
 from .fuel import Fuel
 from .fuse import fuse
 from .memory import AnyStep, HostDraft, Planner, lower_groups, order_drafts
 from .prepare import prepare
+from .products import products
 from .rebase import rebase
 from .rows import cache_rows
 from .schedule import schedule
@@ -44,14 +46,19 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
     ("dce", lambda g, fuel: eliminate_dead(g)),
     ("prepare", lambda g, fuel: prepare(g)),
 )
+GPU_PASSES: tuple[tuple[str, Callable[[Graph, Fuel, Target], Graph]], ...] = (  # before `split`
+    ("products", products),
+)
 REQUIRED = frozenset(("decompose", "check_indices", "fill_empty", "prepare"))  # the backends cannot do without these
 KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
+    ("direct", direct),
     ("collapse", collapse),
     ("cache_rows", cache_rows),
     ("contract", contract),
 )
 NAMES = frozenset(
-    [n for n, _ in GRAPH_PASSES] + [n for n, _ in KERNEL_PASSES] + ["fuse", "recompute", "fold", "rebase", "control"]
+    [n for passes in (GRAPH_PASSES, GPU_PASSES, KERNEL_PASSES) for n, _ in passes]
+    + ["fuse", "recompute", "fold", "rebase", "control"]
 )
 
 
@@ -64,12 +71,27 @@ class Report:
     graph: Graph | None = None
 
 
+def graph_passes(target: Target | None) -> tuple[tuple[str, GraphPass], ...]:
+    """The graph passes for a target, in order."""
+    if target is None or target.isa != "cuda":
+        return GRAPH_PASSES
+    own = tuple((name, lambda g, fuel, run=run: run(g, fuel, target)) for name, run in GPU_PASSES)
+    at = next(k for k, (name, _) in enumerate(GRAPH_PASSES) if name == "split")
+    return (*GRAPH_PASSES[:at], *own, *GRAPH_PASSES[at:])
+
+
 def optimize(
-    graph: Graph, fuel: Fuel, report: Report | None = None, verify: bool = False, inside: bool = False
+    graph: Graph,
+    fuel: Fuel,
+    report: Report | None = None,
+    verify: bool = False,
+    inside: bool = False,
+    target: Target | None = None,
 ) -> Graph:
-    """Runs the graph passes. With `verify`, the graph is checked after each of them. `inside`: a node holds it."""
+    """Runs the graph passes. With `verify`, the graph is checked after each of them. `inside`: a node holds it. `target`:
+    for passes that only some have."""
     report = report or Report()
-    for name, run in GRAPH_PASSES:
+    for name, run in graph_passes(target):
         if name in fuel.disabled and name not in REQUIRED:
             continue
         start = time.perf_counter()
@@ -94,7 +116,7 @@ def compile_graph(
     then given memory that is aligned for single elements only."""
     report = report or Report()
     fuel = report.fuel = fuel or Fuel()
-    graph = optimize(graph, fuel, report, verify, inside)
+    graph = optimize(graph, fuel, report, verify, inside, target)
     report.graph = graph
     start = time.perf_counter()
     partition = fuse(graph, fuel)

@@ -1,21 +1,26 @@
-"""Contractions to Triton: a tile of rows and columns per program, looped over blocks of the contracted points.
+"""Contractions to Triton: tiles of rows and columns, each a loop over blocks of the contracted points.
 
-Simple and correct: one configuration, masked blocks. Each side's axes are numbered row by row, so matrices, batches and
-convolutions are the same kernel.
+Matrices, batches and convolutions are one kernel: each side's axes are numbered row by row. Tiles are taken `group` rows
+of tiles at a time, so that programs that run together share what they read.
 """
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from dataclasses import replace
+
 from ...ir import dim
 from ...ir.dim import DimLike
-from ...ir.dtypes import bfloat16, float16
-from ...ir.kernel import Axis, Contraction, Kernel, Schedule
-from ...ir.scalar import Expr
+from ...ir.dtypes import DType, float32, int8, int32
+from ...ir.kernel import Axis, Kernel, Schedule
 from ...ir.target import Target
-from .elements import ZERO, Elements, Text, Tile
+from .elements import ZERO, Text, Tile
 from .emit import Frame
-from .exprs import INTERPRETER, type_name
+from .exprs import type_name
 from .lowered import TritonKernel
+from .operands import Operand, Points, blocked, flattened, multiplied
+
+ROWS, COLUMNS = 0, 1  # dimensions of a tile
 
 
 def lower_contraction(kernel: Kernel, schedule: Schedule, target: Target) -> TritonKernel:
@@ -25,122 +30,131 @@ def lower_contraction(kernel: Kernel, schedule: Schedule, target: Target) -> Tri
 
 class _Contraction(Frame):
     def __init__(self, kernel: Kernel, schedule: Schedule, target: Target):
-        super().__init__(kernel, schedule, target)
-        assert kernel.anchor is not None
         if any(s.axes for s in kernel.stages):
             raise ValueError(f"{kernel.name}: the stages behind a contraction have no axes of their own")
-        self.anchor: Contraction = kernel.anchor
-        self.lhs, self.rhs = _operands(self.anchor, target)
-        self.floating = self.lhs.dtype.kind == "f"
-        c = self.anchor
-        self.batch, self.m, self.n, self.k = (dim.numel(tuple(a.extent for a in x)) for x in (c.batch, c.m, c.n, c.k))
-        self.blocks: dict[str, int] = dict(zip(("MBLOCK", "NBLOCK", "KBLOCK"), schedule.blocks, strict=True))
-        for name, value in self.blocks.items():
-            self.constant(name, value)
+        kernel = flattened(kernel)
+        assert kernel.anchor is not None
+        mblock, nblock, self.kblock = schedule.blocks
+        lhs, rhs = multiplied(kernel.anchor, target)
+        anchor, self.k_blocks, self.k_inside = blocked(replace(kernel.anchor, lhs=lhs, rhs=rhs), self.kblock)
+        super().__init__(replace(kernel, anchor=anchor), schedule, target)
+        self.anchor = anchor
+        ((m,), (n,)), self.k = (anchor.m, anchor.n), dim.numel(tuple(a.extent for a in kernel.anchor.k))
+        self.rows, self.columns = dim.ceildiv(m.extent, mblock), dim.ceildiv(n.extent, nblock)
+        self.batch = dim.numel(tuple(a.extent for a in anchor.batch))
+        sizes = [self.constant(f"{x}BLOCK", size) for x, size in zip("MNK", schedule.blocks)]
+        shapes = ((sizes[0], sizes[2]), (sizes[2], sizes[1]), (sizes[0], sizes[1]))
+        tiles = [Tile(shape, [None, None]) for shape in shapes]
+        self.lhs, self.rhs = (Operand(self.writer, self.kernel, target, tile, self.sizes) for tile in tiles[:2])
+        self.out = Points(self.writer, self.kernel, target, tiles[2], self.sizes)
+        self.wide = ".to(tl.int64)" if type_name(self.out.index_dtype) == "tl.int64" else ""
 
     def lower(self) -> TritonKernel:
-        w = self.writer
-        tiles = {
-            "lhs": Tile(("MBLOCK", "KBLOCK"), [None, None]),
-            "rhs": Tile(("KBLOCK", "NBLOCK"), [None, None]),
-            "out": Tile(("MBLOCK", "NBLOCK"), [None, None]),
-        }
-        parts = {name: Elements(w, self.kernel, self.target, tile, self.sizes) for name, tile in tiles.items()}
-        out = parts["out"]
-        index_type = type_name(out.index_dtype)
-        wide = ".to(tl.int64)" if index_type == "tl.int64" else ""
-        m, n, k = (
-            self.size_text(out, d, name) for d, name in ((self.m, "mnumel"), (self.n, "nnumel"), (self.k, "knumel"))
-        )
-        row, column, batch = self._program(m, n, wide)
-        self._batch(list(parts.values()), batch)
-        self._side(parts["lhs"], parts["out"], self.anchor.m, "m", f"{row} * MBLOCK", m, self.m)
-        self._side(parts["rhs"], parts["out"], self.anchor.n, "n", f"{column} * NBLOCK", n, self.n)
-        acc = w.name("acc")
-        w.line(f"{acc} = tl.full([MBLOCK, NBLOCK], 0, {type_name(self.anchor.dtype)})")
-        start = w.name("k0")
-        with w.indented(f"for {start} in range(0, {k}, KBLOCK):"):
-            at = w.name("ki")
-            w.line(f"{at} = {start} + tl.arange(0, KBLOCK){wide}")
-            self._bind(parts["lhs"], self.anchor.k, at, 1, k, self.k)
-            self._bind(parts["rhs"], self.anchor.k, at, 0, k, self.k)
-            a, b = (self._operand(parts[name], e) for name, e in (("lhs", self.lhs), ("rhs", self.rhs)))
-            w.line(f"{acc} = {self._product(a, b, acc)}")
-        out.results[self.anchor.name] = Text(acc, out.tile.all)
+        program = self.writer.name("program")
+        self.writer.line(f"{program} = tl.program_id(0){self.wide}")
+        self._tile(program)
+        return self.finish((self.rows * self.columns * self.batch,))
+
+    # ---- tiles
+    def _tile(self, number: str) -> None:
+        """Writes what computes one tile of the result."""
+        out = self.out
+        row, column, batch = self._place(number)
+        for part in (self.lhs, self.rhs, out):
+            part.bind_axes(self.anchor.batch, batch)
+        self._side((self.lhs, out), self.anchor.m[0], ROWS, row)
+        self._side((self.rhs, out), self.anchor.n[0], COLUMNS, column)
+        out.results[self.anchor.name] = Text(self._products(), out.tile.all, self.writer.level)
         for store in (s for stage in self.kernel.stages for s in stage.stores):
             out.store(store)
-        grid = dim.ceildiv(self.m, self.blocks["MBLOCK"]) * dim.ceildiv(self.n, self.blocks["NBLOCK"]) * self.batch
-        return self.finish((grid,))
 
-    # ---- indices
-    def _program(self, m: str, n: str, wide: str) -> tuple[str, str, str]:
-        """Takes the number of the program apart: block of rows, block of columns, batch. Only the first dimension of a
-        grid may be large."""
-        w = self.writer
-        program, rows, columns = w.name("program"), w.name("row_blocks"), w.name("column_blocks")
-        row, column, batch = w.name("row_block"), w.name("column_block"), w.name("batch")
-        w.line(f"{program} = tl.program_id(0){wide}")
-        w.line(f"{rows} = ({m} + MBLOCK - 1) // MBLOCK")
-        w.line(f"{columns} = ({n} + NBLOCK - 1) // NBLOCK")
-        w.line(f"{column} = {program} % {columns}")
-        w.line(f"{row} = {program} // {columns} % {rows}")
+    def _place(self, tile: str) -> tuple[str, str, Text]:
+        """Takes the number of a tile apart: its row and column among the tiles, and its batch. Only the first dimension of
+        a grid may be large."""
+        w, group = self.writer, self.schedule.group
+        rows, columns = self.size_text(self.out, self.rows, "rows"), self.size_text(self.out, self.columns, "columns")
+        batch = ZERO
         if self.batch != 1:
-            w.line(f"{batch} = {program} // ({rows} * {columns})")
+            batch, inside = Text(w.name("batch"), level=w.level), w.name("tile")
+            w.line(f"{batch.text} = {tile} // ({rows} * {columns})")
+            w.line(f"{inside} = {tile} % ({rows} * {columns})")
+            tile = inside
+        row, column = w.name("row"), w.name("column")
+        if group == 1:
+            w.line(f"{row} = {tile} // {columns}")
+            w.line(f"{column} = {tile} % {columns}")
+            return row, column, batch
+        size, first, height = self.constant("GROUP", group), w.name("first"), w.name("height")
+        w.line(f"{first} = {tile} // ({size} * {columns}) * {size}")
+        w.line(f"{height} = tl.minimum({rows} - {first}, {size})")
+        w.line(f"{row} = {first} + {tile} % ({size} * {columns}) % {height}")
+        w.line(f"{column} = {tile} % ({size} * {columns}) // {height}")
         return row, column, batch
 
-    def _batch(self, parts: list[Elements], name: str) -> None:
-        index = ZERO if self.batch == 1 else Text(name)
-        parts[0].bind_axes(self.anchor.batch, index)
-        for other in parts[1:]:
-            other.tile.share(parts[0].tile, self.anchor.batch)
+    def _side(self, parts: tuple[Operand, Points], axis: Axis, along: int, number: str) -> None:
+        """Binds the rows (or columns) in an operand's tile and in the result's: they lie along the same dimension of both."""
+        tile = parts[0].tile
+        at = self.writer.name("mi" if along == ROWS else "ni")
+        size = tile.sizes[along]
+        self.writer.line(f"{at} = ({number} * {size} + tl.arange(0, {size})){tile.along(along)}")
+        index = Text(at, 1 << along, self.writer.level)
+        live = self._live(index, axis.extent, self.constexprs[size])
+        for part in parts:
+            part.bind_axes((axis,), index)
+            part.tile.live[along] = live
 
-    def _side(
-        self, operand: Elements, out: Elements, axes: tuple[Axis, ...], name: str, start: str, total: str, n: DimLike
-    ) -> None:
-        """Numbers the rows (or columns) and binds their axes, in an operand's tile and in the result's: they lie along the
-        same dimension of both."""
-        at = self.writer.name(f"{name}i")
-        self.writer.line(f"{at} = {start} + tl.arange(0, {name.upper()}BLOCK)")
-        along = 0 if name == "m" else 1
-        self._bind(operand, axes, at, along, total, n)
-        out.tile.live[along] = operand.tile.live[along]
-        out.tile.share(operand.tile, axes)
+    def _live(self, index: Text, n: DimLike, size: int, start: str = "0") -> Text | None:
+        """The mask of the points of a block that exist, `start` of the n points being before it; None if all do."""
+        if isinstance(n, int) and n % size == 0:
+            return None
+        mask, end = self.writer.name(f"{index.text}_live"), self.size_text(self.out, n, f"{index.text}_end")
+        self.writer.line(f"{mask} = {index.text} < {end}" + (f" - {start}" if start != "0" else ""))
+        return Text(mask, index.dims, self.writer.level)
 
-    def _bind(self, e: Elements, axes: tuple[Axis, ...], at: str, along: int, total: str, n: DimLike) -> None:
-        w, level = self.writer, self.writer.level
-        index = w.name(f"{at}_{'row' if along == 0 else 'column'}")
-        w.line(f"{index} = {at}{e.tile.along(along)}")
-        if not isinstance(n, int) or n % self.blocks[e.tile.sizes[along]]:
-            mask = w.name(f"{index}_live")
-            w.line(f"{mask} = {index} < {total}")
-            e.tile.live[along] = Text(mask, 1 << along, level)
-        e.bind_axes(axes, Text(index, 1 << along, level))
+    # ---- the contracted points
+    def _products(self) -> str:
+        """Writes the loop over blocks of contracted points; returns the name of the sum."""
+        w, dtype = self.writer, self._sum_dtype()
+        acc = w.name("acc")
+        w.line(f"{acc} = tl.full([MBLOCK, NBLOCK], 0, {type_name(dtype)})")
+        inside = []
+        for part, name, along in ((self.lhs, "k_column", COLUMNS), (self.rhs, "k_row", ROWS)):
+            inside.append(Text(w.name(name), 1 << along, w.level))
+            w.line(f"{inside[-1].text} = tl.arange(0, KBLOCK){part.tile.along(along)}{self.wide}")
+        count = dim.ceildiv(self.k, self.kblock)
+        end, number = self.size_text(self.out, count, "k_blocks"), w.name("k_block")
+        with nullcontext() if count == 1 else w.indented(f"for {number} in range(0, {end}):"):
+            self._bind(ZERO if count == 1 else Text(number, level=w.level), inside)
+            zero = "0.0" if self.anchor.lhs.dtype.kind == "f" else "0"
+            a, b = self.lhs.block(self.anchor.lhs, COLUMNS, zero), self.rhs.block(self.anchor.rhs, ROWS, zero)
+            w.line(f"{acc} = {self._product(a, b, acc, dtype)}")
+        if dtype is not self.anchor.dtype:
+            w.line(f"{acc} = {acc}.to({type_name(self.anchor.dtype)})")
+        return acc
 
-    # ---- values
-    def _operand(self, elements: Elements, e: Expr) -> str:
-        """One block of an operand, zero outside: what is not there adds nothing."""
-        value = elements.typed(e)
-        masks = [t for t in elements.tile.live if t is not None]
-        text = elements.full(value)
-        if masks:
-            zero = "0.0" if self.floating else "0"
-            text = f"tl.where({' & '.join(t.text for t in masks)}, {text}, {zero})"
-        name = self.writer.numbered("block")
-        self.writer.line(f"{name} = {text}")
-        return name
+    def _bind(self, number: Text, inside: list[Text]) -> None:
+        """Binds the contracted axes to one block of their points. `inside`: the place in the block, in either operand."""
+        parts = (self.lhs, self.rhs)
+        start = "0" if number is ZERO else f"{number.text} * KBLOCK"
+        if self.k_inside is not None:
+            self.lhs.bind_axes(self.k_blocks, number)
+            self.rhs.tile.share(self.lhs.tile, self.k_blocks)
+        for part, along, index in zip(parts, (COLUMNS, ROWS), inside, strict=True):
+            part.tile.live[along] = self._live(index, self.k, self.kblock, start)
+            if self.k_inside is not None:
+                part.tile.bound[self.k_inside.sym] = index
+                continue
+            at = self.writer.name("ki")
+            self.writer.line(f"{at} = {start} + {index.text}")
+            part.bind_axes(self.k_blocks, Text(at, index.dims, self.writer.level))
 
-    def _product(self, a: str, b: str, acc: str) -> str:
-        if self.floating:
-            return f'tl.dot({a}, {b}, {acc}, input_precision="ieee", out_dtype={type_name(self.anchor.dtype)})'
-        return f"{acc} + tl.sum({a}[:, :, None] * {b}[None, :, :], 1).to({type_name(self.anchor.dtype)})"
+    def _sum_dtype(self) -> DType:
+        """Bytes are summed as 32-bit integers, which wrap around to the same bytes."""
+        return int32 if self.anchor.lhs.dtype is int8 else self.anchor.dtype
 
-
-def _operands(c: Contraction, target: Target) -> tuple[Expr, Expr]:
-    """lhs and rhs as the product takes them: narrow floats stay narrow, since their products are exact in float32. (Triton's
-    interpreter cannot multiply bfloat16.)"""
-    sides = (c.lhs, c.rhs)
-    if all(e.op == "cast" and e.args[0].dtype in (float16, bfloat16) for e in sides):
-        (x,), (y,) = c.lhs.args, c.rhs.args
-        if x.dtype is y.dtype and target.cpu != INTERPRETER:
-            return x, y
-    return sides
+    def _product(self, a: str, b: str, acc: str, dtype: DType) -> str:
+        operand = self.anchor.lhs.dtype
+        if operand.kind != "f" and operand is not int8:
+            return f"{acc} + tl.sum({a}[:, :, None] * {b}[None, :, :], 1).to({type_name(dtype)})"
+        precision = self.schedule.precision if operand is float32 else "ieee"
+        return f'tl.dot({a}, {b}, {acc}, input_precision="{precision}", out_dtype={type_name(dtype)})'

@@ -11,7 +11,7 @@ from ...ir.dim import Dim, DimLike
 from ...ir.dtypes import float32
 from ...ir.kernel import Kernel, Reduction, Stage
 from ...ir.math import expand
-from ...ir.scalar import Expr, Load, apply, bitcast, bits_dtype, cast, const, index, result, select, transform
+from ...ir.scalar import Expr, apply, bitcast, bits_dtype, cast, const, index, moved, result, select, transform
 from .exprs import is_native
 
 Rewrite = Callable[[Expr], Expr]
@@ -107,7 +107,7 @@ def _inline_scratch(kernel: Kernel) -> Kernel:
             return None
         at, value = values[e.attr.buffer]
         env = {a: b for a, b in zip(at, e.attr.index, strict=True) if isinstance(a, Dim) and a is not b}
-        return _moved(value, env) if env else value
+        return moved(value, env) if env else value
 
     stages = []
     for s in kernel.stages:
@@ -122,25 +122,6 @@ def _inline_scratch(kernel: Kernel) -> Kernel:
             stages.append(replace(s, stores=kept))
     params = tuple(b for b in kernel.params if b.role != "scratch")
     return replace(kernel, params=params, stages=tuple(stages))
-
-
-def _moved(e: Expr, env: dict[Dim, DimLike]) -> Expr:
-    """`e` with axis symbols replaced."""
-
-    def at(d: DimLike) -> DimLike:
-        return dim.substitute(d, env)
-
-    def leaf(x: Expr) -> Expr | None:
-        if x.op == "index":
-            return index(at(x.attr), x.dtype)
-        if x.op == "in_bounds":
-            return Expr("in_bounds", x.dtype, (), tuple(map(at, x.attr)))
-        if x.op == "load":
-            entries = tuple(d if isinstance(d, Expr) else at(d) for d in x.attr.index)
-            return Expr("load", x.dtype, x.args, Load(x.attr.buffer, entries, tuple(map(at, x.attr.mask))))
-        return None
-
-    return transform(e, leaf)
 
 
 def _split_welford(kernel: Kernel) -> Kernel:
