@@ -67,8 +67,7 @@ class _Contraction(Frame):
             a, b = (self._operand(parts[name], e) for name, e in (("lhs", self.lhs), ("rhs", self.rhs)))
             w.line(f"{acc} = {self._product(a, b, acc)}")
         out.results[self.anchor.name] = Text(acc, out.tile.all)
-        for store in (s for stage in self.kernel.stages for s in stage.stores):
-            out.store(store)
+        out.stores([s for stage in self.kernel.stages for s in stage.stores])
         grid = dim.ceildiv(self.m, self.blocks["MBLOCK"]) * dim.ceildiv(self.n, self.blocks["NBLOCK"]) * self.batch
         return self.finish((grid,))
 
