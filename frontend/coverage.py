@@ -23,7 +23,8 @@ Made from the registry by `python -m tracefuse.frontend.coverage > docs/coverage
   differentiably on its operands.
 - **batching** (`vmap`): by `broadcasting`, a `rule`, its `parts`, or the op called `one by one`.
 - **LLVM**, **Triton**: whether its samples become `kernels` of the backend, alone or fused, or the plan calls the reference
-  (a `host` step), and with which ops or for which types.
+  (a `host` step), and with which ops or for which types. Control flow is the one difference: a plan for CPUs runs the graphs
+  of `cond`, `while` and `scan` in machine code; a GPU's kernels are started one by one from the host, where these are steps too.
 - **export**: whether graphs with it go through the text form of `.tfx` files unchanged.
 
 """

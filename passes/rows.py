@@ -16,7 +16,10 @@ SCRATCH_LIMIT = 256 * 1024  # bytes of one row's scratch: it has to stay in the 
 
 def cache_rows(kernel: Kernel, target: Target) -> Kernel:
     """Needs collapsed kernels. An expression with a transcendental function that two stages compute is stored by the
-    first of them and read back by the others."""
+    first of them and read back by the others. Not on GPUs, where a row stays in registers: there scratch would be computed
+    again, perhaps from an input that was overwritten meanwhile."""
+    if target.isa == "cuda":
+        return kernel
     looped = [k for k, s in enumerate(kernel.stages) if s.axes]
     if kernel.anchor is not None or len(looped) < 2 or kernel.scatters:
         return kernel

@@ -65,8 +65,7 @@ class _Contraction(Frame):
         self._side((self.lhs, out), self.anchor.m[0], ROWS, row)
         self._side((self.rhs, out), self.anchor.n[0], COLUMNS, column)
         out.results[self.anchor.name] = Text(self._products(), out.tile.all, self.writer.level)
-        for store in (s for stage in self.kernel.stages for s in stage.stores):
-            out.store(store)
+        out.stores([s for stage in self.kernel.stages for s in stage.stores])
 
     def _place(self, tile: str) -> tuple[str, str, Text]:
         """Takes the number of a tile apart: its row and column among the tiles, and its batch. Only the first dimension of

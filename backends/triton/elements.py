@@ -266,8 +266,14 @@ class Elements:
             pointer += f" + tl.full({self.tile.shape(wanted)}, 0, {type_name(self.index_dtype)})"
         return pointer, mask, [offset, *masks, Text("", wanted)]
 
-    def store(self, s: Store) -> None:
-        """Writes a store to the innermost block."""
+    def stores(self, stores: Sequence[Store]) -> None:
+        """Writes stores to the innermost block, after all that they read: an output may lie where an input does."""
+        for s in stores:
+            self.typed(s.value)
+        for s in stores:
+            self._store(s)
+
+    def _store(self, s: Store) -> None:
         b = self.buffers[s.buffer]
         value = self.typed(s.value)
         offset = self.offset(b, s.index)

@@ -87,6 +87,7 @@ class _LoopKernel(Frame):
         self.outer = dim.numel(tuple(a.extent for a in kernel.axes))
         self.tiled = any(s.axes for s in kernel.stages)
         self.written: set[str] = set()
+        self.read: set[tuple] = set()  # the indices of loads
         self.bound: tuple[Axis, ...] = ()  # inner axes that are bound to a whole row
         self.xblock, self.rblock = schedule.blocks if self.tiled else (*schedule.blocks, 1)
         sizes = [self.constant("XBLOCK", self.xblock)]
@@ -131,17 +132,21 @@ class _LoopKernel(Frame):
             self._looped(stage, n)
 
     def _stores(self, stage: Stage) -> None:
-        for s in stage.stores:
-            self.elements.store(s)
-            self.written.add(s.buffer)
+        self.elements.stores(stage.stores)
+        self.written |= {s.buffer for s in stage.stores}
 
     def _barrier(self, stage: Stage) -> None:
-        """What another thread of the program wrote has to be there before it is read or written again."""
+        """What another thread of the program wrote has to be there before it is read or written again. And what a row
+        has one element of is read by many threads and written by one: the others have to be done with it, since the output
+        may lie where the input does."""
         used = {e.attr.buffer for e in walk(*roots(stage)) if e.op == "load"} | {s.buffer for s in stage.stores}
         if used & self.written:
             self.writer.line("tl.debug_barrier()")
             self.written.clear()
             self.elements.forget()
+        elif not stage.axes and self.read.intersection(s.index for s in stage.stores):
+            self.writer.line("tl.debug_barrier()")
+        self.read |= {e.attr.index for e in walk(*roots(stage)) if e.op == "load"}
 
     def _whole_row(self, stage: Stage, n: int) -> None:
         """All inner points in one block. Values stay known to the next stage over the same axes."""

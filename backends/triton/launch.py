@@ -7,7 +7,7 @@ import importlib.util
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from ...ir.kernel import Kernel, Schedule
 from ...ir.target import CUDA_SM90, Target
 from .emit import lower_kernel
 from .exprs import INTERPRETER
+from .interpreter import memory, patch
 from .lowered import TritonKernel
 
 INTERPRETED: Target = replace(CUDA_SM90, cpu=INTERPRETER)
@@ -33,30 +34,7 @@ def enable_interpreter() -> None:
 
     if not triton.knobs.runtime.interpret:
         raise RuntimeError("triton was imported without TRITON_INTERPRET=1; interpret kernels in another process")
-    parts: Any = importlib.import_module("triton.runtime.interpreter")
-    parts.InterpreterBuilder.create_splat = _splat
-    parts.ReduceOps.generic_reduce = _reduce_by_halves
-
-
-def _splat(builder: Any, block_type: Any, scalar: Any) -> Any:
-    """A scalar as a block, with the scalar's own bits. The interpreter's version goes by a type that, for comparisons
-    of scalars, is that of what was compared."""
-    return type(scalar)(np.full(block_type.shape, scalar.data.reshape(-1)[0]), block_type.scalar)
-
-
-def _reduce_by_halves(reduce: Any, tensors: tuple) -> list:
-    """Folds blocks along an axis (a power of two long) with a combining function applied to whole halves. The
-    interpreter's version calls it for one pair of elements at a time."""
-    axis = reduce.axis
-    parts = [(t.handle.data, t.dtype) for t in tensors]
-    while parts[0][0].shape[axis] > 1:
-        halves = [np.split(data, 2, axis) for data, _ in parts]
-        low, high = ([reduce.to_tensor(h[k], d) for h, (_, d) in zip(halves, parts, strict=True)] for k in (0, 1))
-        joined = reduce.combine_fn.fn(*low, *high)
-        joined = joined if isinstance(joined, tuple) else (joined,)
-        parts = [(t.handle.data, d) for t, (_, d) in zip(joined, parts, strict=True)]
-    squeezed = [(data if reduce.keep_dims else np.squeeze(data, axis), d) for data, d in parts]
-    return [reduce.to_tensor(data, d) for data, d in squeezed]
+    patch(importlib.import_module("triton.runtime.interpreter"))
 
 
 def run_kernel(kernel: Kernel, buffers: Mapping[str, np.ndarray], dims: Mapping[str, int], schedule: Schedule) -> None:
@@ -70,9 +48,13 @@ def interpret(kernel: TritonKernel, buffers: Mapping[str, np.ndarray], dims: Map
     grid = tuple(dim.evaluate(n, dims) for n in kernel.grid)
     if 0 in grid:
         return
-    arguments = [HostMemory(buffers[name]) for name, _ in kernel.buffers] + [dims[str(d)] for d in kernel.dims]
-    with np.errstate(all="ignore"):
-        load_function(kernel.name, kernel.source)[grid](*arguments, **dict(kernel.constexprs))
+    call(kernel, grid, [buffers[name] for name, _ in kernel.buffers], [dims[str(d)] for d in kernel.dims])
+
+
+def call(kernel: TritonKernel, grid: tuple[int, ...], arrays: Sequence[np.ndarray], sizes: Sequence[int]) -> None:
+    """Interprets a kernel's programs on arrays, in the order of its `buffers`. IndexError where it leaves them."""
+    with np.errstate(all="ignore"), memory(arrays):
+        load_function(kernel.name, kernel.source)[grid](*map(HostMemory, arrays), *sizes, **dict(kernel.constexprs))
 
 
 @functools.cache

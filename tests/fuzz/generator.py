@@ -103,11 +103,34 @@ def evaluate_graph(graph: Graph, inputs: list[np.ndarray], seed: int = 0) -> lis
 # ------------------------------------------------------------------ building
 
 
+@dataclass(frozen=True)
+class Style:
+    """How programs grow. late: of the values that fit, so many of the latest are mostly chosen from, with the chance
+    `habit`. nodes: how many to choose from. rows: the chance of a program with one long axis, longer than a block of a GPU's.
+    weights: of moves by name, where others than `moves.MOVES` are wanted."""
+
+    late: int = 6
+    habit: float = 0.7
+    nodes: tuple[int, ...] = (3, 4, 5, 6, 8, 10, 14)
+    rows: float = 0.0
+    weights: tuple[tuple[str, float], ...] = ()
+
+
+PLAIN = Style()
+# Programs that are one long thread rather than many short ones: most of their nodes end in one or two kernels.
+FUSED = Style(
+    late=2, habit=0.88, nodes=(5, 6, 8, 10, 12, 16), rows=0.12,
+    weights=(("sampled", 0.3), ("reduce", 8), ("select", 4), ("scan", 1.5), ("conv", 1.5), ("gather", 3), ("scatter", 1.5),
+             ("random_bits", 1), ("flip", 0.5), ("slice_scatter", 0.5), ("create", 1), ("concat", 1)),
+)  # fmt: skip
+LONG = (2049, 4096, 4100, 5000, 8193)
+
+
 class Generator:
     """Grows one program. `moves.py` adds nodes through `emit`, which refuses what is not well determined."""
 
-    def __init__(self, seed: int):
-        self.seed = seed
+    def __init__(self, seed: int, style: Style = PLAIN):
+        self.seed, self.style = seed, style
         self.random = Random(seed)
         self.rng = np.random.default_rng(seed)
         self.builder = GraphBuilder(f"seed_{seed}")
@@ -120,6 +143,8 @@ class Generator:
         self.sizes = self.random.sample(sizes, 3) + [1]
         if self.random.random() < 0.06:
             self.sizes.append(0)
+        if style.rows and self.random.random() < style.rows:
+            self.sizes, self.limit = [self.random.choice(LONG), 2, 3, 1], 25_000
         self.float = self.random.choices((float32, float64, float16, bfloat16), (70, 12, 9, 9))[0]
 
     # ---- choices
@@ -153,7 +178,7 @@ class Generator:
         found = [v for v in self.pool if v.dtype.kind in kinds and v.ndim >= least and where(v)]
         if not found:
             return None
-        return self.random.choice(found[-6:] if self.chance(0.7) else found)
+        return self.random.choice(found[-self.style.late :] if self.chance(self.style.habit) else found)
 
     def array(self, v: Value) -> np.ndarray:
         return self.known[v].array
@@ -199,8 +224,9 @@ class Generator:
         with self.builder:
             for _ in range(self.random.randint(1, 3)):
                 self.source(self.data(self.dtype(), self.shape()))
-            wanted = self.random.choice((3, 4, 5, 6, 8, 10, 14)) if self.chance(0.85) else self.random.randint(15, 25)
-            moves, weights = zip(*MOVES.items())
+            wanted = self.random.choice(self.style.nodes) if self.chance(0.85) else self.random.randint(15, 25)
+            others = dict(self.style.weights)
+            moves, weights = zip(*((move, others.get(move.__name__, weight)) for move, weight in MOVES.items()))
             for _ in range(6 * wanted):
                 if len(self.builder.nodes) >= wanted:
                     break
@@ -232,6 +258,6 @@ class Generator:
         return self.builder.finish(outs, Signature(inputs, tuple(specs)))
 
 
-def generate(seed: int) -> Program:
+def generate(seed: int, style: Style = PLAIN) -> Program:
     """The program of a seed."""
-    return Generator(seed).run()
+    return Generator(seed, style).run()

@@ -381,6 +381,12 @@ def reduce(g: Generator) -> None:
             g.emit(g.random.choice(("sub", "add", "mul") if v.dtype.kind != "b" else ("xor",)), v, kept)
 
 
+def scan(g: Generator) -> None:
+    v = g.pick("iuf", 1)
+    if v is not None:
+        g.emit(g.random.choice(("cumsum", "cumsum", "cumprod")), v, axis=g.random.randrange(v.ndim))
+
+
 def matmul(g: Generator) -> None:
     v = g.pick("f", 2) or g.pick("iuf", 2)
     if v is None:
@@ -470,5 +476,5 @@ MOVES: dict[Callable[[Generator], None], float] = {
     pointwise: 12, arithmetic: 8, select: 2, convert: 3, bits: 0.6, power: 0.8,
     broadcast_to: 2, reshape: 3, permute: 3, flip: 1, slice_: 2, slice_scatter: 1, pad: 1.5, concat: 2, windows: 1,
     gather: 2, scatter: 1, create: 1.5, random_bits: 0.4,
-    reduce: 6, matmul: 3, conv: 0.8, composite: 2, normalization: 1.2, sampled: 2.5,
+    reduce: 6, scan: 0.5, matmul: 3, conv: 0.8, composite: 2, normalization: 1.2, sampled: 2.5,
 }  # fmt: skip
