@@ -32,7 +32,7 @@ def _contraction(kernel: Kernel) -> Schedule:
     m, n, k = (dim.numel(tuple(a.extent for a in x)) for x in (c.m, c.n, c.k))
     limit = 64 if floating else 16  # integers go through a three-dimensional product
     blocks = (power_of_two(m, limit), power_of_two(n, limit), power_of_two(k, 32 if floating else 16))
-    return Schedule(blocks=tuple(max(16, b) for b in blocks), warps=4, stages=3)
+    return Schedule(blocks=tuple(max(16, b) for b in blocks), warps=8 if floating else 4, stages=3)
 
 
 def _rows(kernel: Kernel, outer: DimLike, inner: list[DimLike]) -> tuple[int, int]:

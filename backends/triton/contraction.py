@@ -18,14 +18,16 @@ from .exprs import INTERPRETER, type_name
 from .lowered import TritonKernel
 
 
-def lower_contraction(kernel: Kernel, schedule: Schedule, target: Target) -> TritonKernel:
+def lower_contraction(
+    kernel: Kernel, schedule: Schedule, target: Target, index_bits: int | None = None
+) -> TritonKernel:
     """The source of a (prepared) kernel with an anchor whose stages have no inner axes."""
-    return _Contraction(kernel, schedule, target).lower()
+    return _Contraction(kernel, schedule, target, index_bits).lower()
 
 
 class _Contraction(Frame):
-    def __init__(self, kernel: Kernel, schedule: Schedule, target: Target):
-        super().__init__(kernel, schedule, target)
+    def __init__(self, kernel: Kernel, schedule: Schedule, target: Target, index_bits: int | None):
+        super().__init__(kernel, schedule, target, index_bits)
         assert kernel.anchor is not None
         if any(s.axes for s in kernel.stages):
             raise ValueError(f"{kernel.name}: the stages behind a contraction have no axes of their own")
@@ -45,7 +47,7 @@ class _Contraction(Frame):
             "rhs": Tile(("KBLOCK", "NBLOCK"), [None, None]),
             "out": Tile(("MBLOCK", "NBLOCK"), [None, None]),
         }
-        parts = {name: Elements(w, self.kernel, self.target, tile, self.sizes) for name, tile in tiles.items()}
+        parts = {name: self.elements(tile) for name, tile in tiles.items()}
         out = parts["out"]
         index_type = type_name(out.index_dtype)
         wide = ".to(tl.int64)" if index_type == "tl.int64" else ""
