@@ -23,13 +23,15 @@ from .operands import Operand, Points, blocked, flattened, multiplied
 ROWS, COLUMNS = 0, 1  # dimensions of a tile
 
 
-def lower_contraction(kernel: Kernel, schedule: Schedule, target: Target) -> TritonKernel:
+def lower_contraction(
+    kernel: Kernel, schedule: Schedule, target: Target, index_bits: int | None = None
+) -> TritonKernel:
     """The source of a (prepared) kernel with an anchor whose stages have no inner axes."""
-    return _Contraction(kernel, schedule, target).lower()
+    return _Contraction(kernel, schedule, target, index_bits).lower()
 
 
 class _Contraction(Frame):
-    def __init__(self, kernel: Kernel, schedule: Schedule, target: Target):
+    def __init__(self, kernel: Kernel, schedule: Schedule, target: Target, index_bits: int | None):
         if any(s.axes for s in kernel.stages):
             raise ValueError(f"{kernel.name}: the stages behind a contraction have no axes of their own")
         kernel = flattened(kernel)
@@ -37,7 +39,7 @@ class _Contraction(Frame):
         mblock, nblock, self.kblock = schedule.blocks
         lhs, rhs = multiplied(kernel.anchor, target)
         anchor, self.k_blocks, self.k_inside = blocked(replace(kernel.anchor, lhs=lhs, rhs=rhs), self.kblock)
-        super().__init__(replace(kernel, anchor=anchor), schedule, target)
+        super().__init__(replace(kernel, anchor=anchor), schedule, target, index_bits)
         self.anchor = anchor
         ((m,), (n,)), self.k = (anchor.m, anchor.n), dim.numel(tuple(a.extent for a in kernel.anchor.k))
         self.rows, self.columns = dim.ceildiv(m.extent, mblock), dim.ceildiv(n.extent, nblock)
@@ -45,9 +47,9 @@ class _Contraction(Frame):
         sizes = [self.constant(f"{x}BLOCK", size) for x, size in zip("MNK", schedule.blocks)]
         shapes = ((sizes[0], sizes[2]), (sizes[2], sizes[1]), (sizes[0], sizes[1]))
         tiles = [Tile(shape, [None, None]) for shape in shapes]
-        self.lhs, self.rhs = (Operand(self.writer, self.kernel, target, tile, self.sizes) for tile in tiles[:2])
-        self.out = Points(self.writer, self.kernel, target, tiles[2], self.sizes)
-        self.wide = ".to(tl.int64)" if type_name(self.out.index_dtype) == "tl.int64" else ""
+        self.lhs, self.rhs = (self.elements(tile, Operand) for tile in tiles[:2])
+        self.out = self.elements(tiles[2], Points)
+        self.wide = ".to(tl.int64)" if self.index_type == "tl.int64" else ""
 
     def lower(self) -> TritonKernel:
         program = self.writer.name("program")

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 
 from ...ir import dim
 from ...ir.dim import Dim, DimLike
-from ...ir.dtypes import DType, int32, int64
-from ...ir.kernel import Axis, Buffer, Kernel, Store, index_expressions, roots
+from ...ir.dtypes import DType
+from ...ir.kernel import Axis, Buffer, Kernel, Store, roots
 from ...ir.scalar import Expr, walk
 from ...ir.target import Target
 from .exprs import form, literal, takes_literals, type_name
+from .indices import index_dtype
 from .text import Writer
 
 LONGEST_INLINE = 72  # characters of an expression that is read once and still gets no name
-INT32_END = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +80,19 @@ class Tile:
 class Elements:
     """Writes the values of a (prepared) kernel's expressions at the points of one tile. Several tiles may share a writer."""
 
-    def __init__(self, writer: Writer, kernel: Kernel, target: Target, tile: Tile, sizes: Mapping[Dim, Text]):
+    def __init__(
+        self,
+        writer: Writer,
+        kernel: Kernel,
+        target: Target,
+        tile: Tile,
+        sizes: Mapping[Dim, Text],
+        index_bits: int | None = None,
+    ):
         self.writer, self.kernel, self.target, self.tile = writer, kernel, target, tile
         self.buffers: dict[str, Buffer] = {b.name: b for b in kernel.params}
         self.sizes = sizes
-        self.index_dtype = index_dtype(kernel)
+        self.index_dtype = index_dtype(kernel, index_bits)
         self.results: dict[str, Text] = {}
         self.uses = _uses(kernel)
 
@@ -321,18 +329,3 @@ def _uses(kernel: Kernel) -> Counter[int]:
     for e in walk(*everything):
         uses.update(map(id, e.args))
     return uses
-
-
-def index_dtype(kernel: Kernel) -> DType:
-    """int32 if every index, with a block of slack, certainly fits; else int64."""
-    outer = dim.numel(tuple(a.extent for a in kernel.axes))
-    sizes: list[DimLike] = [outer, *(dim.numel(tuple(a.extent for a in s.axes)) for s in kernel.stages)]
-    for b in kernel.params:
-        sizes += [dim.numel(b.shape), *b.strides]
-    if kernel.anchor is not None:
-        sizes.append(dim.numel(tuple(a.extent for a in kernel.anchor.k)))
-    for d in (*sizes, *index_expressions(kernel)):
-        lo, hi = dim.bounds(d)
-        if lo is None or hi is None or lo < -INT32_END // 4 or hi > INT32_END // 4:
-            return int64
-    return int32

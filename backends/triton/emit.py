@@ -8,40 +8,69 @@ points one by one, in order, so that the last of equal addresses wins and sums h
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+from typing import TypeVar
+
 from ...ir import dim
-from ...ir.dim import DimLike
+from ...ir.dim import Dim, DimLike
 from ...ir.kernel import Axis, Kernel, Schedule, Stage, roots
 from ...ir.scalar import Expr, walk
 from ...ir.target import Target
 from .elements import Elements, Text, Tile
 from .exprs import needs_libdevice, type_name
+from .indices import index_dtype, reach
 from .lowered import TritonKernel
 from .prepare import prepare
 from .reductions import COMBINE, Accumulator
 from .text import Writer
 
 
-def lower_kernel(kernel: Kernel, schedule: Schedule, target: Target) -> TritonKernel:
-    """The Triton source of a kernel, and how to launch it."""
+def lower_kernel(
+    kernel: Kernel,
+    schedule: Schedule,
+    target: Target,
+    *,
+    index_bits: int | None = None,
+    unaligned: Collection[str] = (),
+    multiples: Collection[Dim] = (),
+) -> TritonKernel:
+    """The Triton source of a kernel, and how to launch it.
+
+    What is known of its launches makes it faster. index_bits: 32 if all of them pass `TritonKernel.fits_32_bits`; by
+    default symbolic sizes mean 64. unaligned: parameters whose memory may begin at any element, not at a multiple of 16
+    bytes. multiples: the symbolic sizes that are multiples of 16 in all of them.
+    """
     kernel = prepare(kernel)
     if kernel.anchor is not None:
         from .contraction import lower_contraction
 
-        return lower_contraction(kernel, schedule, target)
-    return _LoopKernel(kernel, schedule, target).lower()
+        lowered = lower_contraction(kernel, schedule, target, index_bits)
+    else:
+        lowered = _LoopKernel(kernel, schedule, target, index_bits).lower()
+    aligned = tuple(name not in unaligned for name, _ in lowered.buffers)
+    return replace(lowered, aligned=aligned, multiples=frozenset(multiples))
+
+
+E = TypeVar("E", bound=Elements)
 
 
 class Frame:
     """What every kind of kernel has: the writer, parameters, sizes, and the text around the body."""
 
-    def __init__(self, kernel: Kernel, schedule: Schedule, target: Target):
-        self.kernel, self.schedule, self.target = kernel, schedule, target
+    def __init__(self, kernel: Kernel, schedule: Schedule, target: Target, index_bits: int | None = None):
+        self.kernel, self.schedule, self.target, self.index_bits = kernel, schedule, target, index_bits
+        self.index_type = type_name(index_dtype(kernel, index_bits))
         self.writer = Writer()
         self.helpers: set[str] = set()
         self.constexprs: dict[str, int] = {}
         for taken in ("tl", "triton", "libdevice", kernel.name, *COMBINE, *(b.name for b in kernel.params)):
             self.writer.name(taken)
         self.sizes = {d: Text(self.writer.name(str(d))) for d in kernel.dims}
+
+    def elements(self, tile: Tile, kind: type[E] = Elements) -> E:
+        """What writes values at the points of a tile."""
+        return kind(self.writer, self.kernel, self.target, tile, self.sizes, self.index_bits)
 
     def constant(self, name: str, value: int) -> str:
         """A compile-time parameter."""
@@ -67,12 +96,12 @@ class Frame:
             source += ["", "", "@triton.jit", f"def {name}(a, b):", f"    return {COMBINE[name]}"]
         source += ["", "", "@triton.jit", f"def {k.name}({', '.join(names)}):"]
         source += [f"    # {', '.join(k.ops)}"] * bool(k.ops)
-        source += [f"    {t.text} = {t.text}.to(tl.int64)" for t in self.sizes.values()]
+        source += [f"    {t.text} = {t.text}.to({self.index_type})" for t in self.sizes.values()]
         source += [f"    {line}" for line in self.writer.lines]
         return TritonKernel(
             k.name, "\n".join(source) + "\n", tuple((b.name, b.dtype) for b in k.params), k.dims,
             tuple(t.text for t in self.sizes.values()), tuple(self.constexprs.items()), grid, self.schedule.warps,
-            self.schedule.stages,
+            self.schedule.stages, int(self.index_type[-2:]), reach(k),
         )  # fmt: skip
 
     def _uses_libdevice(self) -> bool:
@@ -82,8 +111,8 @@ class Frame:
 
 
 class _LoopKernel(Frame):
-    def __init__(self, kernel: Kernel, schedule: Schedule, target: Target):
-        super().__init__(kernel, schedule, target)
+    def __init__(self, kernel: Kernel, schedule: Schedule, target: Target, index_bits: int | None):
+        super().__init__(kernel, schedule, target, index_bits)
         self.outer = dim.numel(tuple(a.extent for a in kernel.axes))
         self.tiled = any(s.axes for s in kernel.stages)
         self.written: set[str] = set()
@@ -94,12 +123,11 @@ class _LoopKernel(Frame):
         if self.tiled:
             sizes.append(self.constant("RBLOCK", self.rblock))
         self.tile = Tile(tuple(sizes), [None] * len(sizes))
-        self.elements = Elements(self.writer, kernel, target, self.tile, self.sizes)
-        self.index_type = type_name(self.elements.index_dtype)
+        self.at = self.elements(self.tile)
         self.wide = ".to(tl.int64)" if self.index_type == "tl.int64" else ""
 
     def lower(self) -> TritonKernel:
-        w, e = self.writer, self.elements
+        w, e = self.writer, self.at
         total = self.size_text(e, self.outer, "xnumel")
         if self.outer != 1:
             x = w.name("xi")
@@ -132,7 +160,7 @@ class _LoopKernel(Frame):
             self._looped(stage, n)
 
     def _stores(self, stage: Stage) -> None:
-        self.elements.stores(stage.stores)
+        self.at.stores(stage.stores)
         self.written |= {s.buffer for s in stage.stores}
 
     def _barrier(self, stage: Stage) -> None:
@@ -143,7 +171,7 @@ class _LoopKernel(Frame):
         if used & self.written:
             self.writer.line("tl.debug_barrier()")
             self.written.clear()
-            self.elements.forget()
+            self.at.forget()
         elif not stage.axes and self.read.intersection(s.index for s in stage.stores):
             self.writer.line("tl.debug_barrier()")
         self.read |= {e.attr.index for e in walk(*roots(stage)) if e.op == "load"}
@@ -154,9 +182,9 @@ class _LoopKernel(Frame):
             r = self.writer.name("ri")
             self.writer.line(f"{r} = tl.arange(0, RBLOCK){self.tile.along(1)}{self.wide}")
             self.tile.live[1] = self._mask(r, str(n)) if n != self.rblock else None
-            self.elements.bind_axes(stage.axes, Text(r, 2))
+            self.at.bind_axes(stage.axes, Text(r, 2))
             self.bound = stage.axes
-        accumulators = [Accumulator(self.elements, r, self.helpers) for r in stage.reductions]
+        accumulators = [Accumulator(self.at, r, self.helpers) for r in stage.reductions]
         for a in accumulators:
             a.whole(self.tile.live[1])
             if a.reduction.running:
@@ -172,7 +200,7 @@ class _LoopKernel(Frame):
         return Text(name, 2, self.writer.level)
 
     def _looped(self, stage: Stage, n: DimLike) -> None:
-        e, w = self.elements, self.writer
+        e, w = self.at, self.writer
         total = self.size_text(e, n, "rnumel")
         accumulators = [Accumulator(e, r, self.helpers) for r in stage.reductions]
         folds = [a for a in accumulators if not a.reduction.running]
@@ -196,7 +224,7 @@ class _LoopKernel(Frame):
             a.finish()
 
     def _in_order(self, stage: Stage, n: DimLike) -> None:
-        e, w = self.elements, self.writer
+        e, w = self.at, self.writer
         total = self.size_text(e, n, "rnumel")
         start = w.name("r0")
         with w.indented(f"for {start} in range(0, {total}):"):

@@ -216,6 +216,44 @@ def test_indices_are_32_bits_where_they_certainly_fit():
     assert "int64" in source(dim.symbol("n", 1))
 
 
+def test_indices_are_32_bits_where_the_launch_says_so():
+    n, m = dim.symbol("n", 1), dim.symbol("m", 1)
+    kernel = hand_kernels.softmax(n, m)
+    narrow = lower_kernel(kernel, schedule(kernel, CUDA_SM90), CUDA_SM90, index_bits=32)
+    assert narrow.index_bits == 32 and "int64" not in narrow.source
+    assert lower(kernel).index_bits == 64 and lower(kernel).reach == narrow.reach
+    assert narrow.fits_32_bits({"n": 1000, "m": 1000}) and not narrow.fits_32_bits({"n": 100_000, "m": 100_000})
+    with pytest.raises(ValueError, match="32 bits do not hold"):
+        lower_kernel(hand_kernels.softmax(2**20, 2**20), schedule(kernel, CUDA_SM90), CUDA_SM90, index_bits=32)
+    x = normal(5, 70)
+    arrays = {"x": x, "y": np.empty_like(x)}
+    launch.interpret(
+        lower_kernel(kernel, schedule(kernel, CUDA_SM90), launch.INTERPRETED, index_bits=32), arrays, {"n": 5, "m": 70}
+    )
+    assert_close(arrays["y"].sum(1), np.ones(5, np.float32), "softmax")
+
+
+def test_indices_on_the_way_count_too():
+    """What is read is small, what it is computed from may not be."""
+    n = dim.symbol("n", 1)
+    i = Axis(dim.symbol("i", 0, n - 1), n)
+    value = load(float32, "x", (dim.mod(i.sym * n, 7),))
+    params = (Buffer("x", float32, (7,), (1,), "in"), Buffer("y", float32, (n,), (1,), "out"))
+    kernel = Kernel("f", params, (i,), (Stage((), stores=(Store("y", (i.sym,), value),)),), dims=(n,))
+    lowered = lower(kernel)
+    assert lowered.fits_32_bits({"n": 10_000}) and not lowered.fits_32_bits({"n": 100_000})
+
+
+def test_arguments_say_what_they_are_multiples_of():
+    n, m = dim.symbol("n", 1), dim.symbol("m", 1)
+    kernel = hand_kernels.softmax(n, m)
+    sixteen = [["tt.divisibility", 16]]
+    assert lower(kernel).attrs == {(0,): sixteen, (1,): sixteen}
+    known = lower_kernel(kernel, schedule(kernel, CUDA_SM90), CUDA_SM90, unaligned={"x"}, multiples={m})
+    assert known.dims == (m, n) and known.aligned == (False, True)
+    assert known.attrs == {(1,): sixteen, (2,): sixteen}
+
+
 def test_source_is_readable():
     i = Axis(dim.symbol("i", 0, 999), 1000)
     x, w = load(float32, "x", (i.sym,)), load(float32, "w", (dim.mod(i.sym, 10),))
@@ -264,6 +302,10 @@ def test_compiles_without_a_gpu():
     for name, kernel in found.items():
         assert kernel["elf"] and kernel["registers"] > 0, name
         assert kernel["spills"] == 0, f"{name} spills {kernel['spills']} bytes"
+    for name in ("gelu_f32", "gelu_bf16", "softmax", "softmax_long", "softmax_narrow"):
+        for capability in (80, 90):
+            assert found[f"{name} sm_{capability}"]["widths"] == [16], name
+    assert 4 in found["softmax_unaligned sm_90"]["widths"] and 4 in found["softmax_symbolic sm_90"]["widths"]
 
 
 def test_a_process_does_one_or_the_other():

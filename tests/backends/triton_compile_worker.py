@@ -4,8 +4,10 @@ kernels cannot compile them, so tests run this one."""
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import hand_kernels
 from tracefuse.backends.triton.compile import compile_kernel
@@ -49,6 +51,15 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
     )
 
 
+def variants() -> Iterator[tuple[str, Kernel, dict[str, Any]]]:
+    """Kernels, and what is known of their launches."""
+    for name, kernel in kernels():
+        yield name, kernel, {}
+    n, m = dim.symbol("n", 1), dim.symbol("m", 1)
+    yield "softmax_narrow", hand_kernels.softmax(n, m), {"index_bits": 32, "multiples": {m}}
+    yield "softmax_unaligned", hand_kernels.softmax(N, M), {"unaligned": {"x"}}
+
+
 def kernel_of(function, *types: tuple[DType, tuple[int, ...]]) -> Kernel:
     """The last kernel of a function's plan."""
     builder = GraphBuilder("f")
@@ -59,10 +70,16 @@ def kernel_of(function, *types: tuple[DType, tuple[int, ...]]) -> Kernel:
     return compile_graph(builder.finish(outs), CUDA_SM90).steps[-1].kernel
 
 
+def access_widths(ptx: str) -> list[int]:
+    """The sizes in bytes of what one thread reads or writes at once in global memory."""
+    found = re.findall(r"\b(?:ld|st)\.global[\w.:]*?(?:\.v(\d))?\.[a-z]+(\d+)", ptx)
+    return sorted({int(count or 1) * int(bits) // 8 for count, bits in found})
+
+
 def main(capabilities: list[int]) -> None:
     out = {}
-    for name, kernel in kernels():
-        lowered = lower_kernel(kernel, schedule(kernel, CUDA_SM90), CUDA_SM90)
+    for name, kernel, known in variants():
+        lowered = lower_kernel(kernel, schedule(kernel, CUDA_SM90), CUDA_SM90, **known)
         for capability in capabilities:
             done = compile_kernel(lowered, capability)
             out[f"{name} sm_{capability}"] = {
@@ -71,6 +88,7 @@ def main(capabilities: list[int]) -> None:
                 "registers": done.registers,
                 "spills": done.spills,
                 "shared": done.shared,
+                "widths": access_widths(done.ptx),
             }
     print(json.dumps(out))
 
