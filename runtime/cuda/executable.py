@@ -15,6 +15,7 @@ from .. import knobs
 from ..executable import CheckFailed, fuel_from_knobs
 from ..sizes import GraphSizes
 from .array import DeviceArray, empty, to_device
+from .code import Counts
 from .copies import contiguous
 from .device import Gpu
 from .program import Program
@@ -24,19 +25,19 @@ class CudaExecutable:
     """A graph for one device. `run` is thread-safe, and does not wait for the device unless a check, control flow or a
     step on the host asks for a value.
 
-    `seconds`: time spent by stage ("passes", "codegen").
+    `seconds`: time spent by stage ("passes", "codegen"; of the latter "triton"). `hits`: kernels that came from the disk
+    cache. `code_bytes`: of machine code that was loaded for it.
     """
-
-    code_bytes = 0
-    hits = 0
 
     def __init__(self, graph: Graph, plan: Plan, gpu: Gpu, report: Report, breathe: Callable[[], None] = lambda: None):
         self.graph, self.plan, self.gpu, self.report = graph, plan, gpu, report
         self.target = gpu.target
         self.seconds: dict[str, float] = {"passes": sum(report.seconds.values())}
         start = time.perf_counter()
-        self.program = Program(plan, gpu, breathe)
-        self.seconds["codegen"] = time.perf_counter() - start
+        counts = Counts()
+        self.program = Program(plan, gpu, breathe, counts)
+        self.seconds |= {"codegen": time.perf_counter() - start, "triton": counts.seconds}
+        self.hits, self.code_bytes = counts.hits, counts.code_bytes
         self._sizes = GraphSizes(graph)
 
     def run(self, inputs: Sequence[Any]) -> list[DeviceArray | None]:
