@@ -33,8 +33,30 @@ class CompiledKernel:
     spills: int
 
 
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Machine code of one kernel, `symbol`, and what its launches need. scratch: bytes of device memory of each program.
+    parameters: of the kernel: more than it was given, as Triton adds addresses of scratch memory."""
+
+    symbol: str
+    cubin: bytes
+    ptx: str
+    threads: int
+    shared: int
+    scratch: int
+    parameters: int
+
+
 def compile_kernel(kernel: TritonKernel, capability: int = 90) -> CompiledKernel:
-    """Compiles for a compute capability (80 for sm_80). RuntimeError in a process that interprets kernels."""
+    """Compiles for a compute capability (80 for sm_80), and tells what the code takes. RuntimeError in a process that
+    interprets kernels."""
+    code = compile_code(kernel, capability)
+    registers, spills = _resources(code.ptx, capability)
+    return CompiledKernel(code.symbol, code.cubin, code.ptx, code.threads, code.shared, registers, spills)
+
+
+def compile_code(kernel: TritonKernel, capability: int = 90) -> Code:
+    """Compiles for a compute capability. RuntimeError in a process that interprets kernels."""
     import triton.knobs
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -46,11 +68,11 @@ def compile_kernel(kernel: TritonKernel, capability: int = 90) -> CompiledKernel
     source = ASTSource(function, kernel.signature, dict(kernel.constexprs), kernel.attrs)
     options: dict[str, Any] = {**OPTIONS, "num_warps": kernel.num_warps, "num_stages": kernel.num_stages}
     out: Any = compile_source(source, target=GPUTarget("cuda", capability, 32), options=options)
-    registers, spills = _resources(out.asm["ptx"], capability)
-    metadata = out.metadata
-    return CompiledKernel(
-        metadata.name, out.asm["cubin"], out.asm["ptx"], metadata.num_warps * 32, metadata.shared, registers, spills
-    )
+    metadata, ptx = out.metadata, out.asm["ptx"]
+    return Code(
+        metadata.name, out.asm["cubin"], ptx, metadata.num_warps * 32, metadata.shared, metadata.global_scratch_size,
+        ptx.partition(".entry")[2].partition(")")[0].count(".param "),
+    )  # fmt: skip
 
 
 def _resources(ptx: str, capability: int) -> tuple[int, int]:

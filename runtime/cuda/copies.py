@@ -13,6 +13,7 @@ from ...ir.scalar import load
 from ...passes.pipeline import named
 from ...passes.schedule_gpu import schedule
 from .array import DeviceArray, Shape, empty
+from .launches import launch_once
 
 WORDS: dict[int, DType] = {1: uint8, 2: uint16, 4: uint32, 8: uint64}
 
@@ -33,10 +34,9 @@ def copy(target: DeviceArray, source: DeviceArray) -> None:
     kernel = _kernel(len(axes), WORDS[word])
     sizes = {f"n{k}": n for k, n in enumerate(shape)}
     sizes |= {f"s{k}": s for k, s in enumerate(at)} | {f"t{k}": s for k, s in enumerate(to)}
-    lowered, launch = gpu.load(kernel, schedule(kernel, gpu.target))
-    grid = tuple(dim.evaluate(n, sizes) for n in lowered.grid)
-    arguments = (source.address, target.address, *(sizes[str(d)] for d in lowered.dims))
-    launch(grid, arguments, gpu.stream.handle)
+    gpu.driver.enter()
+    function = gpu.load(kernel, schedule(kernel, gpu.target))
+    launch_once(function, sizes, (source.address, target.address), gpu.stream.handle)
 
 
 def contiguous(a: DeviceArray) -> DeviceArray:

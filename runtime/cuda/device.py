@@ -5,16 +5,15 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ...backends.triton.emit import lower_kernel
 from ...backends.triton.exprs import INTERPRETER
-from ...backends.triton.lowered import TritonKernel
 from ...ir.kernel import Kernel, Schedule
-from ...ir.kernel_text import format_kernel, format_schedule
 from ...ir.target import CUDA_SM90, Target
-from .driver import DeviceError, Driver, Launch, drivers
+from .code import Counts, KernelCode, Work, interpreted, kernel_text, machine_code
+from .driver import DeviceError, Driver, Function, drivers
 from .memory import Pool
 
 
@@ -31,7 +30,7 @@ class Gpu:
         self.main_stream = Stream(self, driver.new_stream())
         self.pool = Pool(self)
         self._local = threading.local()
-        self._loaded: dict[str, tuple[TritonKernel, Launch]] = {}
+        self._loaded: dict[str, Function] = {}
         self._lock = threading.Lock()
 
     @property
@@ -47,17 +46,32 @@ class Gpu:
         for stream in list(self.streams):
             stream.synchronize()
 
-    def load(self, kernel: Kernel, schedule: Schedule) -> tuple[TritonKernel, Launch]:
-        """A kernel's code on this device: compiled once."""
-        key = f"{format_kernel(kernel)}\n{format_schedule(schedule)}"
-        found = self._loaded.get(key)
-        if found is None:
+    def load(self, kernel: Kernel, schedule: Schedule) -> Function:
+        """A kernel's code on this device."""
+        return self.load_all([(kernel, schedule)])[0]
+
+    def load_all(
+        self, work: Sequence[Work], breathe: Callable[[], None] = lambda: None, counts: Counts | None = None
+    ) -> list[Function]:
+        """The code of kernels on this device: each is compiled once, those that are not on disk beside each other.
+        breathe: called between kernels; what it raises ends it."""
+        keys = [kernel_text(*w) for w in work]
+        if not all(k in self._loaded for k in keys):
             with self._lock:
-                found = self._loaded.get(key)
-                if found is None:
-                    lowered = lower_kernel(kernel, schedule, self.target)
-                    found = self._loaded[key] = (lowered, self.driver.load(lowered))
-        return found
+                missing = {k: w for k, w in zip(keys, work) if k not in self._loaded}
+                codes = self._codes(list(missing.values()), breathe, counts or Counts())
+                for key, code in zip(missing, codes, strict=True):
+                    self._loaded[key] = self.driver.load(code)
+        return [self._loaded[k] for k in keys]
+
+    def _codes(self, work: list[Work], breathe: Callable[[], None], counts: Counts) -> list[KernelCode]:
+        if not self.driver.interprets:
+            return machine_code(work, self.target, counts, breathe)
+        out = []
+        for w in work:
+            breathe()
+            out.append(interpreted(*w, self.target))
+        return out
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.driver.properties.name}>"

@@ -7,15 +7,15 @@ done in order, after the call has returned; host memory must stay as it is until
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ...backends.triton.lowered import TritonKernel
 from .. import knobs
+from .code import KernelCode
 
 Grid = tuple[int, ...]
-Launch = Callable[[Grid, Sequence[int], Any], None]  # (programs, arguments: addresses and sizes, stream)
+Launch = Callable[[Any], None]  # gives one launch, with all that it needs, to a stream
 
 
 class DeviceError(RuntimeError):
@@ -26,15 +26,30 @@ class OutOfDeviceMemory(DeviceError, MemoryError):
     """The device has no memory left; the message says who holds how much."""
 
 
+class Function(Protocol):
+    """A kernel's code on a device. `parameters`: how many arguments of 8 bytes it has: addresses of buffers, sizes, then
+    what Triton's own launcher would add, of which the first is the address of scratch memory, if it needs that."""
+
+    code: KernelCode
+    parameters: int
+
+    def bind(self, grid: Grid, table: int) -> Launch:
+        """A launch of that many programs. `table`: the address of a table of pointers to the arguments. Both are read when
+        the launch is given to a stream, and may change afterwards."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Properties:
-    """name, compute capability (9, 0), bytes of memory, multiprocessors, bytes of shared memory that a program may have."""
+    """name, compute capability (9, 0), bytes of memory, multiprocessors, bytes of shared memory that a program may have,
+    bytes of the cache in front of the memory."""
 
     name: str
     capability: tuple[int, int]
     total_memory: int
     multi_processor_count: int
     shared_memory: int
+    l2: int = 32 << 20
 
 
 class Driver(Protocol):
@@ -43,6 +58,10 @@ class Driver(Protocol):
     index: int
     properties: Properties
     interprets: bool  # whether kernels are interpreted, on the host
+
+    def enter(self) -> None:
+        """Makes it the device of this thread: before launches; everything else does so itself."""
+        ...
 
     # memory
     def memory_info(self) -> tuple[int, int]:
@@ -54,6 +73,10 @@ class Driver(Protocol):
         ...
 
     def release(self, address: int, stream: Any) -> None: ...
+    def trim(self) -> None:
+        """Gives the system back what is released."""
+        ...
+
     def host_memory(self, nbytes: int) -> int:
         """Page-locked host memory, from and to which copies are asynchronous."""
         ...
@@ -62,6 +85,11 @@ class Driver(Protocol):
     def copy_in(self, target: int, host: int, nbytes: int, stream: Any) -> None: ...
     def copy_out(self, host: int, source: int, nbytes: int, stream: Any) -> None: ...
     def copy(self, target: int, source: int, nbytes: int, stream: Any) -> None: ...
+    def copy_peer(self, target: int, source: int, nbytes: int, owner: Driver, stream: Any) -> None:
+        """From memory of the device `owner` into memory of this one."""
+        ...
+
+    def fill(self, target: int, byte: int, nbytes: int, stream: Any) -> None: ...
 
     # order
     def new_stream(self) -> Any: ...
@@ -84,12 +112,15 @@ class Driver(Protocol):
     def synchronize(self, stream: Any) -> None: ...
 
     # kernels
-    def load(self, kernel: TritonKernel) -> Launch:
-        """Compiles (or finds) a kernel's code and brings it onto the device."""
+    def load(self, code: KernelCode) -> Function:
+        """Brings a kernel's code onto the device."""
         ...
 
     # graphs
-    def begin_capture(self, stream: Any) -> None: ...
+    def begin_capture(self, stream: Any) -> None:
+        """What this thread gives the stream from now on is not done, but part of a graph."""
+        ...
+
     def end_capture(self, stream: Any) -> Any: ...
     def replay(self, graph: Any, stream: Any) -> None: ...
     def release_graph(self, graph: Any) -> None: ...

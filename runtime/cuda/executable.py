@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...backends.triton.emit import lower_kernel
 from ...backends.triton.lowered import TritonKernel
 from ...ir.graph import Graph
 from ...ir.plan import Plan
@@ -16,6 +17,7 @@ from .. import knobs
 from ..executable import CheckFailed, fuel_from_knobs
 from ..sizes import GraphSizes
 from .array import DeviceArray, empty, to_device
+from .code import Counts
 from .copies import contiguous
 from .device import Gpu
 from .program import Program
@@ -25,11 +27,10 @@ class CudaExecutable:
     """A graph for one device. `run` is thread-safe, and does not wait for the device unless a check, control flow or a
     step on the host asks for a value.
 
-    `seconds`: time spent by stage ("passes", "codegen").
+    `seconds`: time spent by stage ("passes", "codegen"; of the latter "triton"). `hits`: kernels that came from the disk
+    cache. `code_bytes`: of machine code that was loaded for it.
     """
 
-    code_bytes = 0
-    hits = 0
     tuning: Any = None  # what was tried to make it faster; None: nothing
 
     def __init__(self, graph: Graph, plan: Plan, gpu: Gpu, report: Report, breathe: Callable[[], None] = lambda: None):
@@ -37,14 +38,16 @@ class CudaExecutable:
         self.target = gpu.target
         self.seconds: dict[str, float] = {"passes": sum(report.seconds.values())}
         start = time.perf_counter()
-        self.program = Program(plan, gpu, breathe)
-        self.seconds["codegen"] = time.perf_counter() - start
+        counts = Counts()
+        self.program = Program(plan, gpu, breathe, counts)
+        self.seconds |= {"codegen": time.perf_counter() - start, "triton": counts.seconds}
+        self.hits, self.code_bytes = counts.hits, counts.code_bytes
         self._sizes = GraphSizes(graph)
 
     @property
     def kernels(self) -> dict[str, TritonKernel]:
         """The source of each kernel by name."""
-        return {s.kernel.name: self.gpu.load(s.kernel, s.schedule)[0] for s in self.plan.all_kernel_steps}
+        return {s.kernel.name: lower_kernel(s.kernel, s.schedule, self.target) for s in self.plan.all_kernel_steps}
 
     def run(self, inputs: Sequence[Any]) -> list[DeviceArray | None]:
         """The graph's outputs, fresh arrays; None for those that are written into inputs, and for checks.

@@ -79,6 +79,7 @@ class Pool:
             return self.gpu.driver.allocate(size, stream.handle)
         except OutOfDeviceMemory:
             self._trim()
+            self.gpu.driver.trim()
             try:
                 return self.gpu.driver.allocate(size, stream.handle)
             except OutOfDeviceMemory:

@@ -3,83 +3,100 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from ...ir import dim
-from ...ir.dim import Dim, DimLike
 from ...ir.interpreter import concrete_attrs
 from ...ir.plan import ControlStep, HostStep, Plan, Step
 from ...ir.types import TensorType
 from .array import DeviceArray, empty, to_device
+from .code import Counts
 from .device import Gpu
-from .driver import Launch
+from .launches import Frame, KernelStep, Sized
 
 Sizes = Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Kernel:
-    """A kernel step: what to call, with which buffers from which byte on, with which sizes."""
-
-    launch: Launch
-    grid: tuple[DimLike, ...]
-    args: tuple[int, ...]
-    offsets: tuple[int, ...]
-    dims: tuple[Dim, ...]
+SETS_OF_SIZES = 64  # whose launches are kept
 
 
 class Program:
     """The steps of a plan, with their code. Thread-safe: a call keeps everything that it changes to itself."""
 
-    def __init__(self, plan: Plan, gpu: Gpu, breathe: Callable[[], None] = lambda: None):
+    def __init__(self, plan: Plan, gpu: Gpu, breathe: Callable[[], None] = lambda: None, counts: Counts | None = None):
         self.plan, self.gpu = plan, gpu
+        gpu.load_all([(s.kernel, s.schedule) for s in plan.all_kernel_steps], breathe, counts)
         self._constants = [to_device(gpu, a) for a in plan.constants]
-        self.steps: list[_Kernel | HostStep | tuple[ControlStep, list[Program]]] = []
+        self._constant_addresses = [a.address for a in self._constants]
+        self.steps: list[KernelStep | HostStep | tuple[ControlStep, list[Program]]] = []
         for step in plan.steps:
-            breathe()
             if isinstance(step, Step):
                 self.steps.append(self._kernel(step))
             elif isinstance(step, ControlStep):
-                self.steps.append((step, [Program(p, gpu, breathe) for p in step.plans]))
+                self.steps.append((step, [Program(p, gpu) for p in step.plans]))
             else:
                 self.steps.append(step)
+        self.straight = not plan.checks and all(isinstance(s, KernelStep) for s in self.steps)
+        self._size_names = [str(d) for d in plan.dims]
+        self._sized: dict[tuple[int, ...], Sized] = {}
 
-    def _kernel(self, step: Step) -> _Kernel:
-        lowered, launch = self.gpu.load(step.kernel, step.schedule)
+    def _kernel(self, step: Step) -> KernelStep:
+        function = self.gpu.load(step.kernel, step.schedule)
         params = [p for p in step.kernel.params if p.role != "scratch"]
         by_name = dict(zip((p.name for p in params), zip(step.args, step.offsets or (0,) * len(params))))
-        chosen = [by_name[name] for name, _ in lowered.buffers]
-        offsets = tuple(o * dtype.itemsize for (_, o), (_, dtype) in zip(chosen, lowered.buffers))
-        return _Kernel(launch, lowered.grid, tuple(b for b, _ in chosen), offsets, lowered.dims)
+        chosen = [(*by_name[name], size) for name, size in function.code.buffers]
+        return KernelStep(function, tuple(b for b, _, _ in chosen), tuple(o * size for _, o, size in chosen))
+
+    def sized(self, inputs: int, sizes: Sizes) -> Sized:
+        """The launches for a number of inputs and these sizes."""
+        key = tuple([sizes[name] for name in self._size_names])
+        found = self._sized.get(key)
+        if found is None:
+            if len(self._sized) >= SETS_OF_SIZES:
+                self._sized.clear()
+            found = self._sized[key] = Sized(self.plan, self.steps, inputs, sizes)
+        return found
+
+    def bases(self, arena: int, inputs: Sequence[int], outputs: Sequence[int]) -> np.ndarray:
+        """What the addresses of a call begin at, in the order of `Sized`."""
+        return np.array([0, arena, *inputs, *self._constant_addresses, *outputs], np.int64)
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int], sizes: Sizes) -> str | None:
         """Fills `outputs` (addresses; of those that the plan does not write itself any) and what it writes of `inputs`.
         Returns the message of a check that failed, with nothing written; None if all is well."""
-        plan, gpu = self.plan, self.gpu
-        arena = gpu.pool.get(max(1, dim.evaluate(plan.arena, sizes)))
-        constants = [a.address for a in self._constants]
-        given = {"input": inputs, "constant": constants, "output": outputs}
-        at = [
-            arena.address + dim.evaluate(b.offset, sizes) if b.kind == "temp" else given[b.kind][b.slot]
-            for b in plan.buffers
-        ]
-        stream = gpu.stream.handle
+        gpu = self.gpu
+        sized = self.sized(len(inputs), sizes)
+        arena = gpu.pool.get(max(1, sized.arena))
+        bases = self.bases(arena.address, inputs, outputs)
+        frame = sized.take(bases)
+        gpu.driver.enter()
+        if self.straight:
+            stream = gpu.stream.handle
+            for launch in frame.kernels:
+                launch(stream)
+            failed = None
+        else:
+            failed = self._in_steps(frame, sized.addresses(bases), sizes)
+        sized.give(frame)
+        return failed
+
+    def _in_steps(self, frame: Frame, at: list[int], sizes: Sizes) -> str | None:
+        plan, stream = self.plan, self.gpu.stream.handle
         for number, step in enumerate(self.steps):
             if number == plan.commit_from and (failed := self._failed(at)) is not None:
                 return failed
-            if isinstance(step, _Kernel):
-                grid = tuple([n if type(n) is int else dim.evaluate(n, sizes) for n in step.grid])
-                if 0 not in grid:
-                    addresses = [at[b] + o for b, o in zip(step.args, step.offsets)]
-                    step.launch(grid, (*addresses, *(sizes[str(d)] for d in step.dims)), stream)
+            if isinstance(step, KernelStep):
+                launch = frame.launches[number]
+                if launch is not None:
+                    launch(stream)
             elif isinstance(step, HostStep):
                 self._on_host(step, at, sizes)
             else:
                 failed = self._control(*step, at, sizes)
                 if failed is not None:
                     return failed
+                self.gpu.driver.enter()
         return self._failed(at) if plan.commit_from >= len(self.steps) else None
 
     def _failed(self, at: list[int]) -> str | None:
