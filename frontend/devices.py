@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from ..ir.op import scope
+from ..runtime.cuda.numerics import PRODUCTS, numerics
 from .state import state
 
 if TYPE_CHECKING:
@@ -141,6 +142,19 @@ def get_default_device() -> Device:
 def set_default_device(d: Any) -> None:
     """Sets where this thread makes tensors. See `device`."""
     _place(gpu_at(d))
+
+
+def set_float32_matmul_precision(precision: str) -> None:
+    """How GPUs multiply float32 in matmul and convolution, in this process: "highest" (the default: as exact as float32, on
+    tensor cores in three parts), or "high" and "medium" (rounded to TF32's 10 bits first, about three times as fast)."""
+    if precision not in PRODUCTS:
+        raise ValueError(f"the precision is one of {', '.join(PRODUCTS)}, not {precision!r}")
+    numerics.float32_products = precision
+
+
+def get_float32_matmul_precision() -> str:
+    """See `set_float32_matmul_precision`."""
+    return numerics.float32_products
 
 
 def _place(gpu: Gpu | None) -> None:

@@ -32,6 +32,7 @@ class Target:
     isa: the class that fixes reduction order ("avx512", "avx2", "neon", "scalar", "cuda"). vector_bytes: width of a
     vector register. registers: how many of them. l1, l2: data cache bytes of one core. masked: whether masked loads and
     stores are cheap. gpu: None for CPUs; `cpu` is a compute capability otherwise ("sm_90"), and registers are a thread's.
+    precision: how GPUs multiply float32, as in `Schedule`.
     """
 
     isa: str
@@ -44,6 +45,7 @@ class Target:
     l2: int = 1024 * 1024
     masked: bool = False
     gpu: Gpu | None = None
+    precision: str = "tf32x3"
 
     def lanes(self, dtype: DType) -> int:
         """Elements of `dtype` in a vector register."""
@@ -52,7 +54,7 @@ class Target:
     @property
     def key(self) -> str:
         own = f"{self.isa} {self.triple} {self.cpu} {self.features}"
-        return own if self.gpu is None else f"{own} {self.gpu.multiprocessors}"
+        return own if self.gpu is None else f"{own} {self.gpu.multiprocessors} {self.precision}"
 
 
 AVX512 = Target("avx512", "x86_64-unknown-linux-gnu", "skylake-avx512", "", 64, 32, masked=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Callable
 
 from ..ir.graph import Graph
-from ..ir.kernel import Kernel
+from ..ir.kernel import Kernel, Schedule
 from ..ir.kernel_text import format_kernel
 from ..ir.ops.control import CONTROL
 from ..ir.plan import Plan, Step
@@ -135,14 +135,17 @@ def compile_graph(
         d.kernel = named(d.kernel)
     report.seconds["lower"] = time.perf_counter() - start
     start = time.perf_counter()
-    place = schedule_on_gpu if target.isa == "cuda" else schedule
-    plan = Planner(graph, order_drafts(drafts, graph)).run(lambda k: place(k, target), graph.name)
+    plan = Planner(graph, order_drafts(drafts, graph)).run(lambda k: _scheduled(k, target), graph.name)
     report.seconds["plan"] = time.perf_counter() - start
     steps = (replace(s, kernel=named(s.kernel)) if isinstance(s, Step) else s for s in plan.steps)
     if inside:
         steps = map(_unstreamed, steps)
     plan = replace(plan, steps=tuple(steps))
     return plan if inside else plan.with_dims(plan.dims)
+
+
+def _scheduled(kernel: Kernel, target: Target) -> Schedule:
+    return schedule_on_gpu(kernel, target, target.precision) if target.isa == "cuda" else schedule(kernel, target)
 
 
 def _plan_graphs(d: HostDraft, target: Target, fuel: Fuel, verify: bool, report: Report) -> None:

@@ -22,7 +22,14 @@ from .frontend.autograd import (
     no_grad,
     set_grad_enabled,
 )
-from .frontend.devices import Device, device, get_default_device, set_default_device
+from .frontend.devices import (
+    Device,
+    device,
+    get_default_device,
+    get_float32_matmul_precision,
+    set_default_device,
+    set_float32_matmul_precision,
+)
 from .frontend.functions import *
 from .frontend.namespace_info import __array_namespace_info__ as __array_namespace_info__
 from .frontend.random import (
@@ -194,6 +201,7 @@ __all__ = [
     "get_autocast_dtype",
     "get_default_device",
     "get_default_dtype",
+    "get_float32_matmul_precision",
     "get_rng_state",
     "grad",
     "half",
@@ -228,6 +236,7 @@ __all__ = [
     "seed_everything",
     "set_default_device",
     "set_default_dtype",
+    "set_float32_matmul_precision",
     "set_grad_enabled",
     "set_rng_state",
     "uint8",

@@ -16,6 +16,7 @@ from ...ir.dtypes import float64, from_numpy
 from ...ir.graph import InputSpec, OutputSpec, Signature, Value
 from ...ir.subgraph import sizes_in
 from ...ir.types import TensorType
+from ...runtime.cuda.numerics import numerics
 from .. import random
 from ..epoch import epoch
 from ..nn.parameter import Parameter
@@ -65,7 +66,7 @@ class Call:
     @property
     def key(self) -> tuple:
         """What picks the traces that may fit; the guards decide."""
-        modes = (state.grad_enabled, state.default_dtype, state.autocast, state.place)
+        modes = (state.grad_enabled, state.default_dtype, state.autocast, state.place, numerics.float32_products)
         return (self.spec, modes, g.sharing(self.leaves), *map(g.leaf_key, self.leaves))
 
 

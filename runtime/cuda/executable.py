@@ -20,6 +20,7 @@ from .array import DeviceArray, empty, to_device
 from .code import Counts
 from .copies import contiguous
 from .device import Gpu
+from .numerics import numerics
 from .program import Program
 
 
@@ -35,7 +36,7 @@ class CudaExecutable:
 
     def __init__(self, graph: Graph, plan: Plan, gpu: Gpu, report: Report, breathe: Callable[[], None] = lambda: None):
         self.graph, self.plan, self.gpu, self.report = graph, plan, gpu, report
-        self.target = gpu.target
+        self.target = numerics.target(gpu.target)
         self.seconds: dict[str, float] = {"passes": sum(report.seconds.values())}
         start = time.perf_counter()
         counts = Counts()
@@ -82,5 +83,5 @@ class CudaExecutable:
 def build(graph: Graph, gpu: Gpu, breathe: Callable[[], None] = lambda: None, budget: float = 0.0) -> CudaExecutable:
     """Compiles `graph` for a device. breathe: called between kernels; what it raises ends it."""
     report = Report()
-    plan = compile_graph(graph, gpu.target, fuel_from_knobs(), knobs.flag("TRACEFUSE_VERIFY"), report)
+    plan = compile_graph(graph, numerics.target(gpu.target), fuel_from_knobs(), knobs.flag("TRACEFUSE_VERIFY"), report)
     return CudaExecutable(graph, plan, gpu, report, breathe)

@@ -390,3 +390,20 @@ def test_memory_is_counted():
         tr.zeros(1 << 34, device="cuda:1")
     with pytest.raises(MemoryError):
         tr.zeros(1 << 34, device="cuda:1")
+
+
+def test_tf32_has_to_be_asked_for():
+    from tracefuse.frontend.introspect import native_of
+
+    f = tr.compile(lambda x: x @ x, fullgraph=True)
+    x = tr.ones(64, 64, device="cuda")
+    try:
+        f(x)
+        tr.set_float32_matmul_precision("high")
+        f(x)
+    finally:
+        tr.set_float32_matmul_precision("highest")
+    steps = [native_of(t.executable).plan.kernel_steps[0] for t in f.traces]
+    assert [s.schedule.precision for s in steps] == ["tf32x3", "tf32"]
+    with pytest.raises(ValueError, match="highest, high, medium"):
+        tr.set_float32_matmul_precision("low")
