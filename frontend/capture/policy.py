@@ -90,7 +90,9 @@ READ_ONLY_METHODS = frozenset(
         "__iter__ __len__ __getitem__ __contains__ __repr__ apply_gradients"
     ).split()
 )
-IMPURE_NAMES = frozenset("seed_everything set_default_dtype set_default_device set_float32_matmul_precision seed set_num_threads".split())
+IMPURE_NAMES = frozenset(
+    "seed_everything set_default_dtype set_default_device set_float32_matmul_precision seed set_num_threads".split()
+)
 MUTATING_METHODS = {
     list: frozenset("append extend insert remove pop clear sort reverse __setitem__ __delitem__ __iadd__".split()),
     dict: frozenset("update pop popitem clear setdefault move_to_end __setitem__ __delitem__ __ior__".split()),

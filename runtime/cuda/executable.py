@@ -20,6 +20,7 @@ from .array import DeviceArray, empty, to_device
 from .code import Counts
 from .copies import contiguous
 from .device import Gpu
+from .host_part import HostPart
 from .numerics import numerics
 from .program import Program
 
@@ -44,6 +45,7 @@ class CudaExecutable:
         self.seconds |= {"codegen": time.perf_counter() - start, "triton": counts.seconds}
         self.hits, self.code_bytes = counts.hits, counts.code_bytes
         self._sizes = GraphSizes(graph)
+        self._host_parts: dict[frozenset[int], HostPart] = {}  # by which inputs lie in host memory
 
     @property
     def kernels(self) -> dict[str, TritonKernel]:
@@ -58,6 +60,7 @@ class CudaExecutable:
         """
         plan = self.plan
         sizes = self._sizes.of(inputs)
+        on_host = self._on_host(inputs)
         given = [to_device(self.gpu, a) if type(a) is np.ndarray else contiguous(a) for a in inputs]
         outputs: list[DeviceArray | None] = []
         for b in plan.outputs:
@@ -72,12 +75,26 @@ class CudaExecutable:
         )
         if failed is not None:
             raise CheckFailed(failed)
-        for k, spec in enumerate(self.graph.signature.outputs):
-            if spec.kind == "write" and given[spec.target] is not inputs[spec.target]:
-                inputs[spec.target][...] = (
-                    given[spec.target].numpy() if type(inputs[spec.target]) is np.ndarray else given[spec.target]
-                )
+        for spec in self.graph.signature.outputs:
+            k = spec.target
+            if spec.kind == "write" and given[k] is not inputs[k]:
+                inputs[k][...] = on_host[k] if k in on_host else _fetched(given[k], inputs[k])
         return outputs[: len(self.graph.outputs)]
+
+    def _on_host(self, inputs: Sequence[Any]) -> dict[int, np.ndarray]:
+        """What is written into inputs in host memory that the host can compute."""
+        known = frozenset([k for k, a in enumerate(inputs) if type(a) is np.ndarray])
+        if not known:
+            return {}
+        found = self._host_parts.get(known)
+        if found is None:
+            found = self._host_parts[known] = HostPart(self.graph, known)
+        return found.run(inputs)
+
+
+def _fetched(a: DeviceArray, target: Any) -> Any:
+    """The array as its `target` takes it."""
+    return a.numpy() if type(target) is np.ndarray else a
 
 
 def build(graph: Graph, gpu: Gpu, breathe: Callable[[], None] = lambda: None, budget: float = 0.0) -> CudaExecutable:

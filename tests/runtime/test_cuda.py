@@ -87,3 +87,29 @@ def test_freed_memory_is_used_again():
 def test_memory_that_is_not_there():
     with pytest.raises(OutOfDeviceMemory, match="tensors of this process hold"):
         gpu(1).pool.get(1 << 40)
+
+
+def test_small_state_of_the_host_is_advanced_there(monkeypatch):
+    """So that a training step with dropout and an optimizer does not wait for the device."""
+    import tracefuse as tr
+    from tracefuse import nn, optim
+
+    net = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5)).to("cuda")
+    opt = optim.Adam(net.parameters())
+
+    @tr.compile(fullgraph=True)
+    def step(x):
+        loss = net(x).sum()
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
+        return loss
+
+    x = tr.ones(2, 4, device="cuda")
+    step(x)
+    seen = []
+    monkeypatch.setattr(type(gpu(0).driver), "synchronize", lambda self, stream: seen.append(stream))
+    before = tr.get_rng_state().tolist()
+    step(x)
+    assert not seen
+    assert tr.get_rng_state().tolist()[1] > before[1] and opt.state[net[0].weight]["step"] == 2.0
