@@ -21,7 +21,8 @@ def equal(got: Any, want: Any, path: str = "result") -> None:
     if isinstance(want, tr.Tensor):
         assert isinstance(got, tr.Tensor), f"{path}: {type(got).__name__} instead of a Tensor"
         assert got.dtype is want.dtype and got.requires_grad == want.requires_grad, path
-        got, want = got.detach().numpy(), want.detach().numpy()
+        assert got.device == want.device, f"{path}: on {got.device} instead of {want.device}"
+        got, want = got.detach().cpu().numpy(), want.detach().cpu().numpy()
     if isinstance(want, (np.ndarray, np.generic)):
         assert type(got) is type(want), f"{path}: {type(got).__name__} instead of {type(want).__name__}"
         assert got.dtype == want.dtype and got.shape == want.shape, f"{path}: {got.dtype}{got.shape}"
