@@ -10,10 +10,10 @@ import pytest
 
 import tracefuse as tr
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))  # pytest's importlib mode leaves test folders off the path
+sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves test folders off the path
 import harness
 
+HERE = Path(__file__).parent
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
