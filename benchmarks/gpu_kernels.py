@@ -28,6 +28,7 @@ from tracefuse.ir.target import CUDA_SM90
 from tracefuse.passes.pipeline import compile_graph
 
 LONGEST = 60  # characters of a list of ops
+TAKES = {"registers": "registers", "spills": "spilled bytes", "shared": "shared bytes"}
 
 
 @dataclass(slots=True)
@@ -113,15 +114,11 @@ def kernels_table(rows: Sequence[Row]) -> str:
         ops = ops if len(ops) <= LONGEST else f"{ops[: LONGEST - 3]}..."
         models = ", ".join(dict.fromkeys(m for r in same for m in r.models))
         blocks = _each(["x".join(map(str, r.blocks)) for r in same])
-        takes = [_each([getattr(r, what) for r in same]) for what in ("registers", "spills", "shared")]
+        takes = [_each([getattr(r, what) for r in same]) for what in TAKES]
         warps = _each([r.lowered.num_warps for r in same])
         cells.append([same[0].kernel.name[2:10], models, ops, same[0].kind, blocks, warps, *takes])
     title = f"{len(lines)} kernels, sm_{' / sm_'.join(map(str, machines))}"
-    return table(
-        title,
-        ["kernel", "models", "ops", "kind", "block", "warps", "registers", "spilled bytes", "shared bytes"],
-        cells,
-    )
+    return table(title, ["kernel", "models", "ops", "kind", "block", "warps", *TAKES.values()], cells)
 
 
 def _each(values: Sequence[object]) -> str:
@@ -131,21 +128,20 @@ def _each(values: Sequence[object]) -> str:
 
 
 def totals_table(rows: Sequence[Row]) -> str:
-    """A line for each machine, model and kind."""
-    groups: dict[tuple[str, str, int], list[Row]] = {}
+    """A line for each model and kind, with one number for each machine where they differ."""
+    machines = sorted({row.capability for row in rows})
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
         for model in row.models:
-            groups.setdefault((model, row.kind, row.capability), []).append(row)
+            groups.setdefault((model, row.kind), []).append(row)
     order = list(MODELS)
-    cells = [
-        [
-            model, kind, f"sm_{capability}", str(len(group)), str(max(r.registers for r in group)),
-            str(sum(r.spills > 0 for r in group)), str(max(r.spills for r in group)), str(max(r.shared for r in group)),
-        ]
-        for (model, kind, capability), group in sorted(groups.items(), key=lambda x: (order.index(x[0][0]), x[0][1:]))
-    ]  # fmt: skip
-    head = ["model", "kind", "machine", "kernels", "most registers", "kernels that spill", "most spilled bytes"]
-    return table("by model and kind", [*head, "most shared bytes"], cells)
+    cells = []
+    for (model, kind), group in sorted(groups.items(), key=lambda g: (order.index(g[0][0]), g[0][1])):
+        each = [[row for row in group if row.capability == capability] for capability in machines]
+        most = [_each([max(getattr(r, what) for r in same) for same in each]) for what in TAKES]
+        spilling = _each([sum(r.spills > 0 for r in same) for same in each])
+        cells.append([model, kind, _each(list(map(len, each))), *most, spilling])
+    return table("the most of each kind", ["model", "kind", "kernels", *TAKES.values(), "kernels that spill"], cells)
 
 
 def main() -> int:
@@ -165,7 +161,7 @@ def main() -> int:
         print(kernels_table(rows), end="\n\n")
     print(totals_table(rows))
     failing = [row for row in rows if row.fails]
-    compiled = f"{len(rows)} kernels by triton {metadata.version('triton')}"
+    compiled = f"{len({row.kernel.name for row in rows})} kernels by triton {metadata.version('triton')}"
     print(f"\n{compiled}: {len(failing)} without a contraction spill, {sum(r.spills > 0 for r in rows)} in all")
     for row in failing:
         print(f"spills: {row.lowered.name} on sm_{row.capability}: {row.spills} bytes")
