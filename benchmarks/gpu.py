@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import gpu_models as models
+import gpu_nets as models
 import numpy as np
 import tracefuse.nn.functional as F
 from common import in_turns, median, peer, quick, setting, table

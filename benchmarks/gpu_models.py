@@ -1,112 +1,149 @@
-"""The models that `gpu.py` runs, written once for tracefuse and PyTorch, whose names are the same, and once in JAX's terms."""
+"""Training steps of the models that GPU kernels are judged by, as graphs: traced in real sizes, and never run."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import tracefuse.nn.functional as F
+from tracefuse.frontend.introspect import compiled_of, trace_of
+from tracefuse.ir.graph import Graph
 
-def gpt2(lib: Any, *, vocabulary: int, length: int, width: int, depth: int, heads: int) -> Any:
-    """GPT-2 without dropout: token numbers [B, T] -> logits [B, T, vocabulary]."""
-    nn, functional = lib.nn, lib.nn.functional
+import tracefuse as tr
+from tracefuse import nn, optim
 
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
-            self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
-            self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-        def attention(self, x):
-            b, t, _ = x.shape
-            parts = self.qkv(x).reshape(b, t, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
-            out = functional.scaled_dot_product_attention(parts[0], parts[1], parts[2], is_causal=True)
-            return self.proj(out.permute(0, 2, 1, 3).reshape(b, t, width))
-
-        def forward(self, x):
-            x = x + self.attention(self.ln_1(x))
-            return x + self.down(functional.gelu(self.up(self.ln_2(x)), approximate="tanh"))
-
-    class GPT2(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.token, self.place = nn.Embedding(vocabulary, width), nn.Embedding(length, width)
-            self.blocks = nn.ModuleList([Block() for _ in range(depth)])
-            self.ln_f, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
-
-        def forward(self, tokens):
-            x = self.token(tokens) + self.place.weight[: tokens.shape[1]]
-            for block in self.blocks:
-                x = block(x)
-            return self.head(self.ln_f(x))
-
-    return GPT2()
+Step = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def gpt2_in_jax(jax: Any, *, heads: int) -> Any:
-    """The same as a function of (parameters by PyTorch's names, tokens)."""
-
-    def norm(x, p, name):
-        mean = x.mean(-1, keepdims=True)
-        var = ((x - mean) ** 2).mean(-1, keepdims=True)
-        return (x - mean) * jax.lax.rsqrt(var + 1e-5) * p[f"{name}.weight"] + p[f"{name}.bias"]
-
-    def linear(x, p, name):
-        return x @ p[f"{name}.weight"].T + p[f"{name}.bias"]
-
-    def forward(p, tokens):
-        b, t = tokens.shape
-        x = p["token.weight"][tokens] + p["place.weight"][:t]
-        width = x.shape[-1]
-        k = 0
-        while f"blocks.{k}.qkv.weight" in p:
-            name = f"blocks.{k}"
-            qkv = linear(norm(x, p, f"{name}.ln_1"), p, f"{name}.qkv").reshape(b, t, 3, heads, width // heads)
-            q, key, v = (qkv[:, :, i] for i in range(3))
-            out = jax.nn.dot_product_attention(q, key, v, is_causal=True, scale=1 / math.sqrt(width // heads))
-            x = x + linear(out.reshape(b, t, width), p, f"{name}.proj")
-            hidden = jax.nn.gelu(linear(norm(x, p, f"{name}.ln_2"), p, f"{name}.up"), approximate=True)
-            x = x + linear(hidden, p, f"{name}.down")
-            k += 1
-        return norm(x, p, "ln_f") @ p["head.weight"].T
-
-    return forward
+def training_graphs(function: Callable[..., Any], args: tuple[Any, ...]) -> list[Graph]:
+    """The graph of a call, and that of its backward pass if it leaves this for later. Nothing is computed or changed."""
+    compiled, _, first = compiled_of(tr.compile(function, fullgraph=True, backend="reference"))
+    trace = trace_of(compiled, (*first, *args), {})
+    return [trace.graph] if trace.backward is None else [trace.graph, trace.backward.graph]
 
 
-def resnet(lib: Any, *, depths: tuple[int, ...], widths: tuple[int, ...], classes: int) -> Any:
-    """A ResNet of bottleneck blocks (He et al. 2015; ResNet-50 has depths 3, 4, 6, 3): [B, 3, H, W] -> [B, classes]."""
-    nn, functional = lib.nn, lib.nn.functional
-
-    class Bottleneck(nn.Module):
-        def __init__(self, inner, given, stride):
-            super().__init__()
-            out = 4 * inner
-            self.conv1, self.bn1 = nn.Conv2d(given, inner, 1, bias=False), nn.BatchNorm2d(inner)
-            self.conv2, self.bn2 = nn.Conv2d(inner, inner, 3, stride, 1, bias=False), nn.BatchNorm2d(inner)
-            self.conv3, self.bn3 = nn.Conv2d(inner, out, 1, bias=False), nn.BatchNorm2d(out)
-            self.short = None
-            if stride != 1 or given != out:
-                self.short = nn.Sequential(nn.Conv2d(given, out, 1, stride, bias=False), nn.BatchNorm2d(out))
-
-        def forward(self, x):
-            y = functional.relu(self.bn1(self.conv1(x)))
-            y = functional.relu(self.bn2(self.conv2(y)))
-            return functional.relu(self.bn3(self.conv3(y)) + (x if self.short is None else self.short(x)))
-
-    blocks: list[Any] = []
-    given = widths[0]
-    for k, (depth, inner) in enumerate(zip(depths, widths)):
-        for i in range(depth):
-            blocks.append(Bottleneck(inner, given, 2 if k and not i else 1))
-            given = 4 * inner
-    stem = (nn.Conv2d(3, widths[0], 7, 2, 3, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(), nn.MaxPool2d(3, 2, 1))
-    return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(given, classes))
+def numbers(*shape: int) -> tr.Tensor:
+    """Normal ones; zeros if they are many: in real sizes nobody looks at them."""
+    if np.prod(shape) > 1e6:
+        return tr.zeros(shape)
+    return tr.tensor(np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
 
 
-def mlp(lib: Any, *, width: int, depth: int) -> Any:
-    """Linear layers with ReLU between: [B, width] -> [B, width]."""
-    nn = lib.nn
-    layers: list[Any] = []
-    for _ in range(depth):
-        layers += [nn.Linear(width, width), nn.ReLU()]
-    return nn.Sequential(*layers[:-1])
+def integers(most: int, *shape: int) -> tr.Tensor:
+    return tr.tensor(np.random.default_rng(0).integers(0, most, shape))
+
+
+def trained(opt: optim.Optimizer, loss: tr.Tensor) -> tr.Tensor:
+    loss.backward()
+    opt.step()
+    opt.zero_grad()
+    return loss
+
+
+# ------------------------------------------------------------------ models; `small`: the same structure in a few numbers
+
+
+def mlp(small: bool) -> Step:
+    """Three layers with relu, cross-entropy, AdamW."""
+    batch, width, classes = (7, 9, 5) if small else (512, 1024, 10)
+    net = nn.Sequential(
+        nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, classes)
+    )
+    opt = optim.AdamW(net.parameters(), lr=1e-3)
+    return lambda x, y: trained(opt, F.cross_entropy(net(x), y)), (numbers(batch, width), integers(classes, batch))
+
+
+class ResidualBlock(nn.Module):
+    """The basic block of ResNet-18."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(2))
+        self.norm1, self.norm2 = nn.BatchNorm2d(channels), nn.BatchNorm2d(channels)
+
+    def forward(self, x: tr.Tensor) -> tr.Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(y)) + x)
+
+
+def resnet(small: bool) -> Step:
+    """A block of ResNet-18 (convolutions, batch norms, relus, the residual), SGD with momentum."""
+    batch, channels, size = (2, 3, 6) if small else (64, 64, 56)
+    net = ResidualBlock(channels)
+    opt = optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+    return lambda x: trained(opt, (net(x) ** 2).mean()), (numbers(batch, channels, size, size),)
+
+
+class TransformerBlock(nn.Module):
+    """A block of GPT-2."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.projection = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.heads, self.dropout = heads, nn.Dropout(0.1)
+
+    def forward(self, x: tr.Tensor) -> tr.Tensor:
+        n, t, d = x.shape
+        q, k, v = self.qkv(self.norm1(x)).reshape(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.dropout(self.projection(y.permute(0, 2, 1, 3).reshape(n, t, d)))
+        return x + self.dropout(self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh")))
+
+
+def gpt2(small: bool) -> Step:
+    """A block of GPT-2 in float32 (attention, layer norms, gelu, dropout), AdamW."""
+    return _transformer(small, mixed=False)
+
+
+def gpt2_bf16(small: bool) -> Step:
+    """The same, with its products in bfloat16 by autocast."""
+    return _transformer(small, mixed=True)
+
+
+def _transformer(small: bool, mixed: bool) -> Step:
+    batch, length, width, heads = (2, 5, 8, 2) if small else (8, 1024, 768, 12)
+    net = TransformerBlock(width, heads)
+    # The biases of keys have no gradient, but for rounding: the usual 1e-8 makes steps of noise out of it.
+    opt = optim.AdamW(net.parameters(), lr=1e-3, eps=1e-4 if small else 1e-8)
+
+    def step(x: tr.Tensor) -> tr.Tensor:
+        with tr.autocast("cpu", tr.bfloat16, enabled=mixed):
+            y = net(x)
+        return trained(opt, (y**2).mean())
+
+    return step, (numbers(batch, length, width),)
+
+
+def lstm(small: bool) -> Step:
+    """One step of an LSTM cell, Adam."""
+    batch, width = (3, 5) if small else (64, 1024)
+    net = nn.LSTMCell(width, width)
+    opt = optim.Adam(net.parameters(), lr=1e-3)
+
+    def step(x: tr.Tensor, h: tr.Tensor, c: tr.Tensor) -> tr.Tensor:
+        h, c = net(x, (h, c))
+        return trained(opt, (h * c).mean())
+
+    return step, tuple(numbers(batch, width) for _ in range(3))
+
+
+def classes(small: bool) -> Step:
+    """Cross-entropy over the vocabulary of GPT-2: a forward graph, and the backward graph that it leaves for later."""
+    rows, vocabulary = (6, 37) if small else (4096, 50257)
+    return F.cross_entropy, (numbers(rows, vocabulary).requires_grad_(), integers(vocabulary, rows))
+
+
+def embedding(small: bool) -> Step:
+    """Rows of an embedding, with the gradient of the table, SGD."""
+    rows, width, shape = (11, 5, (2, 4)) if small else (50257, 768, (8, 1024))
+    net = nn.Embedding.from_pretrained(numbers(rows, width), freeze=False)
+    opt = optim.SGD(net.parameters(), lr=0.1)
+    return lambda i: trained(opt, (net(i) ** 2).mean()), (integers(rows, *shape),)
+
+
+MODELS: dict[str, Callable[[bool], Step]] = {
+    f.__name__: f for f in (mlp, resnet, gpt2, gpt2_bf16, lstm, classes, embedding)
+}

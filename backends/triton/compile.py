@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from .cubin import resources
 from .launch import load_function
 from .lowered import TritonKernel
 
@@ -20,8 +18,8 @@ OPTIONS = {"enable_fp_fusion": False, "enable_reflect_ftz": False}
 class CompiledKernel:
     """Machine code of one kernel and what it takes from a multiprocessor.
 
-    shared: bytes of shared memory of a program. registers: of one thread. spills: bytes a thread stores to memory for
-    lack of registers. `symbol` is the kernel's name in the cubin.
+    shared: bytes of shared memory of a program. registers: of one thread. spills: bytes of a thread's stack, for lack of
+    registers. `symbol` is the kernel's name in the cubin.
     """
 
     symbol: str
@@ -51,7 +49,8 @@ def compile_kernel(kernel: TritonKernel, capability: int = 90) -> CompiledKernel
     """Compiles for a compute capability (80 for sm_80), and tells what the code takes. RuntimeError in a process that
     interprets kernels."""
     code = compile_code(kernel, capability)
-    registers, spills = _resources(code.ptx, capability)
+    registers, stack = resources(code.cubin)
+    spills = max(0, stack - _declared(code.ptx))
     return CompiledKernel(code.symbol, code.cubin, code.ptx, code.threads, code.shared, registers, spills)
 
 
@@ -75,24 +74,6 @@ def compile_code(kernel: TritonKernel, capability: int = 90) -> Code:
     )  # fmt: skip
 
 
-def _resources(ptx: str, capability: int) -> tuple[int, int]:
-    """Registers and bytes of spill stores of a thread, as ptxas reports them."""
-    from triton.backends.nvidia.compiler import get_ptxas, sm_arch_from_capability
-
-    tool, architecture = get_ptxas(capability), sm_arch_from_capability(capability)
-    with tempfile.TemporaryDirectory(prefix="tracefuse-ptxas-") as folder:
-        path = Path(folder) / "kernel.ptx"
-        path.write_text(ptx)
-        command = [
-            tool.path,
-            "-v",
-            "--fmad=false",
-            f"--gpu-name={architecture}",
-            str(path),
-            "-o",
-            str(Path(folder) / "out"),
-        ]
-        report = subprocess.run(command, check=True, capture_output=True, text=True).stderr
-    registers = re.search(r"Used (\d+) registers", report)
-    spills = re.search(r"(\d+) bytes spill stores", report)
-    return int(registers[1]) if registers else 0, int(spills[1]) if spills else 0
+def _declared(ptx: str) -> int:
+    """Bytes of the arrays that functions have on the stack: library functions work on some."""
+    return sum(int(n) for n in re.findall(r"^\s*\.local .*\[(\d+)\];", ptx, re.MULTILINE))

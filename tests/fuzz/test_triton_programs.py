@@ -1,5 +1,5 @@
-"""Random programs as Triton kernels, through Triton's interpreter, against the reference: as they are, and with symbols
-for their sizes. Most of them are of the style that fuses; `pytest -m slow -n 2` runs many."""
+"""Random programs as Triton kernels, through Triton's interpreter, against the reference: as they are, with symbols for
+their sizes, and in blocks of other sizes. Most of them are of the style that fuses; `pytest -m slow -n 2` runs many."""
 
 from __future__ import annotations
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from random import Random
 
 import numpy as np
 from checks import NotWellDetermined, assert_outputs, expected
@@ -16,7 +17,7 @@ from tracefuse.ir import dim
 from tracefuse.ir.graph import Graph
 from tracefuse.ir.kernel import Kernel
 from tracefuse.ir.ops.index_maps import INDEX_MAPS
-from tracefuse.ir.plan import Plan
+from tracefuse.ir.plan import Plan, Step
 from tracefuse.ir.target import CUDA_SM90
 from tracefuse.passes.host import CREATION
 from tracefuse.passes.pipeline import compile_graph
@@ -39,9 +40,26 @@ def check_symbolic_kernels(p: Program) -> None:
     assert_outputs(interpreted(graph, p.inputs), want, "triton, symbolic sizes")
 
 
-def interpreted(graph: Graph, inputs: list[np.ndarray]) -> list[np.ndarray]:
-    """The outputs of a graph's Triton kernels. NotWellDetermined if that would take too long."""
+def check_other_blocks(p: Program) -> None:
+    """They do in blocks of any size: rows that would fit one block are then looped over, and masks are other ones."""
+    want = expected(p)
+    random = Random(p.seed)
+
+    def change(step: Step) -> Step:
+        if step.kernel.anchor is not None:
+            return step
+        blocks = tuple(random.choice((1, 2, 4, 8, 16, 32)) for _ in step.schedule.blocks)
+        return replace(step, schedule=replace(step.schedule, blocks=blocks))
+
+    assert_outputs(interpreted(p.graph, p.inputs, change), want, "triton, other blocks")
+
+
+def interpreted(
+    graph: Graph, inputs: list[np.ndarray], change: Callable[[Step], Step] = lambda s: s
+) -> list[np.ndarray]:
+    """The outputs of a graph's Triton kernels, each step changed. NotWellDetermined if that would take too long."""
     plan = compile_graph(graph, CUDA_SM90, verify=True)
+    plan = replace(plan, steps=tuple(change(s) if isinstance(s, Step) else s for s in plan.steps))
     if blocks(plan, inputs) > MOST_BLOCKS:
         raise NotWellDetermined
     return run_plan(plan, inputs, launch.run_kernel)
@@ -54,7 +72,7 @@ def blocks(plan: Plan, inputs: Sequence[np.ndarray]) -> int:
     return sum(int(np.prod([dim.evaluate(n, sizes) for n in kernel.grid])) for kernel in lowered)
 
 
-CHECKS = {"kernels": check_kernels, "symbolic kernels": check_symbolic_kernels}
+CHECKS = {"kernels": check_kernels, "symbolic kernels": check_symbolic_kernels, "other blocks": check_other_blocks}
 
 
 @dataclass(slots=True)
