@@ -27,7 +27,7 @@ HEAVY = 10  # instructions of an epilogue that needs registers of its own
 @dataclass(frozen=True, slots=True)
 class Unit:
     """How one kind of product is computed. bytes: of an operand. flops: at best, in a second. depths: contracted points of a
-    block. What a thread has registers for, in elements: `most` accumulators, `heavy` with an epilogue that computes much;
+    block. What a thread has registers for, in elements: `most` accumulators, `heavy` of a problem that is;
     `loads` of operands, `scattered` of them if each is loaded by itself."""
 
     bytes: int
@@ -58,8 +58,8 @@ def unit(c: Contraction, gpu: Gpu, precision: str) -> Unit:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A contraction in numbers. in_bytes, out_bytes: memory read and written, each element once. heavy: whether its epilogue
-    needs registers of its own. scattered: whether some operand is not loaded in vectors. even: contracted points that are a
+    """A contraction in numbers. in_bytes, out_bytes: memory read and written, each element once. heavy: whether more needs
+    registers than the products. scattered: whether some operand is not loaded in vectors. even: contracted points that are a
     run along one axis: blocks should divide it."""
 
     batch: int
@@ -170,11 +170,13 @@ def _known(n: DimLike) -> int:
 
 
 def _is_heavy(kernel: Kernel, c: Contraction) -> bool:
-    """Whether the epilogue computes much, or reads an element of memory for each of the result's."""
+    """Whether the epilogue computes much, or reads an element of memory for each of the result's; or operands have masks of
+    their own."""
     whole = {a.sym for a in (*c.m, *c.n) if a.extent != 1}
     values = [e for s in kernel.stages for e in roots(s)]
     reads = any(e.op == "load" and whole <= free_symbols(e) for e in walk(*values))
-    return reads or expr_cost(*values) > HEAVY
+    masked = any(e.op == "load" and e.attr.mask for e in walk(c.lhs, c.rhs))
+    return reads or masked or expr_cost(*values) > HEAVY
 
 
 def _is_scattered(kernel: Kernel, c: Contraction) -> bool:

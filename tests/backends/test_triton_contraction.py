@@ -297,3 +297,34 @@ def test_gradients_for_filters_are_split_by_images():
     plan = check(lambda x, g: ops.conv(x, g, **conv(2)), [x, g], SCHEDULES[1])
     (kernel,) = anchors(plan)
     assert len(plan.steps) == 2 and [a.extent for a in kernel.anchor.batch] == [4]
+
+
+def test_convolutions_in_a_row_keep_their_channels_last():
+    """Only images and filters that come from outside are copied: the kernel of the first convolution stores its result as
+    the second one reads it. What is added to that is read as it is."""
+    attrs = conv(2, low=(1, 1), high=(1, 1))
+
+    def block(x, v, w):
+        return ops.relu(ops.add(ops.conv(ops.relu(ops.conv(x, v, **attrs)), w, **attrs), x))
+
+    plan = check(block, [normal(2, 16, 6, 5), normal(16, 16, 3, 3), normal(16, 16, 3, 3)], contractions=2)
+    assert [s.kernel.ops for s in plan.steps if s.kernel.anchor is None] == [("cast",)] * 3
+    for kernel in anchors(plan):
+        source = lower_kernel(kernel, Schedule(blocks=(16, 16, 16)), CUDA_SM90).source
+        assert "k_row + ni * 16" in source and "mi * 144 + k_column" in source
+
+
+@pytest.mark.parametrize(
+    "x, w, attrs, copies",
+    [
+        ((2, 16, 8, 4), (16, 16, 1, 1), conv(2), 0),  # pixels are runs
+        ((2, 16, 7, 7), (16, 16, 1, 1), conv(2), 2),
+        ((2, 16, 8, 4), (16, 16, 1, 1), conv(2, stride=(2, 2)), 2),
+        ((2, 8, 8, 8), (16, 8, 3, 3), conv(2), 0),  # channels are not
+        ((2, 32, 8), (16, 32, 3), conv(1), 2),
+    ],
+    ids=str,
+)
+def test_images_are_copied_where_that_makes_runs(x, w, attrs, copies):
+    plan = check(lambda x, w: ops.conv(x, w, **attrs), [normal(*x), normal(*w)])
+    assert len(plan.steps) == 1 + copies

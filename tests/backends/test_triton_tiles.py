@@ -180,7 +180,7 @@ def assert_fits(found: dict) -> None:
 
 
 def test_machine_code_uses_tensor_cores_and_loads_ahead():
-    for found in compiled("1", "80,90", "square_bf16", "square_f32"):
+    for found in compiled("1", "80,90", "square_bf16", "square_f32", "conv_f16"):
         assert_fits(found)
         assert found["cp.async.cg"] > 0
         assert found["mma.sync" if found["capability"] == 80 else "wgmma.mma_async"] > 0
