@@ -22,6 +22,10 @@ class CompiledKernel:
 
     shared: bytes of shared memory of a program. registers: of one thread. spills: bytes a thread stores to memory for
     lack of registers. `symbol` is the kernel's name in the cubin.
+
+    scratch: bytes of device memory that each program needs, aligned to `scratch_alignment`: descriptors of what the hardware
+    copies for it. A launch passes two more pointers behind the arguments: to the scratch of all its programs (any, if there
+    is none), and to that of a profiler (none).
     """
 
     symbol: str
@@ -31,6 +35,8 @@ class CompiledKernel:
     shared: int
     registers: int
     spills: int
+    scratch: int = 0
+    scratch_alignment: int = 1
 
 
 def compile_kernel(kernel: TritonKernel, capability: int = 90) -> CompiledKernel:
@@ -50,8 +56,9 @@ def compile_kernel(kernel: TritonKernel, capability: int = 90) -> CompiledKernel
     registers, spills = _resources(out.asm["ptx"], capability)
     metadata = out.metadata
     return CompiledKernel(
-        metadata.name, out.asm["cubin"], out.asm["ptx"], metadata.num_warps * 32, metadata.shared, registers, spills
-    )
+        metadata.name, out.asm["cubin"], out.asm["ptx"], metadata.num_warps * 32, metadata.shared, registers, spills,
+        metadata.global_scratch_size, metadata.global_scratch_align,
+    )  # fmt: skip
 
 
 def _resources(ptx: str, capability: int) -> tuple[int, int]:
