@@ -209,6 +209,22 @@ def transposed_loads(kernel: Kernel, across: Axis, along: Axis) -> list[tuple[Ex
     return found
 
 
+def matrix_strides(
+    kernel: Kernel, e: Expr, rows: tuple[Axis, ...], columns: tuple[Axis, ...]
+) -> tuple[int, int] | None:
+    """Elements per row and per column, if `e` is an element of a matrix in memory, at the beginning of its buffer, with one
+    axis of rows and one of columns, that is addressed by those alone and has no mask."""
+    if e.op != "load" or e.attr.mask or any(isinstance(i, Expr) for i in e.attr.index) or rows[1:] or columns[1:]:
+        return None
+    (i,), (j,) = rows, columns
+    at = offset(kernel.buffer(e.attr.buffer), e.attr.index)
+    if isinstance(at, int) or not all(at.is_linear_in(a.sym) for a in (i, j)):
+        return None
+    row, column = at.coefficient(i.sym), at.coefficient(j.sym)
+    plain = at - i.sym * row - j.sym * column == 0
+    return (row, column) if plain and isinstance(row, int) and isinstance(column, int) else None
+
+
 def index_expressions(kernel: Kernel) -> Iterator[DimLike]:
     """Every index expression, bound and extent in a kernel."""
     exprs = [e for s in kernel.stages for e in roots(s)]

@@ -13,7 +13,8 @@ class Gpu:
 
     multiprocessors: how many. shared: bytes of shared memory in one; block_shared: the most that one program may have of
     it. bandwidth: of memory, in bytes a second. Operations a second: half_flops of tensor cores on 16-bit floats,
-    float_flops and double_flops without them (of doubles: with them, where they take doubles).
+    float_flops and double_flops without them (of doubles: with them, where they take doubles). copies: whether the hardware
+    copies blocks of matrices by itself.
     """
 
     multiprocessors: int
@@ -23,6 +24,7 @@ class Gpu:
     half_flops: float
     float_flops: float
     double_flops: float
+    copies: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,9 @@ GPUS = {
     80: Gpu(108, 164 * KB, 163 * KB, 1.9 * T, 312 * T, 19.5 * T, 19.5 * T),
     86: Gpu(84, 100 * KB, 99 * KB, 0.7 * T, 150 * T, 37 * T, 0.6 * T),
     89: Gpu(142, 100 * KB, 99 * KB, 0.86 * T, 362 * T, 91 * T, 1.4 * T),
-    90: Gpu(132, 228 * KB, 227 * KB, 3.35 * T, 989 * T, 67 * T, 67 * T),
-    100: Gpu(148, 228 * KB, 227 * KB, 8 * T, 2250 * T, 75 * T, 37 * T),
-    120: Gpu(188, 100 * KB, 99 * KB, 1.8 * T, 500 * T, 125 * T, 1.9 * T),
+    90: Gpu(132, 228 * KB, 227 * KB, 3.35 * T, 989 * T, 67 * T, 67 * T, copies=True),
+    100: Gpu(148, 228 * KB, 227 * KB, 8 * T, 2250 * T, 75 * T, 37 * T, copies=True),
+    120: Gpu(188, 100 * KB, 99 * KB, 1.8 * T, 500 * T, 125 * T, 1.9 * T, copies=True),
 }
 
 

@@ -8,10 +8,11 @@ from dataclasses import replace
 from ..ir.kernel import Kernel, Schedule
 from ..ir.target import Target
 from .schedule_gpu import PRECISION, schedule
-from .tiles_gpu import tiles
+from .tiles_gpu import persistent, tiles
 
 MOST = 12
 ALIKE = 3  # candidates with the same tile, that differ in warps, stages and depth only
+PERSISTENT = 3  # of the best, as programs that stay
 LARGEST = 8192  # points of a tile of a kernel without a contraction
 
 
@@ -30,7 +31,7 @@ def _contractions(kernel: Kernel, target: Target, precision: str) -> list[Schedu
         alike[s.blocks[:2]] += 1
         if alike[s.blocks[:2]] <= ALIKE:
             chosen.append(s)
-    return chosen
+    return [chosen[0], *persistent(kernel, target, chosen[:PERSISTENT]), *chosen[1:]]
 
 
 def _loops(kernel: Kernel, default: Schedule) -> list[Schedule]:

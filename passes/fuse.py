@@ -369,7 +369,7 @@ class Fuser:
             if any(n.op.name == "random_bits" for n in group.nodes) or indirect:
                 continue
             packed = any(self._packs(reader, v) for n in group.nodes for v in n.outputs)
-            if packed and any(n.op.name != "cast" for n in group.nodes):
+            if packed and not all(map(converts, group.nodes)):
                 continue
             if not packed and repetition > 2 and repetition * max(group.cost, 1) > RECOMPUTE_COST:
                 continue
@@ -444,7 +444,7 @@ class Fuser:
                 if not groups or v in stored or node not in self.home:
                     continue
                 cost = self._recompute_cost(v) * copies[v] + spent.get(v, 0)
-                packed = any(self._packs(g, v) for g in groups) and node.op.name != "cast"
+                packed = any(self._packs(g, v) for g in groups) and not converts(node)
                 own = tuple(axis_symbol(k, n) for k, n in enumerate(v.shape))
                 within = 0 if cost > RECOMPUTE_COST else most_divisions(s.index for s in self._sources(node, own))
                 dear = cost > RECOMPUTE_COST or complicated(divided[v], within)
@@ -506,6 +506,11 @@ def addressed(node: Node) -> tuple[Value, ...]:
     if on_host(node):
         return node.inputs
     return node.inputs[:1] if node.op.name == "gather" else ()
+
+
+def converts(node: Node) -> bool:
+    """Whether it is a cast to another type. One to the same type is a copy, made to be in memory."""
+    return node.op.name == "cast" and node.inputs[0].dtype is not node.out.dtype
 
 
 def injective(at: Index, symbols: frozenset[Dim]) -> bool:

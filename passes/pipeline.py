@@ -14,6 +14,7 @@ from ..ir.ops.control import CONTROL
 from ..ir.plan import Plan, Step
 from ..ir.subgraph import subgraphs
 from ..ir.target import Target
+from .channels_last import channels_last
 from .collapse import collapse
 from .contract import contract
 from .control import trim
@@ -48,6 +49,7 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
 )
 GPU_PASSES: tuple[tuple[str, Callable[[Graph, Fuel, Target], Graph]], ...] = (  # before `split`
     ("products", products),
+    ("channels_last", channels_last),
 )
 REQUIRED = frozenset(("decompose", "check_indices", "fill_empty", "prepare"))  # the backends cannot do without these
 KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..ir import dim, ops
-from ..ir.dtypes import accumulator
+from ..ir.dtypes import DType, accumulator
 from ..ir.graph import Graph, Node, Rewriter, Value
 from ..ir.target import Target
 from ..ir.types import broadcast_shapes
@@ -68,7 +68,11 @@ class _Products(Rewriter):
 
 def _wide(v: Value) -> Value:
     """As products are summed: the sums of pieces are not rounded before the last."""
-    return ops.cast(v, dtype=accumulator(v.dtype))
+    return _as(v, accumulator(v.dtype))
+
+
+def _as(v: Value, dtype: DType) -> Value:
+    return v if v.dtype is dtype else ops.cast(v, dtype=dtype)
 
 
 def _sums(x: Value, y: Value) -> Value:
@@ -77,9 +81,9 @@ def _sums(x: Value, y: Value) -> Value:
     a, b = (_wide(v) for v in (x, y))
     if y.shape[-1] == 1:
         total = ops.reduce_sum(ops.mul(a, _transposed(b)), axes=(rank - 1,))
-        return ops.cast(_reshaped(total, (*total.shape, 1)), dtype=x.dtype)
+        return _as(_reshaped(total, (*total.shape, 1)), x.dtype)
     total = ops.reduce_sum(ops.mul(_transposed(a), b), axes=(rank - 2,))
-    return ops.cast(_reshaped(total, (*total.shape[:-1], 1, total.shape[-1])), dtype=x.dtype)
+    return _as(_reshaped(total, (*total.shape[:-1], 1, total.shape[-1])), x.dtype)
 
 
 def _in_pieces(x: Value, y: Value, pieces: int) -> Value:
@@ -92,7 +96,7 @@ def _in_pieces(x: Value, y: Value, pieces: int) -> Value:
     b = _reshaped(b, (*(1,) * (rank - b.ndim), *b.shape[:-2], pieces, k // pieces, b.shape[-1]))
     a = ops.permute(a, perm=(rank - 1, *range(rank - 1), rank))
     b = ops.permute(b, perm=(rank - 2, *range(rank - 2), rank - 1, rank))
-    return ops.cast(ops.reduce_sum(ops.matmul(a, b), axes=(0,)), dtype=x.dtype)
+    return _as(ops.reduce_sum(ops.matmul(a, b), axes=(0,)), x.dtype)
 
 
 def _conv_in_pieces(node: Node, x: Value, w: Value, pieces: int) -> Value:
@@ -104,7 +108,7 @@ def _conv_in_pieces(node: Node, x: Value, w: Value, pieces: int) -> Value:
     parts = _reshaped(parts, (pieces * filters, channels // pieces, *window))
     out = ops.conv(_wide(x), parts, **{**node.attrs, "groups": pieces})
     out = _reshaped(out, (out.shape[0], pieces, filters, *out.shape[2:]))
-    return ops.cast(ops.reduce_sum(out, axes=(1,)), dtype=x.dtype)
+    return _as(ops.reduce_sum(out, axes=(1,)), x.dtype)
 
 
 def _transposed(v: Value) -> Value:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..ir import dim
 from ..ir.dim import DimLike
-from ..ir.dtypes import float32, int8
-from ..ir.kernel import Axis, Contraction, Kernel, Schedule, offset, roots
+from ..ir.dtypes import DType, float32, int8
+from ..ir.kernel import Axis, Contraction, Kernel, Schedule, matrix_strides, offset, roots
 from ..ir.scalar import Expr, free_symbols, walk
 from ..ir.target import Gpu, Target
 from .access import expr_cost
@@ -20,14 +20,15 @@ LEAST = 16  # points of a block along any dimension that tensor cores take
 GROUP = 8  # rows of tiles that programs share columns in
 REGISTERS, THREADS = 65536, 2048  # of a multiprocessor
 LATENCY, CACHED = 1.2e-6, 0.8e-6  # seconds from asking for memory, or what a cache has, to having it, under load
-STEP = 40e-9  # seconds of a step through the contracted points, whatever its size
+STEP = 25e-9  # seconds of a step through the contracted points, whatever its size
+COPIED = 16  # bytes: what strides of a matrix have to be multiples of for the hardware to copy its blocks
 HEAVY = 10  # instructions of an epilogue that needs registers of its own
 
 
 @dataclass(frozen=True, slots=True)
 class Unit:
     """How one kind of product is computed. bytes: of an operand. flops: at best, in a second. depths: contracted points of a
-    block. What a thread has registers for, in elements: `most` accumulators, `heavy` with an epilogue that computes much;
+    block. What a thread has registers for, in elements: `most` accumulators, `heavy` of a problem that is;
     `loads` of operands, `scattered` of them if each is loaded by itself."""
 
     bytes: int
@@ -58,8 +59,8 @@ def unit(c: Contraction, gpu: Gpu, precision: str) -> Unit:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A contraction in numbers. in_bytes, out_bytes: memory read and written, each element once. heavy: whether its epilogue
-    needs registers of its own. scattered: whether some operand is not loaded in vectors. even: contracted points that are a
+    """A contraction in numbers. in_bytes, out_bytes: memory read and written, each element once. heavy: whether more needs
+    registers than the products. scattered: whether some operand is not loaded in vectors. even: contracted points that are a
     run along one axis: blocks should divide it."""
 
     batch: int
@@ -93,12 +94,35 @@ def tiles(kernel: Kernel, target: Target, precision: str) -> list[Schedule]:
     fitting = [s for s in _all(problem, how, precision) if shared_bytes(s, how) <= gpu.block_shared]
 
     def rank(s: Schedule) -> tuple[int, ...]:
-        """By time; what is within two percent by how far loads run ahead, and how little a block is read again."""
+        """By time; what is within four percent by how far loads run ahead, and how little a block is read again."""
         m, n, k = s.blocks
         ahead = min(s.stages - 1, 3, -(-problem.k // k)) * k
-        return round(50 * math.log(seconds(problem, s, how, gpu))), -ahead, -m * n, s.stages
+        return round(25 * math.log(seconds(problem, s, how, gpu))), -ahead, -m * n, s.stages
 
     return sorted(fitting, key=rank)
+
+
+def persistent(kernel: Kernel, target: Target, chosen: list[Schedule]) -> list[Schedule]:
+    """The same schedules, if need be with fewer stages, for programs that take tile after tile, where the hardware can copy
+    both operands and there are tiles for several rounds."""
+    c = kernel.anchor
+    assert c is not None and target.gpu is not None
+    lhs, rhs = c.unwidened
+    matrices = (matrix_strides(kernel, lhs, c.m, c.k), matrix_strides(kernel, rhs, c.k, c.n))
+    if not target.gpu.copies or not all(s is not None and _copied(s, lhs.dtype) for s in matrices):
+        return []
+    p, found = Problem.of(kernel), []
+    for s in chosen:
+        how = unit(c, target.gpu, s.precision)
+        fewer = (replace(s, persistent=True, stages=n) for n in range(s.stages, 1, -1))
+        staying = next((t for t in fewer if shared_bytes(t, how) <= target.gpu.block_shared), None)
+        if staying and -(-p.m // s.blocks[0]) * -(-p.n // s.blocks[1]) > target.gpu.multiprocessors:
+            found.append(staying)
+    return list(dict.fromkeys(found))
+
+
+def _copied(strides: tuple[int, int], dtype: DType) -> bool:
+    return 1 in strides and max(strides) * dtype.itemsize % COPIED == 0
 
 
 def _all(p: Problem, how: Unit, precision: str):
@@ -119,10 +143,12 @@ def _all(p: Problem, how: Unit, precision: str):
 
 
 def shared_bytes(s: Schedule, how: Unit) -> int:
-    """Shared memory of a program, at most: operand blocks of all stages, later the result on its way to memory."""
+    """Shared memory of a program, at most: operand blocks of all stages, later the result on its way to memory; both at once
+    in programs that stay."""
     m, n, k = s.blocks
     parts = how.bytes == 4 and s.precision != "ieee"  # float32 that was taken apart may be there, too
-    return max((s.stages + parts) * (m + n) * k * how.bytes, m * n * 4)
+    operands = (s.stages + parts) * (m + n) * k * how.bytes
+    return operands + m * n * 2 + 1024 if s.persistent else max(operands, m * n * 4)
 
 
 def residents(s: Schedule, how: Unit, gpu: Gpu) -> int:
@@ -170,11 +196,13 @@ def _known(n: DimLike) -> int:
 
 
 def _is_heavy(kernel: Kernel, c: Contraction) -> bool:
-    """Whether the epilogue computes much, or reads an element of memory for each of the result's."""
+    """Whether the epilogue computes much, or reads an element of memory for each of the result's; or operands have masks of
+    their own."""
     whole = {a.sym for a in (*c.m, *c.n) if a.extent != 1}
     values = [e for s in kernel.stages for e in roots(s)]
     reads = any(e.op == "load" and whole <= free_symbols(e) for e in walk(*values))
-    return reads or expr_cost(*values) > HEAVY
+    masked = any(e.op == "load" and e.attr.mask for e in walk(c.lhs, c.rhs))
+    return reads or masked or expr_cost(*values) > HEAVY
 
 
 def _is_scattered(kernel: Kernel, c: Contraction) -> bool:

@@ -20,6 +20,10 @@ class CompiledKernel:
 
     shared: bytes of shared memory of a program. registers: of one thread. spills: bytes of a thread's stack, for lack of
     registers. `symbol` is the kernel's name in the cubin.
+
+    scratch: bytes of device memory that each program needs, aligned to `scratch_alignment`: descriptors of what the hardware
+    copies for it. A launch passes two more pointers behind the arguments: to the scratch of all its programs (any, if there
+    is none), and to that of a profiler (none).
     """
 
     symbol: str
@@ -29,6 +33,8 @@ class CompiledKernel:
     shared: int
     registers: int
     spills: int
+    scratch: int = 0
+    scratch_alignment: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,7 @@ class Code:
     threads: int
     shared: int
     scratch: int
+    scratch_alignment: int
     parameters: int
 
 
@@ -51,7 +58,17 @@ def compile_kernel(kernel: TritonKernel, capability: int = 90) -> CompiledKernel
     code = compile_code(kernel, capability)
     registers, stack = resources(code.cubin)
     spills = max(0, stack - _declared(code.ptx))
-    return CompiledKernel(code.symbol, code.cubin, code.ptx, code.threads, code.shared, registers, spills)
+    return CompiledKernel(
+        code.symbol,
+        code.cubin,
+        code.ptx,
+        code.threads,
+        code.shared,
+        registers,
+        spills,
+        code.scratch,
+        code.scratch_alignment,
+    )
 
 
 def compile_code(kernel: TritonKernel, capability: int = 90) -> Code:
@@ -70,7 +87,7 @@ def compile_code(kernel: TritonKernel, capability: int = 90) -> Code:
     metadata, ptx = out.metadata, out.asm["ptx"]
     return Code(
         metadata.name, out.asm["cubin"], ptx, metadata.num_warps * 32, metadata.shared, metadata.global_scratch_size,
-        ptx.partition(".entry")[2].partition(")")[0].count(".param "),
+        metadata.global_scratch_align, ptx.partition(".entry")[2].partition(")")[0].count(".param "),
     )  # fmt: skip
 
 

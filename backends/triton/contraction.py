@@ -1,7 +1,8 @@
 """Contractions to Triton: tiles of rows and columns, each a loop over blocks of the contracted points.
 
 Matrices, batches and convolutions are one kernel: each side's axes are numbered row by row. Tiles are taken `group` rows
-of tiles at a time, so that programs that run together share what they read.
+of tiles at a time, so that programs that run together share what they read. Persistent programs take one tile after
+another, and have the hardware copy what lies in memory as matrices.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ...ir.dim import DimLike
 from ...ir.dtypes import DType, float32, int8, int32
 from ...ir.kernel import Axis, Kernel, Schedule
 from ...ir.target import Target
+from .descriptors import descriptor
 from .elements import ZERO, Text, Tile
 from .emit import Frame
 from .exprs import type_name
@@ -38,7 +40,8 @@ class _Contraction(Frame):
         assert kernel.anchor is not None
         mblock, nblock, self.kblock = schedule.blocks
         lhs, rhs = multiplied(kernel.anchor, target)
-        anchor, self.k_blocks, self.k_inside = blocked(replace(kernel.anchor, lhs=lhs, rhs=rhs), self.kblock)
+        plain = replace(kernel.anchor, lhs=lhs, rhs=rhs)
+        anchor, self.k_blocks, self.k_inside = blocked(plain, self.kblock)
         super().__init__(replace(kernel, anchor=anchor), schedule, target, index_bits)
         self.anchor = anchor
         ((m,), (n,)), self.k = (anchor.m, anchor.n), dim.numel(tuple(a.extent for a in kernel.anchor.k))
@@ -50,12 +53,27 @@ class _Contraction(Frame):
         self.lhs, self.rhs = (self.elements(tile, Operand) for tile in tiles[:2])
         self.out = self.elements(tiles[2], Points)
         self.wide = ".to(tl.int64)" if self.index_type == "tl.int64" else ""
+        if schedule.persistent and not self.wide:
+            self.lhs.descriptor = descriptor(kernel, lhs, plain.m, plain.k)
+            self.rhs.descriptor = descriptor(kernel, rhs, plain.k, plain.n)
 
     def lower(self) -> TritonKernel:
-        program = self.writer.name("program")
-        self.writer.line(f"{program} = tl.program_id(0){self.wide}")
-        self._tile(program)
-        return self.finish((self.rows * self.columns * self.batch,))
+        w, count = self.writer, self.rows * self.columns * self.batch
+        program = w.name("program")
+        w.line(f"{program} = tl.program_id(0){self.wide}")
+        if not self.schedule.persistent:
+            self._tile(program)
+            return self.finish((count,))
+        assert self.target.gpu is not None
+        programs, number = self.constant("PROGRAMS", self.target.gpu.multiprocessors), w.name("number")
+        self.lhs.describe()
+        self.rhs.describe()
+        end = self.size_text(self.out, count, "tiles")
+        # In a flat loop the next tile's first blocks come while this one is stored; only the hardware's copies are that early.
+        flat = ", flatten=True" if self.lhs.descriptor and self.rhs.descriptor else ""
+        with w.indented(f"for {number} in tl.range({program}, {end}, {programs}{flat}):"):
+            self._tile(number)
+        return self.finish((dim.minimum(count, self.target.gpu.multiprocessors),))
 
     # ---- tiles
     def _tile(self, number: str) -> None:
@@ -66,7 +84,8 @@ class _Contraction(Frame):
             part.bind_axes(self.anchor.batch, batch)
         self._side((self.lhs, out), self.anchor.m[0], ROWS, row)
         self._side((self.rhs, out), self.anchor.n[0], COLUMNS, column)
-        out.results[self.anchor.name] = Text(self._products(), out.tile.all, self.writer.level)
+        acc = self._products((f"{row} * MBLOCK", f"{column} * NBLOCK"))
+        out.results[self.anchor.name] = Text(acc, out.tile.all, self.writer.level)
         out.stores([s for stage in self.kernel.stages for s in stage.stores])
 
     def _place(self, tile: str) -> tuple[str, str, Text]:
@@ -113,34 +132,38 @@ class _Contraction(Frame):
         return Text(mask, index.dims, self.writer.level)
 
     # ---- the contracted points
-    def _products(self) -> str:
-        """Writes the loop over blocks of contracted points; returns the name of the sum."""
+    def _products(self, corner: tuple[str, str]) -> str:
+        """Writes the loop over blocks of contracted points for the tile with that first row and column; returns the name of
+        the sum."""
         w, dtype = self.writer, self._sum_dtype()
         acc = w.name("acc")
         w.line(f"{acc} = tl.full([MBLOCK, NBLOCK], 0, {type_name(dtype)})")
         inside = []
         for part, name, along in ((self.lhs, "k_column", COLUMNS), (self.rhs, "k_row", ROWS)):
             inside.append(Text(w.name(name), 1 << along, w.level))
-            w.line(f"{inside[-1].text} = tl.arange(0, KBLOCK){part.tile.along(along)}{self.wide}")
+            if part.descriptor is None:
+                w.line(f"{inside[-1].text} = tl.arange(0, KBLOCK){part.tile.along(along)}{self.wide}")
         count = dim.ceildiv(self.k, self.kblock)
         end, number = self.size_text(self.out, count, "k_blocks"), w.name("k_block")
         with nullcontext() if count == 1 else w.indented(f"for {number} in range(0, {end}):"):
-            self._bind(ZERO if count == 1 else Text(number, level=w.level), inside)
-            zero = "0.0" if self.anchor.lhs.dtype.kind == "f" else "0"
-            a, b = self.lhs.block(self.anchor.lhs, COLUMNS, zero), self.rhs.block(self.anchor.rhs, ROWS, zero)
+            start = "0" if count == 1 else f"{number} * KBLOCK"
+            self._bind(ZERO if count == 1 else Text(number, level=w.level), start, inside)
+            a = self.lhs.block(self.anchor.lhs, COLUMNS, (corner[0], start))
+            b = self.rhs.block(self.anchor.rhs, ROWS, (start, corner[1]))
             w.line(f"{acc} = {self._product(a, b, acc, dtype)}")
         if dtype is not self.anchor.dtype:
             w.line(f"{acc} = {acc}.to({type_name(self.anchor.dtype)})")
         return acc
 
-    def _bind(self, number: Text, inside: list[Text]) -> None:
-        """Binds the contracted axes to one block of their points. `inside`: the place in the block, in either operand."""
-        parts = (self.lhs, self.rhs)
-        start = "0" if number is ZERO else f"{number.text} * KBLOCK"
+    def _bind(self, number: Text, start: str, inside: list[Text]) -> None:
+        """Binds the contracted axes to the block of that number, which begins with the point `start`. `inside`: the place in
+        the block, in either operand."""
         if self.k_inside is not None:
             self.lhs.bind_axes(self.k_blocks, number)
             self.rhs.tile.share(self.lhs.tile, self.k_blocks)
-        for part, along, index in zip(parts, (COLUMNS, ROWS), inside, strict=True):
+        for part, along, index in zip((self.lhs, self.rhs), (COLUMNS, ROWS), inside, strict=True):
+            if part.descriptor is not None:
+                continue
             part.tile.live[along] = self._live(index, self.k, self.kblock, start)
             if self.k_inside is not None:
                 part.tile.bound[self.k_inside.sym] = index

@@ -11,6 +11,7 @@ from ...ir.dtypes import bfloat16, float16
 from ...ir.kernel import Axis, Contraction, Kernel, Store, offset
 from ...ir.scalar import Expr, moved
 from ...ir.target import Target
+from .descriptors import Descriptor
 from .elements import Elements, Text, _dims, _level
 from .exprs import INTERPRETER
 from .prepare import map_stage
@@ -37,16 +38,30 @@ class Points(Elements):
 
 
 class Operand(Points):
-    """Elements of an operand's block. What is outside is 0 if a load gives it."""
+    """Elements of an operand's block. What is outside is 0 if a load gives it. descriptor: that of the whole operand, if the
+    hardware copies its blocks."""
 
-    def block(self, e: Expr, contracted: int, zero: str) -> str:
-        """The block of `e`. Along the tile dimension `contracted`, points that do not exist
-        are 0: they add nothing, whatever the other operand holds there."""
-        value = self.typed(e)
-        text, live = self.full(value), self.tile.live[contracted]
-        if live is None or _loaded(e) and value.dims >> contracted & 1:
-            return text
-        text = f"tl.where({live.text}, {text}, {zero})"
+    descriptor: Descriptor | None = None
+    described: str = ""  # the descriptor's name
+
+    def describe(self) -> None:
+        """Writes the operand's descriptor, if it has one."""
+        if self.descriptor is not None:
+            self.described = self.writer.name(f"{self.descriptor.buffer}_blocks")
+            first, second = self.tile.sizes
+            self.writer.line(f"{self.described} = {self.descriptor.made((first, second))}")
+
+    def block(self, e: Expr, contracted: int, corner: tuple[str, str]) -> str:
+        """The block of `e` that begins with the row and column of `corner`. Along the tile dimension `contracted`, points
+        that do not exist are 0: they add nothing, whatever the other operand holds there."""
+        if self.descriptor is not None:
+            text = self.descriptor.load(self.described, *corner)
+        else:
+            value = self.typed(e)
+            text, live = self.full(value), self.tile.live[contracted]
+            if live is None or _loaded(e) and value.dims >> contracted & 1:
+                return text
+            text = f"tl.where({live.text}, {text}, {'0.0' if e.dtype.kind == 'f' else '0'})"
         name = self.writer.numbered("block")
         self.writer.line(f"{name} = {text}")
         return name

@@ -297,3 +297,89 @@ def test_gradients_for_filters_are_split_by_images():
     plan = check(lambda x, g: ops.conv(x, g, **conv(2)), [x, g], SCHEDULES[1])
     (kernel,) = anchors(plan)
     assert len(plan.steps) == 2 and [a.extent for a in kernel.anchor.batch] == [4]
+
+
+def test_convolutions_in_a_row_keep_their_channels_last():
+    """Only images and filters that come from outside are copied: the kernel of the first convolution stores its result as
+    the second one reads it. What is added to that is read as it is."""
+    attrs = conv(2, low=(1, 1), high=(1, 1))
+
+    def block(x, v, w):
+        return ops.relu(ops.add(ops.conv(ops.relu(ops.conv(x, v, **attrs)), w, **attrs), x))
+
+    plan = check(block, [normal(2, 16, 6, 5), normal(16, 16, 3, 3), normal(16, 16, 3, 3)], contractions=2)
+    assert [s.kernel.ops for s in plan.steps if s.kernel.anchor is None] == [("cast",)] * 3
+    for kernel in anchors(plan):
+        source = lower_kernel(kernel, Schedule(blocks=(16, 16, 16)), CUDA_SM90).source
+        assert "k_row + ni * 16" in source and "mi * 144 + k_column" in source
+
+
+@pytest.mark.parametrize(
+    "x, w, attrs, copies",
+    [
+        ((2, 16, 8, 4), (16, 16, 1, 1), conv(2), 0),  # pixels are runs
+        ((2, 16, 7, 7), (16, 16, 1, 1), conv(2), 2),
+        ((2, 16, 8, 4), (16, 16, 1, 1), conv(2, stride=(2, 2)), 2),
+        ((2, 8, 8, 8), (16, 8, 3, 3), conv(2), 0),  # channels are not
+        ((2, 32, 8), (16, 32, 3), conv(1), 2),
+    ],
+    ids=str,
+)
+def test_images_are_copied_where_that_makes_runs(x, w, attrs, copies):
+    plan = check(lambda x, w: ops.conv(x, w, **attrs), [normal(*x), normal(*w)])
+    assert len(plan.steps) == 1 + copies
+
+
+# ------------------------------------------------------------------ programs that stay
+
+
+def persistent(blocks: tuple[int, ...], **changes) -> Schedule:
+    return Schedule(blocks=blocks, persistent=True, **changes)
+
+
+def check_persistent(function: Callable, arrays: list[np.ndarray], chosen: Schedule, multiprocessors: int = 3) -> str:
+    """Runs a function whose contraction is done by so many programs; returns the source."""
+    assert launch.INTERPRETED.gpu is not None
+    machine = replace(launch.INTERPRETED, gpu=replace(launch.INTERPRETED.gpu, multiprocessors=multiprocessors))
+    sources = []
+
+    def runner(kernel: Kernel, buffers, dims, own: Schedule | None) -> None:
+        assert own is not None
+        lowered = lower_kernel(kernel, own if kernel.anchor is None else chosen, machine)
+        sources.extend([lowered.source] * (kernel.anchor is not None))
+        launch.interpret(lowered, buffers, dims)
+
+    check(function, arrays, runner=runner)
+    (source,) = sources
+    return source
+
+
+@pytest.mark.parametrize("blocks", [(16, 16, 16), (32, 16, 32)], ids=str)
+@pytest.mark.parametrize("turned", [False, True])
+def test_programs_take_tile_after_tile_of_matrices(turned, blocks):
+    x, w, bias = normal(52, 40), normal(40, 36), normal(36)
+    if turned:
+        x, w = np.ascontiguousarray(x.T), np.ascontiguousarray(w.T)
+
+    def layer(x, w, b):
+        if turned:
+            x, w = (ops.permute(v, perm=(1, 0)) for v in (x, w))
+        return ops.relu(ops.add(ops.matmul(x, w), b))
+
+    source = check_persistent(layer, [x, w, bias], persistent(blocks, group=2))
+    assert source.count("make_tensor_descriptor") == 2 and "flatten=True" in source
+    assert source.split("for k_block")[1].split("tl.dot")[0].count(".load([") == 2
+
+
+def test_programs_that_stay_load_what_is_no_aligned_matrix():
+    source = check_persistent(ops.matmul, [normal(3, 20, 21), normal(3, 21, 24)], persistent((16, 16, 16)))
+    assert "make_tensor_descriptor" not in source and "PROGRAMS" in source
+    source = check_persistent(ops.matmul, [normal(40, 21), normal(21, 24)], persistent((16, 16, 16)))
+    assert source.count("make_tensor_descriptor") == 1
+    sizes = ((0, 0, "m"),)
+    check(ops.matmul, [normal(40, 20), normal(20, 24)], persistent((16, 16, 16)), sizes)
+
+
+def test_more_programs_than_tiles_are_not_launched():
+    (kernel,) = anchors(plan_of(ops.matmul, [normal(40, 32), normal(32, 20)])[1])
+    assert lower_kernel(kernel, persistent((16, 16, 16)), CUDA_SM90).grid == (6,)

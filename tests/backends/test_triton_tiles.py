@@ -180,11 +180,20 @@ def assert_fits(found: dict) -> None:
 
 
 def test_machine_code_uses_tensor_cores_and_loads_ahead():
-    for found in compiled("1", "80,90", "square_bf16", "square_f32"):
+    for found in compiled("1", "80,90", "square_bf16", "square_f32", "conv_f16"):
         assert_fits(found)
         assert found["cp.async.cg"] > 0
         assert found["mma.sync" if found["capability"] == 80 else "wgmma.mma_async"] > 0
         assert (found["cvt.rna.tf32"] > 0) == (found["problem"] == "square_f32")
+
+
+def test_programs_that_stay_have_the_hardware_copy_their_blocks():
+    """For which they need memory: 128 bytes for each operand."""
+    one, other = compiled("2", "90", "square_bf16")
+    assert_fits(other)
+    assert (one["scratch"], one["cp.async.bulk.tensor"]) == (0, 0) and not one["persistent"]
+    assert other["persistent"] and other["scratch"] == 256 and other["cp.async.bulk.tensor"] > 0
+    assert other["wgmma.mma_async"] > 0 and other["cp.async.cg"] == 0
 
 
 @pytest.mark.slow

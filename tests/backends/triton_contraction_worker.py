@@ -83,6 +83,8 @@ def main(most: int, capabilities: list[int], names: list[str]) -> None:
                         "spills": done.spills,
                         "shared": done.shared,
                         "expected_shared": shared_bytes(schedule, how),
+                        "persistent": schedule.persistent,
+                        "scratch": done.scratch,
                         "shared_limit": target.gpu.block_shared,
                         **{i: len(re.findall(re.escape(i), done.ptx)) for i in INSTRUCTIONS},
                     }

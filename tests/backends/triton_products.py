@@ -64,17 +64,19 @@ def check(
     schedule: Schedule | None = SMALL,
     symbolic: tuple[tuple[int, int, str], ...] = (),
     contractions: int = 1,
+    runner: Callable | None = None,
 ) -> Plan:
-    """A function's plan through the interpreter against the graph interpreter; its contractions run with `schedule`."""
+    """A function's plan through the interpreter against the graph interpreter; its contractions run with `schedule`, if no
+    `runner` has its own way."""
 
-    def runner(kernel: Kernel, buffers, dims, own: Schedule | None) -> None:
+    def scheduled(kernel: Kernel, buffers, dims, own: Schedule | None) -> None:
         chosen = own if kernel.anchor is None or schedule is None else schedule
         assert chosen is not None
         launch.run_kernel(kernel, buffers, dims, chosen)
 
     graph, plan = plan_of(function, arrays, symbolic)
     assert len(anchors(plan)) == contractions
-    for g, w in zip(run_plan(plan, arrays, runner), run(graph, arrays), strict=True):
+    for g, w in zip(run_plan(plan, arrays, runner or scheduled), run(graph, arrays), strict=True):
         assert_close(g, w, str(graph))
     return plan
 
