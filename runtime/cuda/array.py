@@ -6,6 +6,7 @@ It says where elements are, and moves them to and from the host; computing is do
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 from ...ir.dim import contiguous_strides
 from ...ir.op import Attrs, OpDef, register_interpreter
 from .device import Gpu
+from .host import STAGED, is_pinned, packed
 from .memory import Block
 
 Shape = tuple[int, ...]
@@ -147,18 +149,44 @@ def _strides(shape: Shape, itemsize: int) -> Shape:
     return tuple(int(s) * itemsize for s in contiguous_strides(shape))  # type: ignore[arg-type]
 
 
-def empty(gpu: Gpu, shape: Shape, dtype: np.dtype) -> DeviceArray:
-    """An array of undefined content."""
-    return DeviceArray(gpu, gpu.pool.get(max(1, math.prod(shape) * dtype.itemsize)), shape, dtype)
+def empty(gpu: Gpu, shape: Shape, dtype: np.dtype, tag: str = "arrays") -> DeviceArray:
+    """An array of undefined content. tag: see `Pool.get`."""
+    return DeviceArray(gpu, gpu.pool.get(max(1, math.prod(shape) * dtype.itemsize), tag), shape, dtype)
 
 
-def to_device(gpu: Gpu, array: np.ndarray) -> DeviceArray:
-    """A copy of a host array."""
-    source = np.ascontiguousarray(array).reshape(array.shape)
+def to_device(gpu: Gpu, array: np.ndarray, non_blocking: bool = False) -> DeviceArray:
+    """A copy of a host array, which may be changed at once. non_blocking: it may not until the copy is made, if its memory
+    is pinned; then the host does not wait, however large it is."""
     out = empty(gpu, array.shape, array.dtype)
-    if source.size:
-        gpu.driver.copy_in(out.address, source.ctypes.data, source.nbytes, gpu.stream.handle)
+    write(gpu, out.address, array, non_blocking)
     return out
+
+
+def write(gpu: Gpu, address: int, array: np.ndarray, non_blocking: bool = False) -> None:
+    """The elements of a host array into device memory, row by row. See `to_device`."""
+    source = np.ascontiguousarray(array)
+    if not source.size:
+        return
+    keeps = non_blocking and is_pinned(source)
+    if source.nbytes <= STAGED and not keeps:
+        gpu.host.upload(address, [source], [0], source.nbytes)
+        return
+    gpu.driver.copy_in(address, source.ctypes.data, source.nbytes, gpu.stream.handle)
+    if keeps:
+        gpu.host.put_later(0, 0, source)
+    else:
+        gpu.stream.synchronize()
+
+
+def to_device_together(gpu: Gpu, arrays: Sequence[np.ndarray]) -> list[DeviceArray]:
+    """Copies of small host arrays, made by one copy: they share a block."""
+    if len(arrays) < 2:
+        return [to_device(gpu, a) for a in arrays]
+    offsets, nbytes = packed(arrays)
+    block = gpu.pool.get(max(1, nbytes))
+    if nbytes:
+        gpu.host.upload(block.address, arrays, offsets, nbytes)
+    return [DeviceArray(gpu, block, a.shape, a.dtype, None, o) for a, o in zip(arrays, offsets)]
 
 
 def share_memory(a: DeviceArray, b: DeviceArray) -> bool:

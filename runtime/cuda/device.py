@@ -14,6 +14,7 @@ from ...ir.kernel import Kernel, Schedule
 from ...ir.target import CUDA_SM90, Target
 from .code import Counts, KernelCode, Work, interpreted, kernel_text, machine_code
 from .driver import DeviceError, Driver, Function, drivers
+from .host import HostPool
 from .memory import Pool
 
 
@@ -27,8 +28,9 @@ class Gpu:
         cpu = INTERPRETER if driver.interprets else f"sm_{major}{minor}"
         self.target: Target = replace(CUDA_SM90, cpu=cpu)
         self.streams: weakref.WeakSet[Stream] = weakref.WeakSet()
-        self.main_stream = Stream(self, driver.new_stream())
         self.pool = Pool(self)
+        self.main_stream = Stream(self, driver.new_stream())
+        self.host = HostPool(self)
         self._local = threading.local()
         self._loaded: dict[str, Function] = {}
         self._lock = threading.Lock()
@@ -102,9 +104,14 @@ class Stream:
             other.record(event)
             self.wait(event)
 
+    @property
+    def number(self) -> int:
+        """The stream as other libraries know it: its CUDA handle."""
+        return self.gpu.driver.stream_number(self.handle)
+
     def __del__(self) -> None:
         if self._owned:
-            self.gpu.driver.release_stream(self.handle)
+            self.gpu.pool.retire(self.handle)
 
 
 class Event:

@@ -11,6 +11,7 @@ import bisect
 import ctypes
 import threading
 import time
+import weakref
 from collections import deque
 from typing import Any
 
@@ -65,6 +66,7 @@ class EmulatedDevice:
         self._blocks: dict[int, np.ndarray] = {}
         self._starts: list[int] = []  # of the blocks, sorted
         self._host: dict[int, np.ndarray] = {}
+        self._streams: weakref.WeakSet[_Stream] = weakref.WeakSet()
 
     def enter(self) -> None:
         pass
@@ -92,7 +94,8 @@ class EmulatedDevice:
         self._starts.remove(address)
 
     def trim(self) -> None:
-        pass
+        for stream in list(self._streams):
+            self._drain(stream)
 
     def host_memory(self, nbytes: int) -> int:
         block = np.empty(max(1, nbytes), np.uint8)
@@ -132,7 +135,10 @@ class EmulatedDevice:
         return left
 
     # ---- order
-    def _do(self, stream: _Stream, action: Any, *arguments: Any) -> None:
+    def _do(self, stream: _Stream | int, action: Any, *arguments: Any) -> None:
+        if isinstance(stream, int):  # another library's: it has nothing of its own to do here
+            action(*arguments)
+            return
         if stream.graph is not None:
             stream.graph.append((action, arguments))
             return
@@ -148,10 +154,18 @@ class EmulatedDevice:
                 action(*arguments)
 
     def new_stream(self) -> Any:
-        return _Stream()
+        stream = _Stream()
+        self._streams.add(stream)
+        return stream
 
     def release_stream(self, stream: _Stream) -> None:
         self._drain(stream)
+
+    def stream_number(self, stream: _Stream | int) -> int:
+        return stream if isinstance(stream, int) else 1
+
+    def foreign_stream(self, number: int | None) -> Any:
+        return number or 1
 
     def new_event(self, timing: bool) -> _Event:
         return _Event()
@@ -159,8 +173,8 @@ class EmulatedDevice:
     def release_event(self, event: _Event) -> None:
         pass
 
-    def record(self, event: _Event, stream: _Stream) -> None:
-        event.at, event.stream = None, stream
+    def record(self, event: _Event, stream: _Stream | int) -> None:
+        event.at, event.stream = None, stream if isinstance(stream, _Stream) else None
         self._do(stream, self._pass, event)
 
     def _pass(self, event: _Event) -> None:
@@ -180,7 +194,9 @@ class EmulatedDevice:
         assert start.at is not None and end.at is not None
         return (end.at - start.at) * 1e3
 
-    def synchronize(self, stream: _Stream) -> None:
+    def synchronize(self, stream: _Stream | int) -> None:
+        if isinstance(stream, int):
+            return
         if stream.graph is not None:
             raise DeviceError("a stream can't be waited for while a graph is captured")
         self._drain(stream)

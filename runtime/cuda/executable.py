@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from ...backends.triton.emit import lower_kernel
+from ...backends.triton.lowered import TritonKernel
+from ...ir import dim
 from ...ir.graph import Graph
 from ...ir.plan import Plan
 from ...passes.pipeline import Report, compile_graph
 from .. import knobs
 from ..executable import CheckFailed, fuel_from_knobs
 from ..sizes import GraphSizes
-from .array import DeviceArray, empty, to_device
+from .array import DeviceArray, empty, to_device, to_device_together
 from .code import Counts
-from .copies import contiguous
+from .copies import copied
 from .device import Gpu
+from .driver import OutOfDeviceMemory
+from .graphs import Graphs
+from .memory import block_size
 from .program import Program
+
+ALIGN = 16  # bytes: of what kernels are given
+SMALL = 64 << 10  # bytes of an input that is copied to the device together with others
 
 
 class CudaExecutable:
@@ -26,10 +35,20 @@ class CudaExecutable:
     step on the host asks for a value.
 
     `seconds`: time spent by stage ("passes", "codegen"; of the latter "triton"). `hits`: kernels that came from the disk
-    cache. `code_bytes`: of machine code that was loaded for it.
+    cache. `code_bytes`: of machine code that was loaded for it. cuda_graphs: see `Graphs`; False: none.
     """
 
-    def __init__(self, graph: Graph, plan: Plan, gpu: Gpu, report: Report, breathe: Callable[[], None] = lambda: None):
+    tuning: Any = None  # what was tried to make it faster; None: nothing
+
+    def __init__(
+        self,
+        graph: Graph,
+        plan: Plan,
+        gpu: Gpu,
+        report: Report,
+        breathe: Callable[[], None] = lambda: None,
+        cuda_graphs: bool | None = None,
+    ):
         self.graph, self.plan, self.gpu, self.report = graph, plan, gpu, report
         self.target = gpu.target
         self.seconds: dict[str, float] = {"passes": sum(report.seconds.values())}
@@ -38,7 +57,21 @@ class CudaExecutable:
         self.program = Program(plan, gpu, breathe, counts)
         self.seconds |= {"codegen": time.perf_counter() - start, "triton": counts.seconds}
         self.hits, self.code_bytes = counts.hits, counts.code_bytes
+        self.graphs = None if cuda_graphs is False else Graphs(self.program, cuda_graphs)
         self._sizes = GraphSizes(graph)
+        self._written = frozenset(s.target for s in graph.signature.outputs if s.kind == "write")
+        self._fresh = [b.type if b.kind == "output" else None for b in (plan.buffers[b] for b in plan.outputs)]
+
+    @property
+    def kernels(self) -> dict[str, TritonKernel]:
+        """The source of each kernel by name."""
+        steps = {s.kernel.name: s for s in self.plan.all_kernel_steps}
+        return {name: lower_kernel(s.kernel, s.schedule, self.target) for name, s in steps.items()}
+
+    def peak(self, sizes: Mapping[str, int]) -> int:
+        """Bytes of device memory that a call takes besides its inputs: temporaries and outputs."""
+        outputs = [dim.evaluate(t.size, sizes) * t.dtype.itemsize for t in self._fresh if t is not None]
+        return self.program.temporaries(sizes) + sum(block_size(max(1, n)) for n in outputs)
 
     def run(self, inputs: Sequence[Any]) -> list[DeviceArray | None]:
         """The graph's outputs, fresh arrays; None for those that are written into inputs, and for checks.
@@ -46,15 +79,26 @@ class CudaExecutable:
         Inputs are arrays of this device, with the graph's dtypes and shapes, or of the host: those are copied, and copied
         back if they are written. Raises, with nothing written, CheckFailed when an index was out of range.
         """
-        plan = self.plan
         sizes = self._sizes.of(inputs)
-        given = [to_device(self.gpu, a) if type(a) is np.ndarray else contiguous(a) for a in inputs]
-        outputs: list[DeviceArray | None] = []
-        for b in plan.outputs:
-            buffer = plan.buffers[b]
-            fresh = buffer.kind == "output"
-            shape = self._sizes.shape(buffer.type.shape, sizes) if fresh else ()
-            outputs.append(empty(self.gpu, shape, buffer.type.dtype.np) if fresh else None)
+        try:
+            return self._run(inputs, sizes)
+        except OutOfDeviceMemory as e:
+            needs = f"{self.graph.name} takes {self.peak(sizes):,} bytes besides its inputs"
+            raise OutOfDeviceMemory(f"{e}; {needs}") from None
+
+    def _run(self, inputs: Sequence[Any], sizes: Mapping[str, int]) -> list[DeviceArray | None]:
+        given = [a if type(a) is np.ndarray else usable(a) for a in inputs]
+        count = len(self.graph.outputs)
+        if self.graphs is not None:
+            replayed = self.graphs.run(given, self._written)
+            if replayed is not None:
+                self._write_back(inputs, given)
+                return replayed[:count]
+        given = self._on_device(given)
+        outputs = [
+            None if t is None else empty(self.gpu, self._sizes.shape(t.shape, sizes), t.dtype.np, "outputs")
+            for t in self._fresh
+        ]
         failed = self.program.run(
             [a.address for a in given],
             [0 if a is None else a.address for a in outputs],
@@ -62,16 +106,38 @@ class CudaExecutable:
         )
         if failed is not None:
             raise CheckFailed(failed)
-        for k, spec in enumerate(self.graph.signature.outputs):
-            if spec.kind == "write" and given[spec.target] is not inputs[spec.target]:
-                inputs[spec.target][...] = (
-                    given[spec.target].numpy() if type(inputs[spec.target]) is np.ndarray else given[spec.target]
-                )
-        return outputs[: len(self.graph.outputs)]
+        self._write_back(inputs, given)
+        return outputs[:count]
+
+    def _on_device(self, given: list[Any]) -> list[DeviceArray]:
+        """The inputs, with copies for arrays of the host. The small ones are copied together."""
+        small = [k for k, a in enumerate(given) if type(a) is np.ndarray and a.nbytes <= SMALL]
+        for k, a in zip(small, to_device_together(self.gpu, [given[k] for k in small])):
+            given[k] = a
+        return [to_device(self.gpu, a) if type(a) is np.ndarray else a for a in given]
+
+    def _write_back(self, inputs: Sequence[Any], given: Sequence[Any]) -> None:
+        """Into the inputs that are written, and that are not what the kernels worked on."""
+        for k in self._written:
+            a, b = inputs[k], given[k]
+            if a is not b:
+                a[...] = b.numpy() if type(a) is np.ndarray else b
 
 
-def build(graph: Graph, gpu: Gpu, breathe: Callable[[], None] = lambda: None, budget: float = 0.0) -> CudaExecutable:
-    """Compiles `graph` for a device. breathe: called between kernels; what it raises ends it."""
+def usable(a: DeviceArray) -> DeviceArray:
+    """`a` itself if kernels can work on it, else a copy: row by row, from a multiple of 16 bytes on."""
+    return a if a.contiguous and not a.address % ALIGN else copied(a)
+
+
+def build(
+    graph: Graph,
+    gpu: Gpu,
+    breathe: Callable[[], None] = lambda: None,
+    budget: float = 0.0,
+    cuda_graphs: bool | None = None,
+) -> CudaExecutable:
+    """Compiles `graph` for a device. breathe: called between kernels; what it raises ends it. cuda_graphs: whether calls
+    are replayed as CUDA graphs; None: where that is faster. Then outputs are copied once more."""
     report = Report()
     plan = compile_graph(graph, gpu.target, fuel_from_knobs(), knobs.flag("TRACEFUSE_VERIFY"), report)
-    return CudaExecutable(graph, plan, gpu, report, breathe)
+    return CudaExecutable(graph, plan, gpu, report, breathe, cuda_graphs)

@@ -186,6 +186,12 @@ class NvidiaDevice:
     def release_stream(self, stream: Any) -> None:
         self._give_back(self.cuda.cuStreamDestroy, stream)
 
+    def stream_number(self, stream: Any) -> int:
+        return int(stream)
+
+    def foreign_stream(self, number: int | None) -> Any:
+        return self.cuda.CUstream(1 if number is None else number)
+
     def new_event(self, timing: bool) -> Any:
         flags = self.cuda.CUevent_flags
         return self._do(
