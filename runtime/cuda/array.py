@@ -19,6 +19,7 @@ from .host import STAGED, is_pinned, packed
 from .memory import Block
 
 Shape = tuple[int, ...]
+ALIGN = 16  # bytes: what kernels rely on
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,11 @@ class Flags:
 
 class DeviceArray:
     """`shape` and `strides` (in bytes) of elements of `dtype`, from byte `offset` of `block` on. Immutable but for the
-    elements."""
+    elements. `contiguous`: whether they lie row by row, without gaps; `plain`: and at a multiple of `ALIGN` bytes."""
 
-    __slots__ = ("gpu", "block", "offset", "shape", "strides", "dtype", "base", "__weakref__")
+    __slots__ = (
+        "gpu", "block", "offset", "shape", "strides", "dtype", "base", "address", "contiguous", "plain", "__weakref__"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -46,12 +49,11 @@ class DeviceArray:
     ):
         self.gpu, self.block, self.offset, self.shape, self.dtype, self.base = gpu, block, offset, shape, dtype, base
         self.strides = _strides(shape, dtype.itemsize) if strides is None else strides
+        self.address = block.address + offset
+        self.contiguous = strides is None or _is_contiguous(shape, strides, dtype.itemsize)
+        self.plain = self.contiguous and not self.address % ALIGN
 
     # ---- what it is
-    @property
-    def address(self) -> int:
-        return self.block.address + self.offset
-
     @property
     def ndim(self) -> int:
         return len(self.shape)
@@ -67,16 +69,6 @@ class DeviceArray:
     @property
     def nbytes(self) -> int:
         return self.size * self.dtype.itemsize
-
-    @property
-    def contiguous(self) -> bool:
-        """Whether the elements lie row by row, without gaps."""
-        want = self.dtype.itemsize
-        for n, stride in zip(reversed(self.shape), reversed(self.strides)):
-            if n != 1 and stride != want:
-                return self.size == 0
-            want *= n
-        return True
 
     @property
     def flags(self) -> Flags:
@@ -147,6 +139,14 @@ class DeviceArray:
 
 def _strides(shape: Shape, itemsize: int) -> Shape:
     return tuple(int(s) * itemsize for s in contiguous_strides(shape))  # type: ignore[arg-type]
+
+
+def _is_contiguous(shape: Shape, strides: Shape, want: int) -> bool:
+    for n, stride in zip(reversed(shape), reversed(strides)):
+        if n != 1 and stride != want:
+            return 0 in shape
+        want *= n
+    return True
 
 
 def empty(gpu: Gpu, shape: Shape, dtype: np.dtype, tag: str = "arrays") -> DeviceArray:

@@ -26,7 +26,6 @@ from .graphs import Graphs
 from .memory import block_size
 from .program import Program
 
-ALIGN = 16  # bytes: of what kernels are given
 SMALL = 64 << 10  # bytes of an input that is copied to the device together with others
 
 
@@ -87,7 +86,7 @@ class CudaExecutable:
             raise OutOfDeviceMemory(f"{e}; {needs}") from None
 
     def _run(self, inputs: Sequence[Any], sizes: Mapping[str, int]) -> list[DeviceArray | None]:
-        given = [a if type(a) is np.ndarray else usable(a) for a in inputs]
+        given = [a if type(a) is np.ndarray or a.plain else copied(a) for a in inputs]
         count = len(self.graph.outputs)
         if self.graphs is not None:
             replayed = self.graphs.run(given, self._written)
@@ -112,6 +111,8 @@ class CudaExecutable:
     def _on_device(self, given: list[Any]) -> list[DeviceArray]:
         """The inputs, with copies for arrays of the host. The small ones are copied together."""
         small = [k for k, a in enumerate(given) if type(a) is np.ndarray and a.nbytes <= SMALL]
+        if not small and not any(type(a) is np.ndarray for a in given):
+            return given
         for k, a in zip(small, to_device_together(self.gpu, [given[k] for k in small])):
             given[k] = a
         return [to_device(self.gpu, a) if type(a) is np.ndarray else a for a in given]
@@ -122,11 +123,6 @@ class CudaExecutable:
             a, b = inputs[k], given[k]
             if a is not b:
                 a[...] = b.numpy() if type(a) is np.ndarray else b
-
-
-def usable(a: DeviceArray) -> DeviceArray:
-    """`a` itself if kernels can work on it, else a copy: row by row, from a multiple of 16 bytes on."""
-    return a if a.contiguous and not a.address % ALIGN else copied(a)
 
 
 def build(

@@ -88,6 +88,8 @@ class Graphs:
         self._calls = 0
         self._lock = threading.Lock()
         self._seen: list[int | None] = []  # addresses of the inputs; None: of the host, or different each time
+        self._now: list[int | None] = []  # addresses of the last call's; None: of the host
+        self._last: Any = None  # the graph of the last call
         self._memory: _Memory | None = None
         self._graphs: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
@@ -96,48 +98,49 @@ class Graphs:
         the plan writes."""
         if self.reason:
             return None
-        with self._lock:
-            self._look(inputs)
-            if self._calls <= self._before or any(
-                type(a) is np.ndarray and (k in written or a.nbytes > STAGED) for k, a in enumerate(inputs)
-            ):
-                return None
-            try:
-                return self._replayed(inputs, written)
-            except DeviceError as e:
-                self.close(f"recording failed: {e}")
-                return None
-
-    def _look(self, inputs: Sequence[Any]) -> None:
-        """Notes which inputs come to lie elsewhere."""
         now = [None if type(a) is np.ndarray else a.address for a in inputs]
-        self._calls += 1
-        before = self._seen or now
-        self._seen = [a if a == b else None for a, b in zip(now, before)]
+        with self._lock:
+            if self._last is None or now != self._now:
+                self._calls += 1
+                self._last, self._now = None, now
+                self._seen = [a if a == b else None for a, b in zip(now, self._seen or now)]
+                if self._calls <= self._before or any(
+                    type(a) is np.ndarray and (k in written or a.nbytes > STAGED) for k, a in enumerate(inputs)
+                ):
+                    return None
+                try:
+                    self._last = self._graph(inputs, written)
+                except DeviceError as e:
+                    self.close(f"recording failed: {e}")
+            return None if self._last is None else self._replayed(self._last, inputs)
 
-    def _replayed(self, inputs: Sequence[Any], written: frozenset[int]) -> list[DeviceArray | None] | None:
-        gpu, stream = self.gpu, self.gpu.stream
+    def _replayed(self, graph: Any, inputs: Sequence[Any]) -> list[DeviceArray | None]:
+        memory, stream = self._memory, self.gpu.stream
+        assert memory is not None
+        memory.enter(stream)
+        memory.copy_in(inputs)
+        self.gpu.driver.replay(graph, stream.handle)
+        self.replays += 1
+        return memory.copy_out()
+
+    def _graph(self, inputs: Sequence[Any], written: frozenset[int]) -> Any:
+        """The graph for inputs that lie there, recorded if there is none; None if that is not worth it."""
         memory = self._memory
         if memory is None or memory.misses(inputs, self._seen, written):
             self._forget()
             memory = self._memory = _Memory(self.program, inputs, self._seen, written)
         key = memory.key(inputs)
         graph = self._graphs.get(key)
-        if graph is None:
-            if self.recorded >= PATIENCE and self.replays < 4 * self.recorded:
-                self.close("its inputs are somewhere else each time")
-                return None
-            graph = self._record(memory, inputs)
-            self._graphs[key] = graph
-            if len(self._graphs) > KEPT:
-                gpu.driver.release_graph(self._graphs.popitem(last=False)[1])
-        else:
+        if graph is not None:
             self._graphs.move_to_end(key)
-        memory.enter(stream)
-        memory.copy_in(inputs)
-        gpu.driver.replay(graph, stream.handle)
-        self.replays += 1
-        return memory.copy_out()
+            return graph
+        if self.recorded >= PATIENCE and self.replays < 4 * self.recorded:
+            self.close("its inputs are somewhere else each time")
+            return None
+        graph = self._graphs[key] = self._record(memory, inputs)
+        if len(self._graphs) > KEPT:
+            self.gpu.driver.release_graph(self._graphs.popitem(last=False)[1])
+        return graph
 
     def _record(self, memory: _Memory, inputs: Sequence[Any]) -> Any:
         program, driver = self.program, self.gpu.driver
@@ -160,7 +163,7 @@ class Graphs:
         for graph in self._graphs.values():
             self.gpu.driver.release_graph(graph)
         self._graphs.clear()
-        self._memory = None
+        self._memory = self._last = None
 
     def close(self, reason: str) -> None:
         """Runs launch by launch from now on, and lets go of all memory."""
