@@ -13,7 +13,7 @@ from ...ir.scalar import load
 from ...passes.pipeline import named
 from ...passes.schedule_gpu import schedule
 from .array import DeviceArray, Shape, empty
-from .launches import launch_once
+from .launches import Alone
 
 WORDS: dict[int, DType] = {1: uint8, 2: uint16, 4: uint32, 8: uint64}
 
@@ -36,7 +36,7 @@ def copy(target: DeviceArray, source: DeviceArray) -> None:
     sizes |= {f"s{k}": s for k, s in enumerate(at)} | {f"t{k}": s for k, s in enumerate(to)}
     gpu.driver.enter()
     function = gpu.load(kernel, schedule(kernel, gpu.target))
-    launch_once(function, sizes, (source.address, target.address), gpu.stream.handle)
+    Alone(function, sizes, (source.address, target.address))(gpu.stream.handle)
 
 
 def contiguous(a: DeviceArray) -> DeviceArray:

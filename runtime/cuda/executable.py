@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,10 @@ from .graphs import Graphs
 from .memory import block_size
 from .program import Program
 
+if TYPE_CHECKING:
+    from ..tuning import Tuning
+    from .tuning import Candidates
+
 SMALL = 64 << 10  # bytes of an input that is copied to the device together with others
 
 
@@ -37,7 +41,7 @@ class CudaExecutable:
     cache. `code_bytes`: of machine code that was loaded for it. cuda_graphs: see `Graphs`; False: none.
     """
 
-    tuning: Any = None  # what was tried to make it faster; None: nothing
+    tuning: Tuning | None = None  # what was tried to make it faster; None: nothing
 
     def __init__(
         self,
@@ -131,9 +135,18 @@ def build(
     breathe: Callable[[], None] = lambda: None,
     budget: float = 0.0,
     cuda_graphs: bool | None = None,
+    candidates: Candidates | None = None,
 ) -> CudaExecutable:
     """Compiles `graph` for a device. breathe: called between kernels; what it raises ends it. cuda_graphs: whether calls
-    are replayed as CUDA graphs; None: where that is faster. Then outputs are copied once more."""
+    are replayed as CUDA graphs; None: where that is faster. Then outputs are copied once more. budget: seconds for timing
+    the schedules that `candidates` gives for a kernel."""
     report = Report()
     plan = compile_graph(graph, gpu.target, fuel_from_knobs(), knobs.flag("TRACEFUSE_VERIFY"), report)
-    return CudaExecutable(graph, plan, gpu, report, breathe, cuda_graphs)
+    tuning: Tuning | None = None
+    if budget > 0 and candidates is not None:
+        from .tuning import tune
+
+        plan, tuning = tune(plan, gpu, budget, candidates, breathe)
+    out = CudaExecutable(graph, plan, gpu, report, breathe, cuda_graphs)
+    out.tuning = tuning
+    return out
