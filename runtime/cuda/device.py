@@ -32,7 +32,7 @@ class Gpu:
         self.main_stream = Stream(self, driver.new_stream())
         self.host = HostPool(self)
         self._local = threading.local()
-        self._loaded: dict[str, Function] = {}
+        self._loaded: weakref.WeakValueDictionary[str, Function] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
 
     @property
@@ -55,16 +55,18 @@ class Gpu:
     def load_all(
         self, work: Sequence[Work], breathe: Callable[[], None] = lambda: None, counts: Counts | None = None
     ) -> list[Function]:
-        """The code of kernels on this device: each is compiled once, those that are not on disk beside each other.
-        breathe: called between kernels; what it raises ends it."""
+        """The code of kernels on this device, which stays there as long as somebody refers to it. Kernels that are not on
+        disk are compiled beside each other. breathe: called between kernels; what it raises ends it."""
         keys = [kernel_text(*w) for w in work]
-        if not all(k in self._loaded for k in keys):
-            with self._lock:
-                missing = {k: w for k, w in zip(keys, work) if k not in self._loaded}
-                codes = self._codes(list(missing.values()), breathe, counts or Counts())
-                for key, code in zip(missing, codes, strict=True):
-                    self._loaded[key] = self.driver.load(code)
-        return [self._loaded[k] for k in keys]
+        found = {k: self._loaded.get(k) for k in keys}
+        missing = {k: w for k, w in zip(keys, work) if found[k] is None}
+        codes = self._codes(list(missing.values()), breathe, counts or Counts()) if missing else []
+        for key, code in zip(missing, codes, strict=True):
+            with self._lock:  # another thread may have been faster
+                found[key] = self._loaded.get(key)
+                if found[key] is None:
+                    found[key] = self._loaded[key] = self.driver.load(code)
+        return [f for f in map(found.__getitem__, keys) if f is not None]
 
     def _codes(self, work: list[Work], breathe: Callable[[], None], counts: Counts) -> list[KernelCode]:
         if not self.driver.interprets:

@@ -27,7 +27,7 @@ class Program:
 
     def __init__(self, plan: Plan, gpu: Gpu, breathe: Callable[[], None] = lambda: None, counts: Counts | None = None):
         self.plan, self.gpu = plan, gpu
-        gpu.load_all([(s.kernel, s.schedule) for s in plan.all_kernel_steps], breathe, counts)
+        loaded = gpu.load_all([(s.kernel, s.schedule) for s in plan.all_kernel_steps], breathe, counts)
         self._constants = [to_device(gpu, a) for a in plan.constants]
         self._constant_addresses = [a.address for a in self._constants]
         self.steps: list[KernelStep | HostStep | tuple[ControlStep, list[Program]]] = []
@@ -38,6 +38,7 @@ class Program:
                 self.steps.append((step, [Program(p, gpu) for p in step.plans]))
             else:
                 self.steps.append(step)
+        del loaded  # by now the steps refer to it
         self.straight = not plan.checks and all(isinstance(s, KernelStep) for s in self.steps)
         self.inputs = 1 + max((b.slot for b in plan.buffers if b.kind == "input"), default=-1)
         self._size_names = [str(d) for d in plan.dims]

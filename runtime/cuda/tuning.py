@@ -59,7 +59,7 @@ class _OutOfTime(Exception):
 class _Tuner:
     def __init__(self, plan: Plan, gpu: Gpu, budget: float, candidates: Candidates, breathe: Callable[[], None]):
         self.plan, self.gpu, self.candidates, self._breathe = plan, gpu, candidates, breathe
-        gpu.load_all([(s.kernel, s.schedule) for s in plan.all_kernel_steps], breathe)
+        self._loaded = gpu.load_all([(s.kernel, s.schedule) for s in plan.all_kernel_steps], breathe)
         self.start = time.perf_counter()
         self.end = self.start + budget
         self.longest = 0.0  # seconds that trying a schedule has taken
@@ -143,7 +143,7 @@ class _Tuner:
     def _compile(self, kernel: Kernel, schedules: Sequence[Schedule]) -> None:
         """All beside each other. What does not compile is found out later, one by one."""
         try:
-            self.gpu.load_all([(kernel, s) for s in schedules], self.breathe)
+            self._loaded += self.gpu.load_all([(kernel, s) for s in schedules], self.breathe)
         except _OutOfTime:
             raise
         except Exception:
