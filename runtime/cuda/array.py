@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ...ir.dim import contiguous_strides
 from ...ir.op import Attrs, OpDef, register_interpreter
 from .device import Gpu
 from .host import STAGED, is_pinned, packed
@@ -138,7 +137,12 @@ class DeviceArray:
 
 
 def _strides(shape: Shape, itemsize: int) -> Shape:
-    return tuple(int(s) * itemsize for s in contiguous_strides(shape))  # type: ignore[arg-type]
+    """In bytes, of elements that lie row by row."""
+    out = []
+    for n in reversed(shape):
+        out.append(itemsize)
+        itemsize *= n
+    return tuple(reversed(out))
 
 
 def _is_contiguous(shape: Shape, strides: Shape, want: int) -> bool:

@@ -17,14 +17,14 @@ from ...passes.pipeline import Report, compile_graph
 from .. import knobs
 from ..executable import CheckFailed, fuel_from_knobs
 from ..sizes import GraphSizes
-from .array import DeviceArray, empty, to_device, to_device_together
+from .array import DeviceArray, Shape, empty, to_device, to_device_together
 from .code import Counts
 from .copies import copied
 from .device import Gpu
 from .driver import OutOfDeviceMemory
 from .graphs import Graphs
 from .memory import block_size
-from .program import Program
+from .program import SETS_OF_SIZES, Program
 
 if TYPE_CHECKING:
     from ..tuning import Tuning
@@ -62,6 +62,7 @@ class CudaExecutable:
         self.hits, self.code_bytes = counts.hits, counts.code_bytes
         self.graphs = None if cuda_graphs is False else Graphs(self.program, cuda_graphs)
         self._sizes = GraphSizes(graph)
+        self._known: dict[tuple[Shape, ...], tuple[dict[str, int], list[Shape | None]]] = {}
         self._written = frozenset(s.target for s in graph.signature.outputs if s.kind == "write")
         self._fresh = [b.type if b.kind == "output" else None for b in (plan.buffers[b] for b in plan.outputs)]
 
@@ -82,14 +83,28 @@ class CudaExecutable:
         Inputs are arrays of this device, with the graph's dtypes and shapes, or of the host: those are copied, and copied
         back if they are written. Raises, with nothing written, CheckFailed when an index was out of range.
         """
-        sizes = self._sizes.of(inputs)
+        sizes, shapes = self._shapes(inputs)
         try:
-            return self._run(inputs, sizes)
+            return self._run(inputs, sizes, shapes)
         except OutOfDeviceMemory as e:
             needs = f"{self.graph.name} takes {self.peak(sizes):,} bytes besides its inputs"
             raise OutOfDeviceMemory(f"{e}; {needs}") from None
 
-    def _run(self, inputs: Sequence[Any], sizes: Mapping[str, int]) -> list[DeviceArray | None]:
+    def _shapes(self, inputs: Sequence[Any]) -> tuple[dict[str, int], list[Shape | None]]:
+        """The sizes of a call, and the shapes of its fresh outputs. ValueError if the inputs do not go together."""
+        key = tuple([a.shape for a in inputs])
+        found = self._known.get(key)
+        if found is None:
+            sizes = self._sizes.of(inputs)
+            shapes = [None if t is None else self._sizes.shape(t.shape, sizes) for t in self._fresh]
+            if len(self._known) >= SETS_OF_SIZES:
+                self._known.clear()
+            found = self._known[key] = (sizes, shapes)
+        return found
+
+    def _run(
+        self, inputs: Sequence[Any], sizes: Mapping[str, int], shapes: list[Shape | None]
+    ) -> list[DeviceArray | None]:
         given = [a if type(a) is np.ndarray or a.plain else copied(a) for a in inputs]
         count = len(self.graph.outputs)
         if self.graphs is not None:
@@ -99,8 +114,8 @@ class CudaExecutable:
                 return replayed[:count]
         given = self._on_device(given)
         outputs = [
-            None if t is None else empty(self.gpu, self._sizes.shape(t.shape, sizes), t.dtype.np, "outputs")
-            for t in self._fresh
+            None if t is None or shape is None else empty(self.gpu, shape, t.dtype.np, "outputs")
+            for t, shape in zip(self._fresh, shapes)
         ]
         failed = self.program.run(
             [a.address for a in given],

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .device import Event, Gpu
 
 SMALLEST = 4 << 10
+TINY = 4 << 10  # bytes of an array for which an array to copy it with costs more than a copy
 STAGED = 1 << 20  # bytes up to which uploads go through memory of ours
 WAITING = 256 << 20  # bytes of uploads on their way from which on the host waits for the first of them
 ALIGN = 16
@@ -88,13 +89,20 @@ class HostPool:
     def upload(self, target: int, arrays: Sequence[np.ndarray], offsets: Sequence[int], nbytes: int) -> None:
         """Copies arrays to `offsets` of device memory, as one copy of `nbytes`. They may be changed at once."""
         address, size = self.get(nbytes)
-        memory: Any = (ctypes.c_uint8 * nbytes).from_address(address)
-        staged = np.frombuffer(memory, np.uint8)
         for a, offset in zip(arrays, offsets, strict=True):
-            staged[offset : offset + a.nbytes].view(a.dtype).reshape(a.shape)[...] = a
+            _copy(address + offset, a)
         stream = self.gpu.stream.handle
         self.gpu.driver.copy_in(target, address, nbytes, stream)
         self.put_later(address, size)
+
+
+def _copy(address: int, a: np.ndarray) -> None:
+    """The elements of an array to an address, row by row."""
+    if a.nbytes <= TINY:
+        ctypes.memmove(address, a.tobytes(), a.nbytes)
+        return
+    memory: Any = (ctypes.c_uint8 * a.nbytes).from_address(address)
+    np.frombuffer(memory, a.dtype).reshape(a.shape)[...] = a
 
 
 def packed(arrays: Sequence[np.ndarray]) -> tuple[list[int], int]:

@@ -63,8 +63,9 @@ class Program:
 
     def temporaries(self, sizes: Sizes) -> int:
         """Bytes that a call takes besides inputs and outputs."""
+        arena = self.sized(sizes).arena
         inner = [p.temporaries(sizes) for s in self.steps if type(s) is tuple for p in s[1]]
-        return block_size(max(1, self.sized(sizes).arena)) + max(inner, default=0)
+        return (block_size(arena) if arena else 0) + max(inner, default=0)
 
     def bases(self, arena: int, inputs: Sequence[int], outputs: Sequence[int]) -> np.ndarray:
         """What the addresses of a call begin at, in the order of `Sized`."""
@@ -75,8 +76,8 @@ class Program:
         Returns the message of a check that failed, with nothing written; None if all is well."""
         gpu = self.gpu
         sized = self.sized(sizes)
-        arena = gpu.pool.get(max(1, sized.arena), "temporaries")
-        bases = self.bases(arena.address, inputs, outputs)
+        arena = gpu.pool.get(sized.arena, "temporaries") if sized.arena else None
+        bases = self.bases(0 if arena is None else arena.address, inputs, outputs)
         frame = sized.take(bases)
         gpu.driver.enter()
         if self.straight:
