@@ -341,7 +341,7 @@ class _Store:
 
     def kernel(self, step: Step) -> tuple[Schedule, tuple[float, float]] | None:
         found = self._get(self._kernel_key(step))
-        return None if found is None else (_schedule(found["schedule"]), tuple(found["seconds"]))
+        return None if found is None else (schedule_from(found["schedule"]), tuple(found["seconds"]))
 
     def put_kernel(self, step: Step, schedule: Schedule, seconds: tuple[float, float]) -> None:
         self._put(self._kernel_key(step), {"schedule": asdict(schedule), "seconds": seconds})
@@ -352,7 +352,7 @@ class _Store:
             return None
         kernels = [Tuned(k["kernel"], k["before"], k["after"], tuple(k["seconds"])) for k in found["kernels"]]
         tuning = Tuning(kernels, tuple(found["seconds"]), found["kept"], found["tried"], 0.0, found["why_not"])
-        return {name: _schedule(s) for name, s in found["schedules"].items()}, tuning
+        return {name: schedule_from(s) for name, s in found["schedules"].items()}, tuning
 
     def put_plan(self, schedules: dict[str, Schedule], tuning: Tuning) -> None:
         self._put(self.plan_key, {"schedules": {k: asdict(s) for k, s in schedules.items()}, **asdict(tuning)})
@@ -372,7 +372,7 @@ class _Store:
             self.cache.put(key, data)
 
 
-def _schedule(fields: dict[str, Any]) -> Schedule:
+def schedule_from(fields: dict[str, Any]) -> Schedule:
     """What `asdict` and JSON have made of one, as it was."""
     fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     fields["prefetch"] = tuple(tuple(p) for p in fields["prefetch"])

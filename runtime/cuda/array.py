@@ -6,18 +6,20 @@ It says where elements are, and moves them to and from the host; computing is do
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ...ir.dim import contiguous_strides
 from ...ir.dtypes import DType
 from ...ir.op import Attrs, OpDef, register_interpreter
 from .device import Gpu
+from .host import STAGED, is_pinned, packed
 from .memory import Block
 
 Shape = tuple[int, ...]
+ALIGN = 16  # bytes: what kernels rely on
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +31,11 @@ class Flags:
 
 class DeviceArray:
     """`shape` and `strides` (in bytes) of elements of `dtype`, from byte `offset` of `block` on. Immutable but for the
-    elements."""
+    elements. `contiguous`: whether they lie row by row, without gaps; `plain`: and at a multiple of `ALIGN` bytes."""
 
-    __slots__ = ("gpu", "block", "offset", "shape", "strides", "dtype", "base", "__weakref__")
+    __slots__ = (
+        "gpu", "block", "offset", "shape", "strides", "dtype", "base", "address", "contiguous", "plain", "__weakref__"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -45,12 +49,11 @@ class DeviceArray:
     ):
         self.gpu, self.block, self.offset, self.shape, self.dtype, self.base = gpu, block, offset, shape, dtype, base
         self.strides = _strides(shape, dtype.itemsize) if strides is None else strides
+        self.address = block.address + offset
+        self.contiguous = strides is None or _is_contiguous(shape, strides, dtype.itemsize)
+        self.plain = self.contiguous and not self.address % ALIGN
 
     # ---- what it is
-    @property
-    def address(self) -> int:
-        return self.block.address + self.offset
-
     @property
     def ndim(self) -> int:
         return len(self.shape)
@@ -66,16 +69,6 @@ class DeviceArray:
     @property
     def nbytes(self) -> int:
         return self.size * self.dtype.itemsize
-
-    @property
-    def contiguous(self) -> bool:
-        """Whether the elements lie row by row, without gaps."""
-        want = self.dtype.itemsize
-        for n, stride in zip(reversed(self.shape), reversed(self.strides)):
-            if n != 1 and stride != want:
-                return self.size == 0
-            want *= n
-        return True
 
     @property
     def byte_bounds(self) -> tuple[int, int]:
@@ -155,21 +148,60 @@ class DeviceArray:
 
 
 def _strides(shape: Shape, itemsize: int) -> Shape:
-    return tuple(int(s) * itemsize for s in contiguous_strides(shape))  # type: ignore[arg-type]
+    """In bytes, of elements that lie row by row."""
+    out = []
+    for n in reversed(shape):
+        out.append(itemsize)
+        itemsize *= n
+    return tuple(reversed(out))
 
 
-def empty(gpu: Gpu, shape: Shape, dtype: np.dtype) -> DeviceArray:
-    """An array of undefined content."""
-    return DeviceArray(gpu, gpu.pool.get(max(1, math.prod(shape) * dtype.itemsize)), shape, dtype)
+def _is_contiguous(shape: Shape, strides: Shape, want: int) -> bool:
+    for n, stride in zip(reversed(shape), reversed(strides)):
+        if n != 1 and stride != want:
+            return 0 in shape
+        want *= n
+    return True
 
 
-def to_device(gpu: Gpu, array: np.ndarray) -> DeviceArray:
-    """A copy of a host array."""
-    source = np.ascontiguousarray(array).reshape(array.shape)
+def empty(gpu: Gpu, shape: Shape, dtype: np.dtype, tag: str = "arrays") -> DeviceArray:
+    """An array of undefined content. tag: see `Pool.get`."""
+    return DeviceArray(gpu, gpu.pool.get(max(1, math.prod(shape) * dtype.itemsize), tag), shape, dtype)
+
+
+def to_device(gpu: Gpu, array: np.ndarray, non_blocking: bool = False) -> DeviceArray:
+    """A copy of a host array, which may be changed at once. non_blocking: it may not until the copy is made, if its memory
+    is pinned; then the host does not wait, however large it is."""
     out = empty(gpu, array.shape, array.dtype)
-    if source.size:
-        gpu.driver.copy_in(out.address, source.ctypes.data, source.nbytes, gpu.stream.handle)
+    write(gpu, out.address, array, non_blocking)
     return out
+
+
+def write(gpu: Gpu, address: int, array: np.ndarray, non_blocking: bool = False) -> None:
+    """The elements of a host array into device memory, row by row. See `to_device`."""
+    source = np.ascontiguousarray(array)
+    if not source.size:
+        return
+    keeps = non_blocking and is_pinned(source)
+    if source.nbytes <= STAGED and not keeps:
+        gpu.host.upload(address, [source], [0], source.nbytes)
+        return
+    gpu.driver.copy_in(address, source.ctypes.data, source.nbytes, gpu.stream.handle)
+    if keeps:
+        gpu.host.put_later(0, 0, source)
+    else:
+        gpu.stream.synchronize()
+
+
+def to_device_together(gpu: Gpu, arrays: Sequence[np.ndarray]) -> list[DeviceArray]:
+    """Copies of small host arrays, made by one copy: they share a block."""
+    if len(arrays) < 2:
+        return [to_device(gpu, a) for a in arrays]
+    offsets, nbytes = packed(arrays)
+    block = gpu.pool.get(max(1, nbytes))
+    if nbytes:
+        gpu.host.upload(block.address, arrays, offsets, nbytes)
+    return [DeviceArray(gpu, block, a.shape, a.dtype, None, o) for a, o in zip(arrays, offsets)]
 
 
 def share_memory(a: DeviceArray, b: DeviceArray) -> bool:

@@ -13,7 +13,9 @@ from ...ir.scalar import load
 from ...passes.pipeline import named
 from ...passes.schedule_gpu import schedule
 from .array import DeviceArray, Shape, empty
-from .launches import launch_once
+from .device import Gpu
+from .driver import Function
+from .launches import Alone
 
 WORDS: dict[int, DType] = {1: uint8, 2: uint16, 4: uint32, 8: uint64}
 
@@ -31,12 +33,10 @@ def copy(target: DeviceArray, source: DeviceArray) -> None:
     parts = target.itemsize // word  # complex128 is copied as two words
     axes = _merged(target.shape + (parts,), target.strides + (word,), source.strides + (word,), word)
     shape, to, at = zip(*axes)
-    kernel = _kernel(len(axes), WORDS[word])
     sizes = {f"n{k}": n for k, n in enumerate(shape)}
     sizes |= {f"s{k}": s for k, s in enumerate(at)} | {f"t{k}": s for k, s in enumerate(to)}
     gpu.driver.enter()
-    function = gpu.load(kernel, schedule(kernel, gpu.target))
-    launch_once(function, sizes, (source.address, target.address), gpu.stream.handle)
+    Alone(_loaded(gpu, len(axes), WORDS[word]), sizes, (source.address, target.address))(gpu.stream.handle)
 
 
 def contiguous(a: DeviceArray) -> DeviceArray:
@@ -66,6 +66,11 @@ def _merged(shape: Shape, to: Shape, at: Shape, word: int) -> list[tuple[int, in
 
 
 @functools.cache
+def _loaded(gpu: Gpu, rank: int, dtype: DType) -> Function:
+    kernel = _kernel(rank, dtype)
+    return gpu.load(kernel, schedule(kernel, gpu.target))
+
+
 def _kernel(rank: int, dtype: DType) -> Kernel:
     """y[i..] = x[i..] with sizes n0.., strides s0.. of x and t0.. of y."""
 

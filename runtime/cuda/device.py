@@ -14,6 +14,7 @@ from ...ir.kernel import Kernel, Schedule
 from ...ir.target import CUDA_SM90, Target
 from .code import Counts, KernelCode, Work, interpreted, kernel_text, machine_code
 from .driver import DeviceError, Driver, Function, drivers
+from .host import HostPool
 from .memory import Pool
 
 
@@ -27,10 +28,11 @@ class Gpu:
         cpu = INTERPRETER if driver.interprets else f"sm_{major}{minor}"
         self.target: Target = replace(CUDA_SM90, cpu=cpu)
         self.streams: weakref.WeakSet[Stream] = weakref.WeakSet()
-        self.main_stream = Stream(self, driver.new_stream())
         self.pool = Pool(self)
+        self.main_stream = Stream(self, driver.new_stream())
+        self.host = HostPool(self)
         self._local = threading.local()
-        self._loaded: dict[str, Function] = {}
+        self._loaded: weakref.WeakValueDictionary[str, Function] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
 
     @property
@@ -53,16 +55,18 @@ class Gpu:
     def load_all(
         self, work: Sequence[Work], breathe: Callable[[], None] = lambda: None, counts: Counts | None = None
     ) -> list[Function]:
-        """The code of kernels on this device: each is compiled once, those that are not on disk beside each other.
-        breathe: called between kernels; what it raises ends it."""
+        """The code of kernels on this device, which stays there as long as somebody refers to it. Kernels that are not on
+        disk are compiled beside each other. breathe: called between kernels; what it raises ends it."""
         keys = [kernel_text(*w) for w in work]
-        if not all(k in self._loaded for k in keys):
-            with self._lock:
-                missing = {k: w for k, w in zip(keys, work) if k not in self._loaded}
-                codes = self._codes(list(missing.values()), breathe, counts or Counts())
-                for key, code in zip(missing, codes, strict=True):
-                    self._loaded[key] = self.driver.load(code)
-        return [self._loaded[k] for k in keys]
+        found = {k: self._loaded.get(k) for k in keys}
+        missing = {k: w for k, w in zip(keys, work) if found[k] is None}
+        codes = self._codes(list(missing.values()), breathe, counts or Counts()) if missing else []
+        for key, code in zip(missing, codes, strict=True):
+            with self._lock:  # another thread may have been faster
+                found[key] = self._loaded.get(key)
+                if found[key] is None:
+                    found[key] = self._loaded[key] = self.driver.load(code)
+        return [f for f in map(found.__getitem__, keys) if f is not None]
 
     def _codes(self, work: list[Work], breathe: Callable[[], None], counts: Counts) -> list[KernelCode]:
         if not self.driver.interprets:
@@ -95,11 +99,6 @@ class Stream:
         """What the stream is given from now on waits for the event."""
         self.gpu.driver.wait(self.handle, event.handle)
 
-    @property
-    def number(self) -> int:
-        """The stream as other libraries know it: its CUDA handle."""
-        return self.gpu.driver.stream_number(self.handle)
-
     def wait_stream(self, other: "Stream") -> None:
         """What the stream is given from now on waits for all that `other` has been given until now."""
         if other is not self:
@@ -107,9 +106,14 @@ class Stream:
             other.record(event)
             self.wait(event)
 
+    @property
+    def number(self) -> int:
+        """The stream as other libraries know it: its CUDA handle."""
+        return self.gpu.driver.stream_number(self.handle)
+
     def __del__(self) -> None:
         if self._owned:
-            self.gpu.driver.release_stream(self.handle)
+            self.gpu.pool.retire(self.handle)
 
 
 class Event:

@@ -15,7 +15,7 @@ from ...ir.dtypes import from_numpy
 from ...ir.graph import Graph, GraphBuilder
 from ...ir.op import Attrs, OpDef, get_op
 from ...ir.types import TensorType
-from .array import DeviceArray, share_memory, to_device
+from .array import DeviceArray, empty, share_memory, to_device
 from .copies import contiguous, copied, copy
 from .device import Gpu
 from .driver import DeviceError
@@ -89,8 +89,13 @@ def assign(target: DeviceArray, value: Any) -> None:
 
 
 def transferred(a: DeviceArray, gpu: Gpu) -> DeviceArray:
-    """A contiguous copy on another device."""
-    return to_device(gpu, a.numpy())
+    """A contiguous copy on another device, made without the host."""
+    source, out = contiguous(a), empty(gpu, a.shape, a.dtype)
+    if source.size:
+        gpu.stream.wait_stream(a.gpu.stream)
+        gpu.driver.copy_peer(out.address, source.address, source.nbytes, a.gpu.driver, gpu.stream.handle)
+        a.gpu.stream.wait_stream(gpu.stream)  # so that the source's memory is not handed out before
+    return out
 
 
 def _view(op: OpDef, a: DeviceArray, attrs: Attrs) -> DeviceArray:

@@ -68,6 +68,7 @@ class EmulatedDevice:
         self._blocks: dict[int, np.ndarray] = {}
         self._starts: list[int] = []  # of the blocks, sorted
         self._host: dict[int, np.ndarray] = {}
+        self._streams: weakref.WeakSet[_Stream] = weakref.WeakSet()
         self._numbered: weakref.WeakValueDictionary[int, _Stream] = weakref.WeakValueDictionary()
 
     def enter(self) -> None:
@@ -96,7 +97,8 @@ class EmulatedDevice:
         self._starts.remove(address)
 
     def trim(self) -> None:
-        pass
+        for stream in list(self._streams):
+            self._drain(stream)
 
     def host_memory(self, nbytes: int) -> int:
         block = np.empty(max(1, nbytes), np.uint8)
@@ -136,7 +138,10 @@ class EmulatedDevice:
         return left
 
     # ---- order
-    def _do(self, stream: _Stream, action: Any, *arguments: Any) -> None:
+    def _do(self, stream: _Stream | int, action: Any, *arguments: Any) -> None:
+        if isinstance(stream, int):  # another library's: it has nothing of its own to do here
+            action(*arguments)
+            return
         if stream.graph is not None:
             stream.graph.append((action, arguments))
             return
@@ -152,7 +157,9 @@ class EmulatedDevice:
                 action(*arguments)
 
     def new_stream(self) -> Any:
-        return _Stream()
+        stream = _Stream()
+        self._streams.add(stream)
+        return stream
 
     def release_stream(self, stream: _Stream) -> None:
         self._drain(stream)
@@ -170,8 +177,8 @@ class EmulatedDevice:
     def release_event(self, event: _Event) -> None:
         pass
 
-    def record(self, event: _Event, stream: _Stream) -> None:
-        event.at, event.stream = None, stream
+    def record(self, event: _Event, stream: _Stream | int) -> None:
+        event.at, event.stream = None, stream if isinstance(stream, _Stream) else None
         self._do(stream, self._pass, event)
 
     def _pass(self, event: _Event) -> None:
@@ -191,7 +198,9 @@ class EmulatedDevice:
         assert start.at is not None and end.at is not None
         return (end.at - start.at) * 1e3
 
-    def synchronize(self, stream: _Stream) -> None:
+    def synchronize(self, stream: _Stream | int) -> None:
+        if isinstance(stream, int):
+            return
         if stream.graph is not None:
             raise DeviceError("a stream can't be waited for while a graph is captured")
         self._drain(stream)

@@ -94,13 +94,17 @@ class Frame:
         self.kernels: list[Launch] = [launch for launch in self.launches if launch is not None]
 
 
-def launch_once(function: Function, sizes: Mapping[str, int], buffers: Sequence[int], stream: Any) -> None:
-    """One launch of a kernel by itself. The device must have been entered."""
-    grid = function.code.programs(sizes)
-    if 0 in grid:
-        return
-    words = np.zeros(function.parameters, np.int64)
-    given = (*buffers, *(sizes[d] for d in function.code.dims))
-    words[: len(given)] = given
-    table = words.ctypes.data + 8 * np.arange(len(words), dtype=np.int64)
-    function.bind(grid, table.ctypes.data)(stream)
+class Alone:
+    """Launches of a kernel by itself. scratch: the address of its scratch memory, if it needs some. The device must have
+    been entered."""
+
+    def __init__(self, function: Function, sizes: Mapping[str, int], buffers: Sequence[int], scratch: int = 0):
+        grid = function.code.programs(sizes)
+        given = (*buffers, *(sizes[d] for d in function.code.dims), scratch, 0)[: function.parameters]
+        self._words = np.array(given, np.int64)
+        self._table = self._words.ctypes.data + 8 * np.arange(len(given), dtype=np.int64)
+        self._launch = function.bind(grid, self._table.ctypes.data) if 0 not in grid else None
+
+    def __call__(self, stream: Any) -> None:
+        if self._launch is not None:
+            self._launch(stream)

@@ -7,6 +7,8 @@ are good for the other. Contexts are current per thread, and others may change t
 from __future__ import annotations
 
 import importlib
+import weakref
+from collections import deque
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
@@ -19,6 +21,7 @@ OLDEST_DRIVER = 12000  # CUDA 12.0
 OLDEST_TRITON = (3, 6)
 OLDEST_CAPABILITY = (8, 0)
 STATIC_SHARED = 48 << 10  # bytes of shared memory that a program gets without asking
+UNLOADED = 64  # modules that wait to be unloaded, as the device is waited for then
 NONE = "there is no NVIDIA GPU, or CUDA_VISIBLE_DEVICES hides it"
 
 
@@ -44,11 +47,11 @@ def _bindings() -> Any:
     except ImportError:
         raise DeviceError(f"GPUs need NVIDIA's cuda-core: {INSTALL}") from None
     try:
-        version = _call(cuda.cuDriverGetVersion)
-    except DeviceError:
-        raise
+        status, version = cuda.cuDriverGetVersion()
     except RuntimeError:
         raise DeviceError("there is no NVIDIA driver (libcuda) on this machine") from None
+    if status:
+        raise _error(status, "cuDriverGetVersion")
     if version < OLDEST_DRIVER:
         raise DeviceError(
             f"the NVIDIA driver is for CUDA {version // 1000}.{version % 1000 // 10}, tracefuse needs one for 12.0 or "
@@ -75,7 +78,12 @@ def _check_triton() -> None:
 
 def _call(function: Callable[..., tuple], *arguments: Any) -> Any:
     """What a function of the driver gives besides its status. DeviceError, with CUDA's name and text, if it fails."""
-    status, *values = function(*arguments)
+    try:
+        status, *values = function(*arguments)
+    except RuntimeError as e:  # NVIDIA's library looks for functions in the driver when they are called
+        raise DeviceError(
+            f"{function.__name__}: {e}; the NVIDIA driver is too old for the installed cuda-bindings"
+        ) from None
     if status:
         raise _error(status, function.__name__)
     return values[0] if len(values) == 1 else tuple(values) or None
@@ -116,6 +124,7 @@ class NvidiaDevice:
         self.cuda, self.index, self.handle, self.properties = cuda, index, handle, properties
         self.context = _call(cuda.cuDevicePrimaryCtxRetain, handle)
         pools = cuda.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED
+        self._unloaded: deque[Any] = deque()  # modules that nobody refers to
         self._pool = None  # the driver's own memory pool; None where it has none
         if _call(cuda.cuDeviceGetAttribute, pools, handle):
             self._pool = _call(cuda.cuDeviceGetDefaultMemPool, handle)
@@ -190,7 +199,7 @@ class NvidiaDevice:
         return int(stream)
 
     def foreign_stream(self, number: int | None) -> Any:
-        return self.cuda.CUstream(number or 1)
+        return self.cuda.CUstream(1 if number is None else number)
 
     def new_event(self, timing: bool) -> Any:
         flags = self.cuda.CUevent_flags
@@ -226,7 +235,11 @@ class NvidiaDevice:
     # ---- kernels
     def load(self, code: KernelCode) -> Function:
         self.enter()
-        return _Loaded(self.cuda, code)
+        if len(self._unloaded) >= UNLOADED:
+            _call(self.cuda.cuCtxSynchronize)  # nothing of it runs any more
+            while self._unloaded:
+                _call(self.cuda.cuModuleUnload, self._unloaded.popleft())
+        return _Loaded(self, code)
 
     # ---- graphs
     def begin_capture(self, stream: Any) -> None:
@@ -250,14 +263,15 @@ class NvidiaDevice:
 class _Loaded:
     """A kernel on a device. See `Function`."""
 
-    def __init__(self, cuda: Any, code: KernelCode):
-        image = code.image
+    def __init__(self, device: NvidiaDevice, code: KernelCode):
+        image, cuda = code.image, device.cuda
         assert image is not None
         self.cuda, self.code, self.parameters = cuda, code, image.parameters
         try:
             self.module = _call(cuda.cuModuleLoadData, image.data)
         except DeviceError as e:
             raise DeviceError(f"{code.name} can't be loaded, perhaps for want of a newer driver: {e}") from None
+        weakref.finalize(self, device._unloaded.append, self.module).atexit = False
         self.function = _call(cuda.cuModuleGetFunction, self.module, image.symbol.encode())
         if image.shared > STATIC_SHARED:
             limit = cuda.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES

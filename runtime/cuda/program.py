@@ -10,10 +10,11 @@ from ...ir import dim
 from ...ir.interpreter import concrete_attrs
 from ...ir.plan import ControlStep, HostStep, Plan, Step
 from ...ir.types import TensorType
-from .array import DeviceArray, empty, to_device
+from .array import DeviceArray, empty, to_device, write
 from .code import Counts
 from .device import Gpu
 from .launches import Frame, KernelStep, Sized
+from .memory import block_size
 
 Sizes = Mapping[str, int]
 
@@ -26,7 +27,7 @@ class Program:
 
     def __init__(self, plan: Plan, gpu: Gpu, breathe: Callable[[], None] = lambda: None, counts: Counts | None = None):
         self.plan, self.gpu = plan, gpu
-        gpu.load_all([(s.kernel, s.schedule) for s in plan.all_kernel_steps], breathe, counts)
+        loaded = gpu.load_all([(s.kernel, s.schedule) for s in plan.all_kernel_steps], breathe, counts)
         self._constants = [to_device(gpu, a) for a in plan.constants]
         self._constant_addresses = [a.address for a in self._constants]
         self.steps: list[KernelStep | HostStep | tuple[ControlStep, list[Program]]] = []
@@ -37,7 +38,9 @@ class Program:
                 self.steps.append((step, [Program(p, gpu) for p in step.plans]))
             else:
                 self.steps.append(step)
+        del loaded  # by now the steps refer to it
         self.straight = not plan.checks and all(isinstance(s, KernelStep) for s in self.steps)
+        self.inputs = 1 + max((b.slot for b in plan.buffers if b.kind == "input"), default=-1)
         self._size_names = [str(d) for d in plan.dims]
         self._sized: dict[tuple[int, ...], Sized] = {}
 
@@ -48,27 +51,33 @@ class Program:
         chosen = [(*by_name[name], size) for name, size in function.code.buffers]
         return KernelStep(function, tuple(b for b, _, _ in chosen), tuple(o * size for _, o, size in chosen))
 
-    def sized(self, inputs: int, sizes: Sizes) -> Sized:
-        """The launches for a number of inputs and these sizes."""
+    def sized(self, sizes: Sizes) -> Sized:
+        """The launches for these sizes."""
         key = tuple([sizes[name] for name in self._size_names])
         found = self._sized.get(key)
         if found is None:
             if len(self._sized) >= SETS_OF_SIZES:
                 self._sized.clear()
-            found = self._sized[key] = Sized(self.plan, self.steps, inputs, sizes)
+            found = self._sized[key] = Sized(self.plan, self.steps, self.inputs, sizes)
         return found
+
+    def temporaries(self, sizes: Sizes) -> int:
+        """Bytes that a call takes besides inputs and outputs."""
+        arena = self.sized(sizes).arena
+        inner = [p.temporaries(sizes) for s in self.steps if type(s) is tuple for p in s[1]]
+        return (block_size(arena) if arena else 0) + max(inner, default=0)
 
     def bases(self, arena: int, inputs: Sequence[int], outputs: Sequence[int]) -> np.ndarray:
         """What the addresses of a call begin at, in the order of `Sized`."""
-        return np.array([0, arena, *inputs, *self._constant_addresses, *outputs], np.int64)
+        return np.array([0, arena, *inputs[: self.inputs], *self._constant_addresses, *outputs], np.int64)
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int], sizes: Sizes) -> str | None:
         """Fills `outputs` (addresses; of those that the plan does not write itself any) and what it writes of `inputs`.
         Returns the message of a check that failed, with nothing written; None if all is well."""
         gpu = self.gpu
-        sized = self.sized(len(inputs), sizes)
-        arena = gpu.pool.get(max(1, sized.arena))
-        bases = self.bases(arena.address, inputs, outputs)
+        sized = self.sized(sizes)
+        arena = gpu.pool.get(sized.arena, "temporaries") if sized.arena else None
+        bases = self.bases(0 if arena is None else arena.address, inputs, outputs)
         frame = sized.take(bases)
         gpu.driver.enter()
         if self.straight:
@@ -114,11 +123,6 @@ class Program:
             stream.synchronize()
         return out
 
-    def _write(self, address: int, array: np.ndarray) -> None:
-        source = np.ascontiguousarray(array)
-        if source.size:
-            self.gpu.driver.copy_in(address, source.ctypes.data, source.nbytes, self.gpu.stream.handle)
-
     def _on_host(self, step: HostStep, at: list[int], sizes: Sizes) -> None:
         """The op's reference, on copies of its operands in host memory."""
         node = step.node
@@ -130,7 +134,7 @@ class Program:
             raise
         for b, result in zip(step.results, out if type(out) is tuple else (out,), strict=True):
             if b >= 0:
-                self._write(at[b], result)
+                write(self.gpu, at[b], result)
 
     # ---- control flow
     def _control(self, step: ControlStep, programs: list["Program"], at: list[int], sizes: Sizes) -> str | None:

@@ -272,6 +272,9 @@ class FakeDriver:
         self._here()
         return H.CUmodule(kernel=pickle.loads(image))
 
+    def cuModuleUnload(self, hmod: H.CUmodule):
+        return (OK,)
+
     def cuModuleGetFunction(self, hmod: H.CUmodule, name: bytes):
         assert name == hmod.kernel.name.encode()
         return H.CUfunction(kernel=hmod.kernel)

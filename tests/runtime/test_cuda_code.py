@@ -94,7 +94,7 @@ def test_devices_that_triton_does_not_know_get_ptx(monkeypatch):
     def compile_code(kernel, capability):
         if capability > 120 or "bad" in kernel.source:
             raise ValueError(f"{kernel.source} for {capability}")
-        return backend.Code("k", b"cubin", "ptx", 128, 0, 0, 3)
+        return backend.Code("k", b"cubin", "ptx", 128, 0, 0, 1, 3)
 
     monkeypatch.setattr(backend, "compile_code", compile_code)
     assert compiling.compile_image(kernel("good"), 90).data == b"cubin"

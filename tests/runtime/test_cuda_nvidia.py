@@ -188,6 +188,19 @@ def test_errors_have_the_name_and_text_of_the_driver(driver):
         device.synchronize(stream)
 
 
+def test_functions_that_the_driver_lacks(driver, monkeypatch):
+    device = nvidia.devices()[0]
+
+    def cuStreamCreate(flags: int) -> tuple:
+        raise RuntimeError("function cuStreamCreate is not found")
+
+    monkeypatch.setattr(device.cuda, "cuStreamCreate", cuStreamCreate)
+    with pytest.raises(
+        DeviceError, match="cuStreamCreate is not found; the NVIDIA driver is too old for the installed"
+    ):
+        device.new_stream()
+
+
 def test_memory_that_is_not_there(driver):
     gpu = Gpu(nvidia.devices()[0])
     with pytest.raises(OutOfDeviceMemory, match="cuda:0 is out of memory: 2,[0-9,]+ bytes were asked for"):
@@ -274,6 +287,21 @@ def test_large_shared_memory_and_scratch(driver, monkeypatch):
     assert called(driver, "cuFuncSetAttribute")[0][2] == 100 << 10
     (global_scratch, profile_scratch) = scratch[-1]
     assert any(at <= global_scratch < at + b.size for at, b in driver.blocks.items()) and profile_scratch == 0
+
+
+def test_code_that_nobody_needs_is_unloaded(driver, monkeypatch):
+    """When nothing of it can be running: the device is waited for."""
+    monkeypatch.setattr(nvidia, "UNLOADED", 2)
+    gpu = Gpu(nvidia.devices()[0])
+    for k in range(5):
+        builder = GraphBuilder("f")
+        v = builder.input(TensorType(float32, (9, 33 + k)), "x")
+        with builder:
+            out = ops.exp(v)
+        build(builder.finish([out]), gpu).run([to_device(gpu, normal(9, 33 + k))])
+    names = [name for name, _ in driver.calls if name in ("cuModuleLoadData", "cuModuleUnload", "cuCtxSynchronize")]
+    load, unload = "cuModuleLoadData", ["cuCtxSynchronize", "cuModuleUnload", "cuModuleUnload"]
+    assert names == [load, load, *unload, load, load, *unload, load]
 
 
 def test_code_that_the_driver_does_not_take(driver):
