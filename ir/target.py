@@ -13,7 +13,8 @@ class Target:
 
     isa: the class that fixes reduction order ("avx512", "avx2", "neon", "scalar", "cuda"). vector_bytes: width of a
     vector register. registers: how many of them. l1, l2: data cache bytes of one core. masked: whether masked loads and
-    stores are cheap.
+    stores are cheap. unordered_sums: whether sums of scattered floats may be added up in any order, which is faster, and
+    gives other last bits every time (on GPUs).
     """
 
     isa: str
@@ -25,6 +26,7 @@ class Target:
     l1: int = 32 * 1024
     l2: int = 1024 * 1024
     masked: bool = False
+    unordered_sums: bool = False
 
     def lanes(self, dtype: DType) -> int:
         """Elements of `dtype` in a vector register."""
@@ -32,7 +34,8 @@ class Target:
 
     @property
     def key(self) -> str:
-        return f"{self.isa} {self.triple} {self.cpu} {self.features}"
+        unordered = " unordered" if self.unordered_sums else ""
+        return f"{self.isa} {self.triple} {self.cpu} {self.features}{unordered}"
 
 
 AVX512 = Target("avx512", "x86_64-unknown-linux-gnu", "skylake-avx512", "", 64, 32, masked=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Callable
 
@@ -24,9 +25,11 @@ from .memory import AnyStep, HostDraft, Planner, lower_groups, order_drafts
 from .prepare import prepare
 from .rebase import rebase
 from .rows import cache_rows
+from .scattering import scattering
 from .schedule import schedule
 from .schedule_gpu import schedule as schedule_on_gpu
 from .simplify import eliminate_dead, fill_empty, share, simplify
+from .sorting import sorting
 from .split import split
 
 GraphPass = Callable[[Graph, Fuel], Graph]
@@ -44,6 +47,11 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
     ("dce", lambda g, fuel: eliminate_dead(g)),
     ("prepare", lambda g, fuel: prepare(g)),
 )
+# For GPUs, behind "fill_empty": what has one order on the host becomes work for many processors.
+GPU_PASSES: tuple[tuple[str, Callable[[Graph, Fuel, Target], Graph]], ...] = (
+    ("scattering", scattering),
+    ("sorting", sorting),
+)
 REQUIRED = frozenset(("decompose", "check_indices", "fill_empty", "prepare"))  # the backends cannot do without these
 KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("collapse", collapse),
@@ -51,7 +59,10 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("contract", contract),
 )
 NAMES = frozenset(
-    [n for n, _ in GRAPH_PASSES] + [n for n, _ in KERNEL_PASSES] + ["fuse", "recompute", "fold", "rebase", "control"]
+    [n for n, _ in GRAPH_PASSES]
+    + [n for n, _ in GPU_PASSES]
+    + [n for n, _ in KERNEL_PASSES]
+    + ["fuse", "recompute", "fold", "rebase", "control"]
 )
 
 
@@ -64,12 +75,25 @@ class Report:
     graph: Graph | None = None
 
 
+def graph_passes(target: Target | None) -> Iterator[tuple[str, GraphPass]]:
+    """The graph passes for a target, in order."""
+    for name, run in GRAPH_PASSES:
+        yield name, run
+        if name == "fill_empty" and target is not None and target.isa == "cuda":
+            yield from ((n, lambda g, fuel, p=p: p(g, fuel, target)) for n, p in GPU_PASSES)
+
+
 def optimize(
-    graph: Graph, fuel: Fuel, report: Report | None = None, verify: bool = False, inside: bool = False
+    graph: Graph,
+    fuel: Fuel,
+    report: Report | None = None,
+    verify: bool = False,
+    inside: bool = False,
+    target: Target | None = None,
 ) -> Graph:
     """Runs the graph passes. With `verify`, the graph is checked after each of them. `inside`: a node holds it."""
     report = report or Report()
-    for name, run in GRAPH_PASSES:
+    for name, run in graph_passes(target):
         if name in fuel.disabled and name not in REQUIRED:
             continue
         start = time.perf_counter()
@@ -94,7 +118,7 @@ def compile_graph(
     then given memory that is aligned for single elements only."""
     report = report or Report()
     fuel = report.fuel = fuel or Fuel()
-    graph = optimize(graph, fuel, report, verify, inside)
+    graph = optimize(graph, fuel, report, verify, inside, target)
     report.graph = graph
     start = time.perf_counter()
     partition = fuse(graph, fuel)
