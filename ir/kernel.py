@@ -54,7 +54,8 @@ class Reduction:
     the index of its first occurrence, NaN counting as extreme); "welford" (one input; results: mean and sum of squared
     deviations). `names` name the results. The order of combination is fixed by the extents and the target's lanes.
     running: a scan ("sum" or "prod", in a stage of one axis): the result at a point is the fold of the points up to and
-    including that one, and only the stores of the stage itself may read it.
+    including that one, and only the stores of the stage itself may read it. The same of "sort", on GPUs: the result at
+    point k is the k-th smallest integer of the row, which one block of points holds.
     """
 
     names: tuple[str, ...]
@@ -66,7 +67,8 @@ class Reduction:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Writes `value` to `buffer` at `index` where every Dim of `mask` is >= 0. accumulate: "add" for scatter-add."""
+    """Writes `value` to `buffer` at `index` where every Dim of `mask` is >= 0. accumulate: "add" or "max" to put
+    it together with what is there."""
 
     buffer: str
     index: tuple[DimLike | Expr, ...]
@@ -77,9 +79,13 @@ class Store:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
+    """span, for reductions over one axis, on GPUs: only the points from the first to before the second value are folded,
+    which depend on the outer point, and rise with it."""
+
     axes: tuple[Axis, ...]
     reductions: tuple[Reduction, ...] = ()
     stores: tuple[Store, ...] = ()
+    span: tuple[Expr, Expr] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,8 +188,10 @@ class Schedule:
 
 
 def roots(stage: Stage) -> list[Expr]:
-    """The expressions a stage evaluates: reduction inputs, then stored values."""
-    return [x for r in stage.reductions for x in r.inputs] + [s.value for s in stage.stores]
+    """The expressions a stage evaluates: reduction inputs, then stored values, then computed places and bounds."""
+    values = [x for r in stage.reductions for x in r.inputs] + [s.value for s in stage.stores]
+    places = [i for s in stage.stores for i in s.index if isinstance(i, Expr)]
+    return [*values, *places, *(stage.span or ())]
 
 
 def offset(buffer: Buffer, at: tuple) -> DimLike:
@@ -240,9 +248,6 @@ def index_expressions(kernel: Kernel) -> Iterator[DimLike]:
     for s in kernel.stages:
         for x in s.stores:
             yield from (i for i in (*x.index, *x.mask) if not isinstance(i, Expr))
-            for i in x.index:
-                if isinstance(i, Expr):
-                    yield from (d for e in walk(i) if e.op == "index" for d in (e.attr,))
     for a in kernel.all_axes:
         yield a.extent
     for b in kernel.params:
@@ -267,16 +272,25 @@ def map_loads(kernel: Kernel, change: Callable[[Load], Load]) -> Kernel:
 
     memo: dict[int, Expr] = {}
 
-    def stage_of(s: Stage) -> Stage:
-        return replace(
-            s,
-            reductions=tuple(
-                replace(r, inputs=tuple(transform(x, leaf, memo) for x in r.inputs)) for r in s.reductions
-            ),
-            stores=tuple(replace(x, value=transform(x.value, leaf, memo)) for x in s.stores),
-        )
+    def rewrite(e: Expr) -> Expr:
+        return transform(e, leaf, memo)
 
     anchor = kernel.anchor
     if anchor is not None:
-        anchor = replace(anchor, lhs=transform(anchor.lhs, leaf, memo), rhs=transform(anchor.rhs, leaf, memo))
-    return replace(kernel, stages=tuple(map(stage_of, kernel.stages)), anchor=anchor)
+        anchor = replace(anchor, lhs=rewrite(anchor.lhs), rhs=rewrite(anchor.rhs))
+    return replace(kernel, stages=tuple(map_stage(s, rewrite) for s in kernel.stages), anchor=anchor)
+
+
+def map_stage(s: Stage, rewrite: Callable[[Expr], Expr]) -> Stage:
+    """The stage with every expression rewritten, computed places and bounds too."""
+
+    def stored(x: Store) -> Store:
+        index = tuple(rewrite(i) if isinstance(i, Expr) else i for i in x.index)
+        return replace(x, value=rewrite(x.value), index=index)
+
+    return replace(
+        s,
+        reductions=tuple(replace(r, inputs=tuple(map(rewrite, r.inputs))) for r in s.reductions),
+        stores=tuple(map(stored, s.stores)),
+        span=s.span and (rewrite(s.span[0]), rewrite(s.span[1])),
+    )

@@ -75,8 +75,9 @@ def format_kernel(k: Kernel) -> str:
         lines.append(f"      lhs {format_expr(c.lhs)}")
         lines.append(f"      rhs {format_expr(c.rhs)}")
     for s in k.stages:
-        lines.append(f"    for {_axes(s.axes)}:" if s.axes else "    then:")
         names: dict[int, str] = {}
+        span = f" from {format_expr(s.span[0])} to {format_expr(s.span[1])}" if s.span else ""
+        lines.append(f"    for {_axes(s.axes)}{span}:" if s.axes else "    then:")
         roots = [x for r in s.reductions for x in r.inputs] + [x.value for x in s.stores]
         for e in _shared(roots):
             text = format_expr(e, names)
@@ -95,7 +96,7 @@ def format_kernel(k: Kernel) -> str:
 def _store(s: Store, names: dict[int, str]) -> str:
     inner = ", ".join(format_expr(i, names) if isinstance(i, Expr) else str(i) for i in s.index)
     guard = f" if {' & '.join(f'{d} >= 0' for d in s.mask)}" if s.mask else ""
-    sign = "+=" if s.accumulate == "add" else "="
+    sign = {"": "=", "add": "+=", "max": "max="}[s.accumulate]
     return f"{s.buffer}[{inner}] {sign} {format_expr(s.value, names)}{guard}"
 
 

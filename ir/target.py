@@ -34,7 +34,8 @@ class Target:
     isa: the class that fixes reduction order ("avx512", "avx2", "neon", "scalar", "cuda"). vector_bytes: width of a
     vector register. registers: how many of them. l1, l2: data cache bytes of one core. masked: whether masked loads and
     stores are cheap. gpu: None for CPUs; `cpu` is a compute capability otherwise ("sm_90"), and registers are a thread's.
-    precision: how GPUs multiply float32, as in `Schedule`.
+    precision: how GPUs multiply float32, as in `Schedule`. unordered_sums: whether they may add up sums of scattered floats
+    in any order, which is faster, and gives other last bits every time.
     """
 
     isa: str
@@ -48,6 +49,7 @@ class Target:
     masked: bool = False
     gpu: Gpu | None = None
     precision: str = "tf32x3"
+    unordered_sums: bool = False
 
     def lanes(self, dtype: DType) -> int:
         """Elements of `dtype` in a vector register."""
@@ -56,7 +58,8 @@ class Target:
     @property
     def key(self) -> str:
         own = f"{self.isa} {self.triple} {self.cpu} {self.features}"
-        return own if self.gpu is None else f"{own} {self.gpu.multiprocessors} {self.precision}"
+        unordered = " unordered" if self.unordered_sums else ""
+        return own if self.gpu is None else f"{own} {self.gpu.multiprocessors} {self.precision}{unordered}"
 
 
 AVX512 = Target("avx512", "x86_64-unknown-linux-gnu", "skylake-avx512", "", 64, 32, masked=True)

@@ -13,9 +13,9 @@ from .access import divisions
 
 
 def collapse(kernel: Kernel, target: Target) -> Kernel:
-    """Needs plain kernels; kernels with an anchor are left alone. Leaves no two adjacent axes that could be one, and last
+    """Needs plain kernels; those with an anchor, or stores where values say, or parts of rows are left alone. Leaves no two adjacent axes that could be one, and last
     axes that fill a vector register where there is something to fill it with."""
-    if kernel.anchor is not None or kernel.scatters:
+    if kernel.anchor is not None or kernel.scatters or any(s.span for s in kernel.stages):
         return kernel
     while True:
         new = _collapse_outer(kernel, 0) or _collapse_inner(kernel, 0)

@@ -20,7 +20,7 @@ from ..ir.types import Shape
 from .access import Access, Index, Source, complicated, is_virtual, most_divisions, scalar_cost
 from .fuel import Fuel
 from .group import Group, axis_symbol, memory_root, node_cost, reduced_axes
-from .host import ANCHORS, REDUCTIONS, SCANS, on_host
+from .host import ANCHORS, OVERWRITERS, REDUCTIONS, SCANS, SEARCHES, on_host
 
 RECOMPUTE_COST = 6  # a value that costs no more than this from one stored tensor is recomputed rather than stored
 GROUP_COST = 600  # instructions of one kernel: longer chains gain nothing, and compile slower and slower
@@ -51,7 +51,7 @@ class Fuser:
         self.groups: dict[Group, None] = {}  # in the order they were started
         self.through: dict[Node, int] = {}  # nodes that run nowhere: how many in a row end here
         self.siblings: dict[tuple, Group] = {}
-        self.pinned = {memory_root(v) for n in graph.nodes for v in addressed(n)}
+        self.pinned = {memory_root(v) for n in graph.nodes for v in (*addressed(n), *overwritten(n))}
 
     def run(self) -> Partition:
         for node in self.graph.nodes:
@@ -100,8 +100,11 @@ class Fuser:
 
         if node.op.name == "gather":
             return self.access.gather_sources(node, at, True)
-        if node.op.name == "random_bits":
-            return list(self.access.sources(node.inputs[0], None, False))
+        if node.op.name == "random_bits" or node.op.name in SEARCHES:
+            found = list(self.access.sources(node.inputs[0], None, False))
+            for v in node.inputs[1:]:
+                found += self.access.sources(v, broadcast_index(at, v.shape))
+            return found
         return [s for v in node.inputs for s in self.access.sources(v, broadcast_index(at, v.shape))]
 
     def _pointwise(self, node: Node) -> None:
@@ -366,7 +369,7 @@ class Fuser:
             if complicated(most_divisions(at for p in points for at in p), self._divisions(group)):
                 continue
             repetition = self._repetition(reader, group, points)
-            if any(n.op.name == "random_bits" for n in group.nodes) or indirect:
+            if any(n.op.name == "random_bits" or n.op.name in SEARCHES for n in group.nodes) or indirect:
                 continue
             packed = any(self._packs(reader, v) for n in group.nodes for v in n.outputs)
             if packed and not all(map(converts, group.nodes)):
@@ -410,7 +413,7 @@ class Fuser:
 
     def _packs(self, reader: Group, value: Value) -> bool:
         """Whether the reader's contraction has `value` in an operand: it reads elements several times, while packing."""
-        if reader.anchor is None or reader.anchor.op.name in SCANS:
+        if reader.anchor is None or reader.anchor.op.name in (*SCANS, "segment_reduce", *OVERWRITERS):
             return False
         return any(s.value is value for x in reader.anchor.inputs for s in self.access.sources(x, None))
 
@@ -505,7 +508,14 @@ def addressed(node: Node) -> tuple[Value, ...]:
     """The operands that have to be in memory in row-major order: what gather indexes, and all that host steps read."""
     if on_host(node):
         return node.inputs
-    return node.inputs[:1] if node.op.name == "gather" else ()
+    if node.op.name == "segment_reduce":
+        return node.inputs[1:2]
+    return node.inputs[:1] if node.op.name == "gather" or node.op.name in SEARCHES else ()
+
+
+def overwritten(node: Node) -> tuple[Value, ...]:
+    """The operands whose memory the node's result takes over."""
+    return node.inputs[:1] if node.op.name in OVERWRITERS else ()
 
 
 def converts(node: Node) -> bool:

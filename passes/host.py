@@ -11,10 +11,14 @@ CREATION = frozenset(("full", "iota"))
 REDUCTIONS = frozenset(
     ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_any", "reduce_all", "argmax", "argmin")
 )
-SCANS = {"cumsum": "sum", "cumprod": "prod"}  # op -> kind of the running reduction
-SCATTERS = frozenset(("scatter", "positions"))  # they store where values say
+SCANS = {"cumsum": "sum", "cumprod": "prod", "sort_rows": "sort"}  # op -> kind of the running reduction
+OVERWRITERS = frozenset(("scatter_unordered",))  # their result takes over the memory of their first operand
+SCATTERS = frozenset(("scatter", "positions", "segment_reduce", *OVERWRITERS))  # they store, or fold, where values say
+SEARCHES = frozenset(("merge_runs", "search_rows"))  # each element is found by steps through memory
 ANCHORS = frozenset(("matmul", "conv", *SCATTERS))
-OF_KERNELS = frozenset((*INDEX_MAPS, *CREATION, *REDUCTIONS, *ANCHORS, *SCANS, "gather", "random_bits", "check_index"))
+OF_KERNELS = frozenset(
+    (*INDEX_MAPS, *CREATION, *REDUCTIONS, *ANCHORS, *SCANS, *SEARCHES, "gather", "random_bits", "check_index")
+)
 
 
 def in_kernels(dtype: DType) -> bool:

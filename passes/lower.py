@@ -14,7 +14,7 @@ from ..ir.ops.random import scalar_random_bits
 from ..ir.scalar import Expr, apply, cast, const, free_symbols, in_bounds, index, load, result, select, walk
 from .access import Index, broadcast_index, index_map
 from .fuse import Group, Partition, memory_root, reduced_axes
-from .host import REDUCTIONS, SCANS
+from .host import REDUCTIONS, SCANS, SCATTERS, SEARCHES
 
 Mask = tuple[DimLike, ...]
 KINDS = {
@@ -40,6 +40,7 @@ class GroupLowering:
         self.result_level: dict[str, int] = {}  # reduction result -> its stage
         self.reduced: dict[Value, str] = {}
         self.single: dict[Value, Expr] = {}  # reductions over axes of one element
+        self.overwrites: dict[Value, Value] = {}  # result -> the operand whose memory it takes over
 
     # ---- element expressions
     def element(self, v: Value, at: Index, mask: Mask = ()) -> Expr:
@@ -71,6 +72,10 @@ class GroupLowering:
             return self._gather(node, at, mask)
         if name == "random_bits":
             return self._random_bits(node, at, mask)
+        if name in SEARCHES:
+            from .lower_search import searched
+
+            return searched(self, node, at, mask)
         if node.op.kind == "pointwise":
             args = tuple(self.element(x, broadcast_index(at, x.shape), mask) for x in node.inputs)
             return self._pointwise(node, args)
@@ -111,8 +116,8 @@ class GroupLowering:
         picks = tuple(
             cast(self.element(v, broadcast_index(at[:rank], v.shape), mask), int64) for v in indices
         )  # fmt: skip
-        buffer = self._indirect_buffer(data)
-        return self._widen(load(data.dtype, buffer.name, (*picks, *at[rank:]), mask))
+        buffer = self.indirect_buffer(data)
+        return self.widen(load(data.dtype, buffer.name, (*picks, *at[rank:]), mask))
 
     def _random_bits(self, node: Node, at: Index, mask: Mask) -> Expr:
         state = node.inputs[0]
@@ -139,10 +144,10 @@ class GroupLowering:
             found = self.reads[v] = Buffer(f"x{len(self.reads)}", v.dtype, (n,), (1,), "in")
         return found
 
-    def _indirect_buffer(self, v: Value) -> Buffer:
+    def indirect_buffer(self, v: Value) -> Buffer:
         """A view of `v` with all its axes, for computed addresses."""
         root = memory_root(v)
-        key = ("indirect", root)
+        key = ("indirect", root, v.shape)
         found = self.reads.get(key)  # type: ignore[call-overload]
         if found is None:
             strides = dim.contiguous_strides(v.shape)
@@ -152,9 +157,9 @@ class GroupLowering:
 
     def _load(self, v: Value, at: Index, mask: Mask) -> Expr:
         offset = linear(at, v.shape)
-        return self._widen(load(v.dtype, self._buffer(v).name, (offset,), mask))
+        return self.widen(load(v.dtype, self._buffer(v).name, (offset,), mask))
 
-    def _widen(self, e: Expr) -> Expr:
+    def widen(self, e: Expr) -> Expr:
         return cast(e, compute_dtype(e.dtype))
 
     # ---- the kernel
@@ -164,14 +169,10 @@ class GroupLowering:
         live = [n for n in group.nodes if any(v in self.partition.stored for v in n.outputs)]
         if not live or 0 in group.shape:
             return None
-        if group.anchor is not None and group.anchor.op.name == "scatter":
-            from .lower_scatter import lower_scatter
+        if group.anchor is not None and group.anchor.op.name in SCATTERS:
+            from .lower_scatter import LOWERINGS
 
-            return lower_scatter(self)
-        if group.anchor is not None and group.anchor.op.name == "positions":
-            from .lower_scatter import lower_positions
-
-            return lower_positions(self)
+            return LOWERINGS[group.anchor.op.name](self)
         if group.anchor is not None and group.anchor.op.name in SCANS:
             from .lower_scan import lower_scan
 

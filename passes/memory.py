@@ -31,6 +31,7 @@ class Draft:
     writes: dict[Value, str]
     place: dict[str, Value] = field(default_factory=dict)  # parameter -> value
     shifts: dict[str, int] = field(default_factory=dict)  # parameter -> its first element within the value
+    overwrites: dict[Value, Value] = field(default_factory=dict)  # what it writes -> what was in that memory before
 
 
 @dataclass(eq=False)
@@ -71,7 +72,9 @@ def lower_groups(partition: Partition) -> list[Draft | HostDraft]:
             reads.setdefault(value, []).append(buffer.name)
         writes = {v: b.name for v, b in low.writes.items()}
         place = {name: v for v, names in reads.items() for name in names} | {name: v for v, name in writes.items()}
-        drafts.append(Draft(group, kernel, reads, writes, place))
+        for before in low.overwrites.values():
+            reads.setdefault(before, [])
+        drafts.append(Draft(group, kernel, reads, writes, place, overwrites=low.overwrites))
     return drafts
 
 
@@ -129,8 +132,8 @@ class Planner:
                 outputs.append(spec.target)
                 if 0 in v.shape:
                     continue
-                step = self._writer(v)
-                if self._writable_in_place(v, spec.target, step, last_failure):
+                step, first = self._first_writer(v)
+                if v not in self.place and self._writable_in_place(first, spec.target, step, last_failure):
                     self.place[v] = spec.target
                     in_place.add(step)
                 else:
@@ -142,6 +145,9 @@ class Planner:
                 continue
             self.place[v] = self._buffer(PlanBuffer(v.type, "output", j))
             outputs.append(self.place[v])
+        for d in reversed(self.drafts):
+            for v, before in d.overwrites.items() if isinstance(d, Draft) else ():
+                self.place[before] = self._temporary(v)
         steps = [self._step(d, schedule) for d in self.drafts]
         commit = min(in_place, default=len(steps))
         for source, target, type in self.copies:
@@ -160,8 +166,12 @@ class Planner:
             self.place[v] = self._buffer(PlanBuffer(v.type, "temp"))
         return self.place[v]
 
-    def _writer(self, v: Value) -> int:
-        return next(k for k, d in enumerate(self.drafts) if v in d.writes)
+    def _first_writer(self, v: Value) -> tuple[int, Value]:
+        """The step that first writes to the memory of `v`, and what it puts there."""
+        step = next(k for k, d in enumerate(self.drafts) if v in d.writes)
+        d = self.drafts[step]
+        before = d.overwrites.get(v) if isinstance(d, Draft) else None
+        return (step, v) if before is None else self._first_writer(before)
 
     def _last_failure(self) -> int:
         """The last step that decides whether the call succeeds: a check, or anything on the host. -1: there is none."""
@@ -174,7 +184,7 @@ class Planner:
     def _writable_in_place(self, v: Value, target: int, step: int, last_failure: int) -> bool:
         """Nobody reads the old contents afterwards, and the kernel itself reads an element only before writing it."""
         old = self.graph.inputs[target]
-        if old.type != v.type or step <= last_failure or v in self.place:
+        if old.type != v.type or step <= last_failure:
             return False
         for k, d in enumerate(self.drafts):
             if old in d.reads and (k > step or k == step and not self._reads_own_element(d, old, v)):

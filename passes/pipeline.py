@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Callable
 
@@ -27,9 +28,11 @@ from .prepare import prepare
 from .products import products
 from .rebase import rebase
 from .rows import cache_rows
+from .scattering import scattering
 from .schedule import schedule
 from .schedule_gpu import schedule as schedule_on_gpu
 from .simplify import eliminate_dead, fill_empty, share, simplify
+from .sorting import sorting
 from .split import split
 
 GraphPass = Callable[[Graph, Fuel], Graph]
@@ -47,9 +50,12 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
     ("dce", lambda g, fuel: eliminate_dead(g)),
     ("prepare", lambda g, fuel: prepare(g)),
 )
-GPU_PASSES: tuple[tuple[str, Callable[[Graph, Fuel, Target], Graph]], ...] = (  # before `split`
-    ("products", products),
-    ("channels_last", channels_last),
+# For GPUs: name, pass, and the pass behind which it stands.
+GPU_PASSES: tuple[tuple[str, Callable[[Graph, Fuel, Target], Graph], str], ...] = (
+    ("scattering", scattering, "fill_empty"),  # what has one order on the host becomes work for many processors
+    ("sorting", sorting, "fill_empty"),
+    ("products", products, "simplify_again"),
+    ("channels_last", channels_last, "simplify_again"),
 )
 REQUIRED = frozenset(("decompose", "check_indices", "fill_empty", "prepare"))  # the backends cannot do without these
 KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
@@ -59,7 +65,9 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("contract", contract),
 )
 NAMES = frozenset(
-    [n for passes in (GRAPH_PASSES, GPU_PASSES, KERNEL_PASSES) for n, _ in passes]
+    [n for n, _ in GRAPH_PASSES]
+    + [n for n, _, _ in GPU_PASSES]
+    + [n for n, _ in KERNEL_PASSES]
     + ["fuse", "recompute", "fold", "rebase", "control"]
 )
 
@@ -73,13 +81,14 @@ class Report:
     graph: Graph | None = None
 
 
-def graph_passes(target: Target | None) -> tuple[tuple[str, GraphPass], ...]:
+def graph_passes(target: Target | None) -> Iterator[tuple[str, GraphPass]]:
     """The graph passes for a target, in order."""
-    if target is None or target.isa != "cuda":
-        return GRAPH_PASSES
-    own = tuple((name, lambda g, fuel, run=run: run(g, fuel, target)) for name, run in GPU_PASSES)
-    at = next(k for k, (name, _) in enumerate(GRAPH_PASSES) if name == "split")
-    return (*GRAPH_PASSES[:at], *own, *GRAPH_PASSES[at:])
+    for name, run in GRAPH_PASSES:
+        yield name, run
+        if target is not None and target.isa == "cuda":
+            for own, p, behind in GPU_PASSES:
+                if behind == name:
+                    yield own, lambda g, fuel, p=p: p(g, fuel, target)
 
 
 def optimize(

@@ -6,7 +6,7 @@ from ..ir import dim, ops
 from ..ir.dim import Dim
 from ..ir.graph import Graph, Node, Rewriter, Value
 from .access import CREATION, DIVISIONS, Index, broadcast_index, index_map, is_virtual, most_divisions
-from .fuse import SEE_THROUGH, addressed, axis_symbol, memory_root
+from .fuse import SEE_THROUGH, addressed, axis_symbol, memory_root, overwritten
 from .host import on_host
 
 
@@ -17,7 +17,8 @@ def copy(v: Value) -> Value:
 
 def prepare(graph: Graph) -> Graph:
     """Needs primitive ops. Leaves every output computed by a node that runs, no value in two outputs, the tensors that
-    gather and host steps read in memory, and no long rows of nodes that only move elements."""
+    gather and host steps read in memory, those that are overwritten without other readers, and no long rows of nodes that
+    only move elements."""
     read = {v for n in graph.nodes for v in addressed(n)}
     wanted = {v for v in read if (root := memory_root(v)).node is not None and is_virtual(root.node)}
     rewriter = _Copies(graph, wanted)
@@ -50,6 +51,7 @@ class _Copies(Rewriter):
         self.copies: dict[Value, Value] = {}
         self.rows: dict[Value, tuple[int, Index]] = {}  # nodes in a row, and where their first one reads its operand
         self.copied = False
+        self.users = graph.users()
 
     def rewrite(self, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
         row, at = self._row(node)
@@ -58,9 +60,13 @@ class _Copies(Rewriter):
             return (copy(self.builder.emit(node.op, inputs, node.attrs)[0]),)
         if row:
             self.rows[node.out] = row, at
-        if not self.wanted.intersection(addressed(node)):
+        shared = [v for v in overwritten(node) if not self._is_own(v) or node.inputs.count(v) > 1]
+        if not shared and not self.wanted.intersection(addressed(node)):
             return None
         given = list(inputs)
+        for k in map(node.inputs.index, shared):
+            self.copied = True
+            given[k] = copy(inputs[k])
         for k, v in enumerate(addressed(node)):
             if v in self.wanted:
                 if v not in self.copies:
@@ -68,6 +74,12 @@ class _Copies(Rewriter):
                     self.copies[v] = copy(inputs[k])
                 given[k] = self.copies[v]
         return self.builder.emit(node.op, tuple(given), node.attrs)
+
+    def _is_own(self, v: Value) -> bool:
+        """Whether `v` has memory of its own that only one node reads, so that this one may take it over."""
+        if v.node is None or is_virtual(v.node) or v.node.op.name == "gather" or v in self.graph.outputs:
+            return False
+        return len(self.users[v]) == 1
 
     def _row(self, node: Node) -> tuple[int, Index]:
         """How many nodes that run nowhere end with this one, and the worst index through all of them; (0, ()) for nodes

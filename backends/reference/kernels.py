@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -75,16 +76,27 @@ class _KernelRun:
         roots = tuple(x for r in stage.reductions for x in r.inputs)
         values = iter([np.broadcast_to(v, grid) for v in evaluate_all(roots, env)])
         found: dict[str, np.ndarray] = {}
+        inside = self._inside(stage, env, grid)
         for r in stage.reductions:
             inputs = [next(values).reshape(*self.outer, -1) for _ in r.inputs]
             if r.running:
-                env[r.names[0]] = _RUNNING[r.kind](inputs[0].astype(r.dtype.np), axis=-1, dtype=r.dtype.np)
+                env[r.names[0]] = _RUNNING[r.kind](inputs[0].astype(r.dtype.np))
                 continue
+            if stage.span is not None:
+                inputs = [np.where(inside, x, _neutral(r)) for x in inputs]
             found |= zip(r.names, fold(r, inputs), strict=True)
         stored = evaluate_all(tuple(s.value for s in stage.stores), env)
         for store, value in zip(stage.stores, stored, strict=True):
             self._store(store, value, env, grid)
         self.results |= found
+
+    def _inside(self, stage: Stage, env: Env, grid: tuple[int, ...]) -> np.ndarray:
+        """Which points of the stage are in its span."""
+        if stage.span is None:
+            return np.ones((), np.bool_)
+        first, end = (evaluate(e, env) for e in stage.span)
+        at = env[stage.axes[0].sym]
+        return np.broadcast_to((first <= at) & (at < end), grid)
 
     def _store(self, store: Store, value: np.ndarray, env: Env, grid: tuple[int, ...]) -> None:
         target = self.views[store.buffer]
@@ -95,7 +107,7 @@ class _KernelRun:
                 raise IndexError(f"a store to {store.buffer} leaves axis {k} of size {size}")
         chosen = np.broadcast_to(value, grid)[live].astype(target.dtype, copy=False)
         if store.accumulate:
-            np.add.at(target, at, chosen)
+            _JOINS[store.accumulate].at(target, at, chosen)
         else:
             target[at] = chosen
 
@@ -161,7 +173,12 @@ _FOLDS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-_RUNNING: dict[str, Callable[..., np.ndarray]] = {"sum": np.add.accumulate, "prod": np.multiply.accumulate}
+_RUNNING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "sum": lambda x: np.add.accumulate(x, axis=-1, dtype=x.dtype),
+    "prod": lambda x: np.multiply.accumulate(x, axis=-1, dtype=x.dtype),
+    "sort": lambda x: np.sort(x, axis=-1),
+}
+_JOINS: dict[str, np.ufunc] = {"add": np.add, "max": np.maximum}
 
 
 def fold(r: Reduction, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -177,12 +194,14 @@ def fold(r: Reduction, inputs: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         if r.kind in ("sum", "prod"):
             return (_FOLDS[r.kind](value, axis=-1, dtype=r.dtype.np),)
         if r.kind in ("max", "min"):
-            return (_FOLDS[r.kind](value, axis=-1, initial=_start(r)),)
+            return (_FOLDS[r.kind](value, axis=-1, initial=_neutral(r)),)
         return (_FOLDS[r.kind](value, axis=-1),)
 
 
-def _start(r: Reduction) -> object:
-    """What a maximum or minimum over nothing is."""
+def _neutral(r: Reduction) -> Any:
+    """What a sum, product, maximum or minimum over nothing is."""
+    if r.kind in ("sum", "prod"):
+        return r.dtype.np.type(r.kind == "prod")
     up = r.kind == "max"
     if r.dtype.kind == "f":
         return r.dtype.np.type(-np.inf if up else np.inf)

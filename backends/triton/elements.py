@@ -47,10 +47,12 @@ ZERO = Text("0", constant=True)
 @dataclass(eq=False)
 class Tile:
     """sizes: the names of the block sizes. live: per dimension, the mask of the points that exist, None if all do.
-    bound: the index of each axis symbol; units: the symbols of axes of one point, which are 0."""
+    inside: the mask of those points of all dimensions together that count, None if all do. bound: the index of each axis
+    symbol; units: the symbols of axes of one point, which are 0."""
 
     sizes: tuple[str, ...]
     live: list[Text | None]
+    inside: Text | None = None
     bound: dict[Dim, Text] = field(default_factory=dict)
     units: dict[Dim, DimLike] = field(default_factory=dict)
 
@@ -266,6 +268,8 @@ class Elements:
         mask too, and at least `dims`."""
         wanted = offset.dims | dims | (guard.dims if guard else 0)
         masks = [m for k, m in enumerate(self.tile.live) if m is not None and wanted >> k & 1]
+        if self.tile.inside is not None and wanted == self.tile.all:
+            masks = [self.tile.inside]
         if guard is not None:
             masks.append(guard)
         mask = masks[0].text if len(masks) == 1 else " & ".join(m.operand for m in masks)
@@ -274,21 +278,25 @@ class Elements:
             pointer += f" + tl.full({self.tile.shape(wanted)}, 0, {type_name(self.index_dtype)})"
         return pointer, mask, [offset, *masks, Text("", wanted)]
 
-    def stores(self, stores: Sequence[Store]) -> None:
-        """Writes stores to the innermost block, after all that they read: an output may lie where an input does."""
+    def stores(self, stores: Sequence[Store], in_order: bool = False) -> None:
+        """Writes stores to the innermost block, after all that they read: an output may lie where an input does. in_order:
+        points are handled one after another, and no other program stores to where they do."""
         for s in stores:
             self.typed(s.value)
         for s in stores:
-            self._store(s)
+            self._store(s, in_order)
 
-    def _store(self, s: Store) -> None:
+    def _store(self, s: Store, in_order: bool) -> None:
         b = self.buffers[s.buffer]
         value = self.typed(s.value)
         offset = self.offset(b, s.index)
         pointer, mask, _ = self.address(b, offset, self.condition(s.mask), value.dims)
         text = f"{value.operand}.to(tl.uint8)" if b.dtype.kind == "b" else value.text
         tail = f", mask={mask}" if mask else ""
-        if s.accumulate:
+        if s.accumulate and not in_order:
+            self.writer.line(f'tl.atomic_{s.accumulate}({pointer}, {value.text}{tail}, sem="relaxed")')
+        elif s.accumulate:
+            assert s.accumulate == "add", "maxima are atomic"
             there = self.writer.numbered("there")
             self.writer.line(f"{there} = tl.load({pointer}{tail})")
             self.writer.line(f"tl.store({pointer}, {self._sum(there, value, b.dtype)}{tail})")
@@ -322,7 +330,6 @@ def _level(parts: Sequence[Text]) -> int:
 def _uses(kernel: Kernel) -> Counter[int]:
     """How many places read each expression."""
     everything = [e for s in kernel.stages for e in roots(s)]
-    everything += [i for s in kernel.stages for x in s.stores for i in x.index if isinstance(i, Expr)]
     if kernel.anchor is not None:
         everything += [kernel.anchor.lhs, kernel.anchor.rhs]
     uses = Counter(map(id, everything))

@@ -2,8 +2,9 @@
 
 Outer points are numbered row by row and spread over programs, XBLOCK to each. A kernel without inner axes is one block
 of points. Otherwise a tile is XBLOCK outer by RBLOCK inner points: a stage whose inner points fit one block keeps them
-in registers, from one stage to the next too; longer ones loop. Stages that write to computed addresses go through their
-points one by one, in order, so that the last of equal addresses wins and sums have one fixed order.
+in registers, from one stage to the next too; longer ones loop. Stores of outer points to computed addresses are in no
+order, and atomic where they accumulate; a stage that has such stores goes through its points one by one, so that the
+last of equal addresses wins and sums have one fixed order.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from .lowered import TritonKernel
 from .prepare import prepare
 from .reductions import COMBINE, Accumulator
 from .text import Writer
+
+INT32_MAX = 2**31 - 1
 
 
 def lower_kernel(
@@ -150,6 +153,9 @@ class _LoopKernel(Frame):
         if not stage.axes:
             self._stores(stage)
             return
+        if stage.span is not None:
+            self._spanned(stage, *stage.span)
+            return
         n = dim.numel(tuple(a.extent for a in stage.axes))
         scatters = any(s.accumulate or any(isinstance(i, Expr) for i in s.index) for s in stage.stores)
         if scatters and not stage.reductions:  # else each address depends on what is before: there are no collisions
@@ -159,8 +165,8 @@ class _LoopKernel(Frame):
         else:
             self._looped(stage, n)
 
-    def _stores(self, stage: Stage) -> None:
-        self.at.stores(stage.stores)
+    def _stores(self, stage: Stage, in_order: bool = False) -> None:
+        self.at.stores(stage.stores, in_order)
         self.written |= {s.buffer for s in stage.stores}
 
     def _barrier(self, stage: Stage) -> None:
@@ -223,6 +229,39 @@ class _LoopKernel(Frame):
         for a in folds:
             a.finish()
 
+    def _spanned(self, stage: Stage, first: Expr, end: Expr) -> None:
+        """A loop over what the spans of the program's outer points have together."""
+        e, w = self.at, self.writer
+        accumulators = [Accumulator(e, r, self.helpers) for r in stage.reductions]
+        for a in accumulators:
+            a.start()
+        low, high = self._column(first, "span_start", INT32_MAX), self._column(end, "span_end", 0)
+        begin, start, past = w.name("first"), w.name("r0"), w.name("end")
+        w.line(f"{begin} = tl.min({low})")
+        w.line(f"{past} = tl.max({high})")
+        with w.indented(f"for {start} in range({begin}, {past}, RBLOCK):"):
+            r = w.name("ri")
+            w.line(f"{r} = {start} + tl.arange(0, RBLOCK){self.tile.along(1)}{self.wide}")
+            self.tile.live[1] = self._mask(r, past)
+            inside = w.name("inside")
+            w.line(f"{inside} = ({r} >= {low}) & ({r} < {high})")
+            self.tile.inside = Text(inside, 3, w.level)
+            e.bind_axes(stage.axes, Text(r, 2, w.level))
+            for a in accumulators:
+                a.step(self.tile.inside)
+        self.tile.inside = None
+        self._unbind(stage)
+        for a in accumulators:
+            a.finish()
+
+    def _column(self, x: Expr, name: str, other: int) -> str:
+        """The name of an expression's values at the outer points, as indices; `other` where there is no point."""
+        found, live = self.at.typed(x), self.tile.live[0]
+        text = f"{found.operand}.to({self.index_type})"
+        name = self.writer.name(name)
+        self.writer.line(f"{name} = {text}" if live is None else f"{name} = tl.where({live.text}, {text}, {other})")
+        return name
+
     def _in_order(self, stage: Stage, n: DimLike) -> None:
         e, w = self.at, self.writer
         total = self.size_text(e, n, "rnumel")
@@ -232,7 +271,7 @@ class _LoopKernel(Frame):
             w.line(f"{r} = {start} + tl.full([], 0, {self.index_type})")
             self.tile.live[1] = None
             e.bind_axes(stage.axes, Text(r, 0, w.level))
-            self._stores(stage)
+            self._stores(stage, in_order=True)
             w.line("tl.debug_barrier()")
         self._unbind(stage)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from ...ir import dim
 from ...ir.dim import Dim, DimLike
 from ...ir.dtypes import float32
-from ...ir.kernel import Kernel, Reduction, Stage
+from ...ir.kernel import Kernel, Reduction, Stage, map_stage
 from ...ir.math import expand
 from ...ir.scalar import Expr, apply, bitcast, bits_dtype, cast, const, index, moved, result, select, transform
 from .exprs import is_native
@@ -35,18 +35,6 @@ def prepare(kernel: Kernel) -> Kernel:
     if anchor is not None:
         anchor = replace(anchor, lhs=rewrite(anchor.lhs), rhs=rewrite(anchor.rhs))
     return replace(kernel, stages=stages, anchor=anchor)
-
-
-def map_stage(s: Stage, rewrite: Rewrite) -> Stage:
-    """The stage with every expression rewritten, computed store addresses too."""
-    return Stage(
-        s.axes,
-        tuple(replace(r, inputs=tuple(map(rewrite, r.inputs))) for r in s.reductions),
-        tuple(
-            replace(x, value=rewrite(x.value), index=tuple(rewrite(i) if isinstance(i, Expr) else i for i in x.index))
-            for x in s.stores
-        ),
-    )
 
 
 # ------------------------------------------------------------------ operations

@@ -22,6 +22,8 @@ COMBINE = {
 
 def identity(kind: str, dtype: DType) -> bool | int | float:
     """The value that a reduction starts from."""
+    if kind == "sort":
+        kind = "min"  # what is not there comes last
     if kind in ("sum", "prod"):
         return float(kind == "prod") if dtype.kind == "f" else int(kind == "prod")
     upward = kind in ("max", "argmax")
@@ -126,13 +128,17 @@ class Accumulator:
 
     def scan(self, total: str | None) -> None:
         """Makes the running folds of the block known that `whole` took, after `total`, which takes the block in."""
-        helper = self._helper("plus" if self.kind == "sum" else "product")
         row, value = self.names[0], self.writer.numbered("r")
+        self.elements.results[self.reduction.names[0]] = Text(value, 3, self.writer.level)
+        if self.kind == "sort":
+            assert total is None, "a block holds the whole row that it sorts"
+            self.writer.line(f"{value} = tl.sort({row}, 1)")
+            return
+        helper = self._helper("plus" if self.kind == "sum" else "product")
         self.writer.line(f"{value} = tl.associative_scan({row}, 1, {helper})")
         if total is not None:
             self.writer.line(f"{value} = {self._join(total, value)}")
             self.writer.line(f"{total} = {self._join(total, f'tl.reduce({row}, 1, {helper})[:, None]')}")
-        self.elements.results[self.reduction.names[0]] = Text(value, 3, self.writer.level)
 
     def _fold(self, acc: str) -> str:
         kind, dtype = self.kind.removeprefix("arg"), self.dtype

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..batching import BatchContext, shifted
 from ..dim import numel
-from ..dtypes import int64
+from ..dtypes import bfloat16, int64
 from ..op import NO_GRADIENT, REQUIRED, ErrorSample, OpDef, Sample, register
 from ..types import DTypeRuleError, TensorType, TypeRuleError
 from ._declare import ANY, common_dtype, draw, rng_of
@@ -24,10 +24,16 @@ def _argsort_type(x: TensorType, axis: int, descending: bool) -> TensorType:
 
 
 def _argsort(x: np.ndarray, axis: int, descending: bool) -> np.ndarray:
+    x = _comparable(x)
     if not descending:
         return np.argsort(x, axis=axis, kind="stable")
     from_the_end = np.argsort(np.flip(x, axis), axis=axis, kind="stable")  # so that ties keep their order, both ways
     return x.shape[axis] - 1 - np.flip(from_the_end, axis)
+
+
+def _comparable(x: np.ndarray) -> np.ndarray:
+    """NumPy does not know where the NaNs of bfloat16 belong."""
+    return x.astype(np.float32) if x.dtype == bfloat16.np else x
 
 
 def _argsort_samples() -> Iterator[Sample]:
@@ -73,6 +79,7 @@ def _searchsorted_type(boundaries: TensorType, values: TensorType, right: bool) 
 
 def _searchsorted(boundaries: np.ndarray, values: np.ndarray, right: bool) -> np.ndarray:
     side: Any = "right" if right else "left"
+    boundaries, values = _comparable(boundaries), _comparable(values)
     if boundaries.ndim == 1:
         return np.asarray(np.searchsorted(boundaries, values, side), np.int64)
     out = np.empty(values.shape, np.int64)

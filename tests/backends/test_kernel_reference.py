@@ -15,6 +15,7 @@ from tracefuse.ir.scalar import load, result
 from tracefuse.ir.target import AVX512, CUDA_SM90
 from tracefuse.ir.types import TensorType
 from tracefuse.passes.pipeline import compile_graph
+from tracefuse.passes.rebase import rebase
 
 TOLERANCE = {"float16": 4e-3, "bfloat16": 3e-2, "float32": 2e-6, "float64": 5e-15}
 OPS = sorted(name for name, op in REGISTRY.items() if op.samples)
@@ -166,6 +167,18 @@ def test_failed_check_says_why():
     np.testing.assert_array_equal(run_plan(plan, [table, np.array([1, -1, 4])])[0], table[[1, -1, 4]])
     with pytest.raises(IndexError, match="index"):
         run_plan(plan, [table, np.array([1, 5, 4])])
+
+
+def test_moved_offsets_hold_for_computed_places_too():
+    """y[x[i + 3]] = x[i + 3]: both reads begin at the third element, or none."""
+    i = Axis(dim.symbol("i", 0, 3), 4)
+    x = load(int64, "x", (i.sym + 3,))
+    params = (Buffer("x", int64, (7,), (1,), "in"), Buffer("y", int64, (9,), (1,), "inout"))
+    kernel = Kernel("k", params, (i,), (Stage((), (), (Store("y", (x,), x),)),))
+    x, y = np.array([0, 0, 0, 8, 1, 5, 2]), np.zeros(9, np.int64)
+    moved, shifts = rebase(kernel)
+    run_kernel(moved, {"x": x[shifts["x"] :].copy(), "y": y}, {})
+    np.testing.assert_array_equal(y, [0, 1, 2, 0, 0, 5, 0, 0, 8])
 
 
 def test_contraction_of_two_axes():

@@ -3,6 +3,7 @@ kernels cannot compile them, so tests run this one."""
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sys
@@ -43,12 +44,15 @@ def kernels() -> Iterator[tuple[str, Kernel]]:
     yield "cumsum", kernel_of(lambda x: ops.cumsum(x, axis=1), (float32, (N, M)))
     yield "cumprod_long", kernel_of(lambda x: ops.cumprod(x, axis=1), (int64, (4, 50_000)))
     yield "cumsum_columns", kernel_of(lambda x: ops.cumsum(x, axis=0), (bfloat16, (N, M)))
-    yield (
-        "scatter_add",
-        kernel_of(
-            lambda x, u, i: ops.scatter(x, u, i, mode="add"), (float32, (N, 64)), (float32, (40, 64)), (int64, (40,))
-        ),
-    )
+    rows, places = (float32, (N, 64)), (int64, (40,))
+    for mode in ("add", "set"):
+        update = functools.partial(ops.scatter, mode=mode)
+        yield f"scatter_{mode}", kernel_of(update, rows, (float32, (40, 64)), places)
+    yield "scatter_int", kernel_of(functools.partial(ops.scatter, mode="add"), (int64, (N,)), (int64, (40,)), places)
+    order = functools.partial(ops.argsort, axis=0, descending=False)
+    yield "sort", kernel_of(functools.partial(order, axis=1), (float32, (N, 100)), op="sort_rows")
+    yield "merge", kernel_of(order, (float32, (4096,)), op="merge_runs")
+    yield "search", kernel_of(ops.searchsorted, (float32, (N,)), (float32, (M,)))
 
 
 def variants() -> Iterator[tuple[str, Kernel, dict[str, Any]]]:
@@ -60,14 +64,15 @@ def variants() -> Iterator[tuple[str, Kernel, dict[str, Any]]]:
     yield "softmax_unaligned", hand_kernels.softmax(N, M), {"unaligned": {"x"}}
 
 
-def kernel_of(function, *types: tuple[DType, tuple[int, ...]]) -> Kernel:
-    """The last kernel of a function's plan."""
+def kernel_of(function, *types: tuple[DType, tuple[int, ...]], op: str = "") -> Kernel:
+    """The last kernel of a function's plan, or the first one with an op."""
     builder = GraphBuilder("f")
     inputs = [builder.input(TensorType(dtype, shape), f"x{k}") for k, (dtype, shape) in enumerate(types)]
     with builder:
         out = function(*inputs)
     outs = [out] if isinstance(out, Value) else list(out)
-    return compile_graph(builder.finish(outs), CUDA_SM90).steps[-1].kernel
+    found = [s.kernel for s in compile_graph(builder.finish(outs), CUDA_SM90).kernel_steps]
+    return next(k for k in found if op in k.ops) if op else found[-1]
 
 
 def access_widths(ptx: str) -> list[int]:

@@ -41,6 +41,13 @@ graph @g(%x: f32[16, 2]) -> (%1, %2) {
   %1: f32[16, 16, 2] = broadcast_to(%0, shape=(16, 16, 2))
   %2: f32[1, 32] = reshape(%0, shape=(1, 32))
 """,
+    "a tensor is gathered from in two shapes at once": """
+graph @g(%x: f32[12], %i: i64[4], %j: i64[4], %k: i64[4]) -> (%3) {
+  %0: f32[4] = gather(%x, %i)
+  %1: f32[3, 4] = reshape(%x, shape=(3, 4))
+  %2: f32[4] = gather(%1, %j, %k)
+  %3: f32[4] = add(%0, %2)
+""",
     "an element that all lanes share is read without a mask": """
 graph @g(%x: i64[1, 8], %y: i64[8, 1]) -> (%0) {
   %0: i64[8, 8] = add(%y, %x)

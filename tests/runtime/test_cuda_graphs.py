@@ -145,11 +145,11 @@ def test_inputs_that_are_never_where_they_were_end_it(monkeypatch):
     assert "somewhere else each time" in e.graphs.reason and held[0].gpu.pool.stats().in_use == before
 
 
-def step(wanted: bool | None) -> CudaExecutable:
+def step(wanted: bool | None, n: int = 7) -> CudaExecutable:
     """w = w - softmax(x @ w), in place; the sum of the old w."""
     builder = GraphBuilder("step")
-    x = builder.input(TensorType(float32, (7, 7)), "x")
-    w = builder.input(TensorType(float32, (7, 7)), "w")
+    x = builder.input(TensorType(float32, (n, n)), "x")
+    w = builder.input(TensorType(float32, (n, n)), "w")
     with builder:
         new = ops.sub(w, ops.softmax(ops.matmul(x, w), axis=1))
         total = ops.reduce_sum(w, axes=(0, 1))
@@ -173,8 +173,9 @@ def test_what_is_written_is_written_in_place():
 
 
 def test_written_arrays_of_the_host_are_not_recorded():
-    e = step(True)
-    x, w = normal(7, 7), normal(7, 7, seed=1)
+    n = 65  # few elements would be computed by the host
+    e = step(True, n)
+    x, w = normal(n, n), normal(n, n, seed=1)
     for _ in range(3):
         want = w - reference(x, w)
         e.run([x, w])
