@@ -234,7 +234,7 @@ class Bench:
             opt.zero_grad()
             return loss
 
-        ours = tr.compile(step, fullgraph=True, options={})
+        ours = tr.compile(step, fullgraph=True, options={"cuda_graphs": True})
         sides: dict[str, Call] = {"tracefuse": lambda: ours(x)}
         if self.torch is not None:
             torch = self.torch

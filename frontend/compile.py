@@ -94,10 +94,13 @@ class CompiledFunction:
         self.options = Options.of(options)
         self.dynamic = Dynamic(dynamic)
         self.fallbacks: list[str] = []
-        self._background = Background(BACKENDS[backend]) if mode == "lazy" else None
-        self._build: Callable[..., Any] = BACKENDS[backend] if self._background is None else self._background.build
+        make: Callable[..., Any] = BACKENDS[backend]
+        if self.options.cuda_graphs is not None:
+            make = functools.partial(make, cuda_graphs=self.options.cuda_graphs)
         if mode == "max":
-            self._build = functools.partial(BACKENDS[backend], budget=self.options.budget_ms / 1e3)
+            make = functools.partial(make, budget=self.options.budget_ms / 1e3)
+        self._background = Background(make) if mode == "lazy" else None
+        self._build: Callable[..., Any] = make if self._background is None else self._background.build
         self._lock = threading.RLock()
         self.unload()
 

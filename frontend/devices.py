@@ -152,6 +152,17 @@ def set_float32_matmul_precision(precision: str) -> None:
     numerics.float32_products = precision
 
 
+def use_deterministic_algorithms(mode: bool) -> None:
+    """True, as it is by default: equal calls give equal bits, on GPUs too. False lets GPUs add up scattered floats (gradients
+    of embeddings, `index_add`) in any order, which is faster where many meet."""
+    numerics.deterministic = bool(mode)
+
+
+def are_deterministic_algorithms_enabled() -> bool:
+    """See `use_deterministic_algorithms`."""
+    return numerics.deterministic
+
+
 def get_float32_matmul_precision() -> str:
     """See `set_float32_matmul_precision`."""
     return numerics.float32_products

@@ -57,15 +57,14 @@ class _OnHost:
         return [None if a is None else moved(a, self.gpu) for a in out]
 
 
-def _native(graph: Graph, gpu: Any = None, **how: Any) -> Any:
+def _native(graph: Graph, gpu: Any = None, cuda_graphs: bool | None = None, elsewhere: Any = None, **how: Any) -> Any:
     if gpu is not None:
         from ..runtime.cuda.executable import build as build_for
 
-        how.pop("elsewhere", None)
-        return build_for(graph, gpu, **how)
+        return build_for(graph, gpu, cuda_graphs=cuda_graphs, **how)
     from ..runtime.executable import build
 
-    return _Contiguous(build(graph, **how))
+    return _Contiguous(build(graph, elsewhere=elsewhere, **how))
 
 
 class _Contiguous:
@@ -89,5 +88,5 @@ class _Contiguous:
 
 
 # Each makes an executable of a graph. `breathe`, if given, is called wherever it may be held up, or given up by an
-# exception; `budget` is how many seconds it may spend on tuning; `gpu` is where it runs, if not on the CPU.
+# exception; `budget` is how many seconds it may spend on tuning; `gpu` is where it runs, if not on the CPU; for `cuda_graphs` see `Options`.
 BACKENDS: dict[str, Callable[..., Any]] = {"llvm": _native, "reference": _reference}

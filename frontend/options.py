@@ -8,6 +8,8 @@ from typing import Any
 
 from .capture.tree import MOST_QUESTIONS, MOST_VALUES
 
+FLAGS = frozenset(("cuda_graphs",))
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -17,7 +19,8 @@ class Options:
     answers that Python got on the way. max_questions: of tensors, in one call. max_answers: to one question that asks for
     an int. budget_ms: milliseconds that `mode="max"` spends at most on timing the kernels of a graph. code_limit: bytes
     of machine code, beyond which traces that have not been called for longest are unloaded (None: only the process's
-    limit, TRACEFUSE_CODE_LIMIT).
+    limit, TRACEFUSE_CODE_LIMIT). cuda_graphs: whether calls on a GPU are replayed as CUDA graphs (None: where that is
+    faster).
     """
 
     max_traces: int = 16
@@ -26,6 +29,7 @@ class Options:
     max_answers: int = MOST_VALUES
     budget_ms: float = 2000.0
     code_limit: int | None = None
+    cuda_graphs: bool | None = None
 
     @staticmethod
     def of(given: Mapping[str, Any] | None) -> Options:
@@ -40,6 +44,10 @@ class Options:
             if name not in known:
                 raise ValueError(f"option {name!r}: it is one of {', '.join(known)}")
             if value is None and known[name] is None:
+                continue
+            if name in FLAGS:
+                if not isinstance(value, bool):
+                    raise TypeError(f"option {name!r} is True, False or None, not {value!r}")
                 continue
             number = (int, float) if isinstance(known[name], float) else int
             if isinstance(value, bool) or not isinstance(value, number):

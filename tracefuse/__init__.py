@@ -24,11 +24,13 @@ from .frontend.autograd import (
 )
 from .frontend.devices import (
     Device,
+    are_deterministic_algorithms_enabled,
     device,
     get_default_device,
     get_float32_matmul_precision,
     set_default_device,
     set_float32_matmul_precision,
+    use_deterministic_algorithms,
 )
 from .frontend.functions import *
 from .frontend.namespace_info import __array_namespace_info__ as __array_namespace_info__
@@ -180,6 +182,7 @@ __all__ = [
     "Device",
     "Generator",
     "Tensor",
+    "are_deterministic_algorithms_enabled",
     "autocast",
     "autograd",
     "bernoulli",
@@ -244,6 +247,7 @@ __all__ = [
     "uint32",
     "uint64",
     "uniform",
+    "use_deterministic_algorithms",
     "value_and_grad",
     "vjp",
 ]  # fmt: skip

@@ -66,7 +66,7 @@ class Call:
     @property
     def key(self) -> tuple:
         """What picks the traces that may fit; the guards decide."""
-        modes = (state.grad_enabled, state.default_dtype, state.autocast, state.place, numerics.float32_products)
+        modes = (state.grad_enabled, state.default_dtype, state.autocast, state.place, numerics.key)
         return (self.spec, modes, g.sharing(self.leaves), *map(g.leaf_key, self.leaves))
 
 

@@ -91,7 +91,7 @@ READ_ONLY_METHODS = frozenset(
     ).split()
 )
 IMPURE_NAMES = frozenset(
-    "seed_everything set_default_dtype set_default_device set_float32_matmul_precision seed set_num_threads".split()
+    "seed_everything set_default_dtype set_default_device set_float32_matmul_precision use_deterministic_algorithms seed set_num_threads".split()
 )
 MUTATING_METHODS = {
     list: frozenset("append extend insert remove pop clear sort reverse __setitem__ __delitem__ __iadd__".split()),

@@ -33,7 +33,7 @@ def evaluate(op: OpDef, args: tuple[Any, ...], attrs: Attrs) -> Any:
         return _view(op, args[0], attrs)
     given = [_uploaded(gpu, a) if type(a) is np.ndarray else contiguous(a) for a in args]
     types = tuple([(a.dtype, a.shape) for a in given])
-    out = _executable(gpu, op, types, _Attrs(attrs), numerics.float32_products).run(given)
+    out = _executable(gpu, op, types, _Attrs(attrs), numerics.key).run(given)
     return tuple(out) if len(out) > 1 else out[0]
 
 
@@ -136,21 +136,21 @@ Types = tuple[tuple[np.dtype, tuple[int, ...]], ...]
 
 
 @functools.lru_cache(maxsize=4096)
-def _executable(gpu: Gpu, op: OpDef, types: Types, attrs: _Attrs, products: str) -> CudaExecutable:
+def _executable(gpu: Gpu, op: OpDef, types: Types, attrs: _Attrs, settings: tuple) -> CudaExecutable:
     """What computes `op` on operands of those types. Executables with the same symbolic sizes are one."""
     sizes: dict[int, Any] = {}
     general = tuple(
         (dtype, tuple(n if n < 2 else sizes.setdefault(n, f"n{len(sizes)}") for n in shape)) for dtype, shape in types
     )
     if sizes:
-        found = _general(gpu, op, general, attrs, products)
+        found = _general(gpu, op, general, attrs, settings)
         if found is not None:
             return found
     return build(_graph(op, types, attrs.attrs), gpu)
 
 
 @functools.lru_cache(maxsize=4096)
-def _general(gpu: Gpu, op: OpDef, types: tuple, attrs: _Attrs, products: str) -> CudaExecutable | None:
+def _general(gpu: Gpu, op: OpDef, types: tuple, attrs: _Attrs, settings: tuple) -> CudaExecutable | None:
     """An executable for all sizes; None where the op needs to know them."""
     try:
         return build(_graph(op, types, attrs.attrs), gpu)

@@ -407,3 +407,27 @@ def test_tf32_has_to_be_asked_for():
     assert [s.schedule.precision for s in steps] == ["tf32x3", "tf32"]
     with pytest.raises(ValueError, match="highest, high, medium"):
         tr.set_float32_matmul_precision("low")
+
+
+def test_settings_of_results_and_replays():
+    assert tr.are_deterministic_algorithms_enabled()
+
+    def f(x, at):
+        return tr.zeros(8, 4, device="cuda").index_add(0, at, x)
+
+    compiled = tr.compile(f, fullgraph=True)
+    x, at = tr.ones(6, 4, device="cuda"), tr.asarray(np.array([1, 2, 1, 7, 1, 2]), device="cuda")
+    try:
+        want = compiled(x, at).cpu()
+        tr.use_deterministic_algorithms(False)
+        close(compiled(x, at), want)
+        close(f(x, at), want)
+    finally:
+        tr.use_deterministic_algorithms(True)
+    assert len(compiled.traces) == 2
+    g = tr.compile(lambda x: (x * 2).softmax(-1).sum(0), fullgraph=True, options={"cuda_graphs": True})
+    results = [g(x * k) for k in range(1, 5)]
+    for k, result in enumerate(results, 1):
+        close(result, (x.cpu() * k * 2).softmax(-1).sum(0))
+    with pytest.raises(TypeError, match="True, False or None"):
+        tr.compile(f, options={"cuda_graphs": 3})
