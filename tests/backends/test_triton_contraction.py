@@ -383,3 +383,21 @@ def test_programs_that_stay_load_what_is_no_aligned_matrix():
 def test_more_programs_than_tiles_are_not_launched():
     (kernel,) = anchors(plan_of(ops.matmul, [normal(40, 32), normal(32, 20)])[1])
     assert lower_kernel(kernel, persistent((16, 16, 16)), CUDA_SM90).grid == (6,)
+
+
+def test_reductions_never_join_an_epilogue():
+    """They run behind a contraction, in a kernel of their own: a tile does not hold whole rows."""
+
+    def attention(q, k, v):
+        return ops.matmul(ops.softmax(ops.matmul(q, ops.permute(k, perm=(0, 2, 1))), axis=2), v)
+
+    def norm(x, w, b):
+        h = ops.add(ops.matmul(x, w), b)
+        return ops.softmax(h, axis=1), ops.reduce_sum(h, axes=(0,))
+
+    plans = [
+        check(attention, [normal(2, 20, 16), normal(2, 24, 16), normal(2, 24, 18)], contractions=2),
+        check(norm, [normal(20, 16), normal(16, 18), normal(18)]),
+    ]
+    for kernel in (k for plan in plans for k in anchors(plan)):
+        assert not any(s.axes for s in kernel.stages)
