@@ -16,6 +16,7 @@ from ..ir.subgraph import subgraphs
 from ..ir.target import Target
 from .channels_last import channels_last
 from .collapse import collapse
+from .columns import columns
 from .contract import contract
 from .control import trim
 from .decompose import check_indices, decompose
@@ -48,12 +49,13 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
     ("prepare", lambda g, fuel: prepare(g)),
 )
 GPU_PASSES: tuple[tuple[str, Callable[[Graph, Fuel, Target], Graph]], ...] = (  # before `split`
-    ("products", products),
     ("channels_last", channels_last),
+    ("products", products),
 )
 REQUIRED = frozenset(("decompose", "check_indices", "fill_empty", "prepare"))  # the backends cannot do without these
 KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("direct", direct),
+    ("columns", columns),
     ("collapse", collapse),
     ("cache_rows", cache_rows),
     ("contract", contract),

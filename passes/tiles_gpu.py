@@ -60,8 +60,8 @@ def unit(c: Contraction, gpu: Gpu, precision: str) -> Unit:
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A contraction in numbers. in_bytes, out_bytes: memory read and written, each element once. heavy: whether more needs
-    registers than the products. scattered: whether some operand is not loaded in vectors. even: contracted points that are a
-    run along one axis: blocks should divide it."""
+    registers than the products. scattered: whether some operand is not loaded in vectors. runs: contracted points that
+    can be numbered through, if there are several axes: blocks should divide one of them."""
 
     batch: int
     m: int
@@ -71,7 +71,7 @@ class Problem:
     out_bytes: int
     heavy: bool
     scattered: bool
-    even: int
+    runs: tuple[int, ...]
 
     @staticmethod
     def of(kernel: Kernel) -> "Problem":
@@ -80,8 +80,8 @@ class Problem:
         batch, m, n, k = (_known(_points(axes)) for axes in (c.batch, c.m, c.n, c.k))
         inputs = sum(_known(dim.numel(b.shape)) * b.dtype.itemsize for b in kernel.params if b.role != "out")
         outputs = sum(_known(dim.numel(b.shape)) * b.dtype.itemsize for b in kernel.params if b.role == "out")
-        even = _known(c.k[-1].extent) if c.k[1:] else k
-        return Problem(batch, m, n, k, inputs, outputs, _is_heavy(kernel, c), _is_scattered(kernel, c), even)
+        runs = tuple(_known(_points(c.k[first:])) for first in range(len(c.k))) if c.k[1:] else ()
+        return Problem(batch, m, n, k, inputs, outputs, _is_heavy(kernel, c), _is_scattered(kernel, c), runs)
 
 
 def tiles(kernel: Kernel, target: Target, precision: str) -> list[Schedule]:
@@ -169,7 +169,7 @@ def seconds(p: Problem, s: Schedule, how: Unit, gpu: Gpu) -> float:
     at_once = min(resident, busiest)
     reuse = m * n / (m + n)
     efficiency = reuse / (reuse + 16) * min(1.0, at_once * s.warps / 8) ** 0.5
-    if p.even % k:
+    if p.runs and all(run % k for run in p.runs):
         efficiency *= 0.75  # the contracted axes are taken apart point by point
     computing = 2 * m * n * depth * gpu.multiprocessors / (how.flops * efficiency)
     waiting = CACHED / (s.stages - 1) / at_once  # if nothing but loads took time
