@@ -213,6 +213,11 @@ def test_windows_move_by_scalars_where_blocks_hold_whole_channels():
     assert "arange" not in loop and "ki" not in loop
 
 
+def test_programs_do_not_share_a_tile():
+    with pytest.raises(ValueError, match="split in the graph"):
+        source_of(ops.matmul, [normal(32, 32), normal(32, 32)], replace(SMALL, split=2))
+
+
 def test_precision_is_said_for_float32_alone():
     for dtype, want in ((float32, "tf32x3"), (float16, "ieee"), (float64, "ieee")):
         arrays = [normal(32, 32, dtype=dtype.np), normal(32, 32, dtype=dtype.np)]
