@@ -12,7 +12,7 @@ from ..ir.scalar import Expr, apply, const, moved, transform
 from ..ir.target import Target
 
 FEW = 4  # rows or columns: with fewer, most of what tensor cores compute (16 at least) would be thrown away
-WRITTEN_OUT = 64  # products of a sum that a kernel writes one after another
+WRITTEN_OUT = 32  # products of a sum that a kernel writes one after another
 
 
 def direct(kernel: Kernel, target: Target) -> Kernel:

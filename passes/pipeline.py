@@ -17,6 +17,7 @@ from ..ir.subgraph import subgraphs
 from ..ir.target import Target
 from .channels_last import channels_last
 from .collapse import collapse
+from .columns import columns
 from .contract import contract
 from .control import trim
 from .decompose import check_indices, decompose
@@ -54,12 +55,13 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
 GPU_PASSES: tuple[tuple[str, Callable[[Graph, Fuel, Target], Graph], str], ...] = (
     ("scattering", scattering, "fill_empty"),  # what has one order on the host becomes work for many processors
     ("sorting", sorting, "fill_empty"),
-    ("products", products, "simplify_again"),
     ("channels_last", channels_last, "simplify_again"),
+    ("products", products, "simplify_again"),
 )
 REQUIRED = frozenset(("decompose", "check_indices", "fill_empty", "prepare"))  # the backends cannot do without these
 KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("direct", direct),
+    ("columns", columns),
     ("collapse", collapse),
     ("cache_rows", cache_rows),
     ("contract", contract),

@@ -20,8 +20,10 @@ LEAST = 16  # points of a block along any dimension that tensor cores take
 GROUP = 8  # rows of tiles that programs share columns in
 REGISTERS, THREADS = 65536, 2048  # of a multiprocessor
 LATENCY, CACHED = 1.2e-6, 0.8e-6  # seconds from asking for memory, or what a cache has, to having it, under load
+PORT = 100e9  # bytes a second that a multiprocessor moves
 STEP = 25e-9  # seconds of a step through the contracted points, whatever its size
 COPIED = 16  # bytes: what strides of a matrix have to be multiples of for the hardware to copy its blocks
+VECTOR = 8  # bytes: what a load has to have for a thread to need few of them
 HEAVY = 10  # instructions of an epilogue that needs registers of its own
 
 
@@ -60,8 +62,8 @@ def unit(c: Contraction, gpu: Gpu, precision: str) -> Unit:
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A contraction in numbers. in_bytes, out_bytes: memory read and written, each element once. heavy: whether more needs
-    registers than the products. scattered: whether some operand is not loaded in vectors. even: contracted points that are a
-    run along one axis: blocks should divide it."""
+    registers than the products. scattered: whether some operand is not loaded in vectors. runs: contracted points that
+    can be numbered through, if there are several axes: blocks should divide one of them."""
 
     batch: int
     m: int
@@ -71,7 +73,7 @@ class Problem:
     out_bytes: int
     heavy: bool
     scattered: bool
-    even: int
+    runs: tuple[int, ...]
 
     @staticmethod
     def of(kernel: Kernel) -> "Problem":
@@ -80,8 +82,8 @@ class Problem:
         batch, m, n, k = (_known(_points(axes)) for axes in (c.batch, c.m, c.n, c.k))
         inputs = sum(_known(dim.numel(b.shape)) * b.dtype.itemsize for b in kernel.params if b.role != "out")
         outputs = sum(_known(dim.numel(b.shape)) * b.dtype.itemsize for b in kernel.params if b.role == "out")
-        even = _known(c.k[-1].extent) if c.k[1:] else k
-        return Problem(batch, m, n, k, inputs, outputs, _is_heavy(kernel, c), _is_scattered(kernel, c), even)
+        runs = tuple(_known(_points(c.k[first:])) for first in range(len(c.k))) if c.k[1:] else ()
+        return Problem(batch, m, n, k, inputs, outputs, _is_heavy(kernel, c), _is_scattered(kernel, c), runs)
 
 
 def tiles(kernel: Kernel, target: Target, precision: str) -> list[Schedule]:
@@ -160,7 +162,8 @@ def residents(s: Schedule, how: Unit, gpu: Gpu) -> int:
 
 
 def seconds(p: Problem, s: Schedule, how: Unit, gpu: Gpu) -> float:
-    """About how long a contraction takes: the longer of computing and reading, and the time to fill and drain each wave."""
+    """About how long a contraction takes: the longest of computing, of reading by all and of what the busiest multiprocessor
+    moves, and the time to fill and drain each wave."""
     m, n, k = s.blocks
     rows, columns, depth = -(-p.m // m), -(-p.n // n), -(-p.k // k) * k
     count = rows * columns * p.batch
@@ -169,7 +172,7 @@ def seconds(p: Problem, s: Schedule, how: Unit, gpu: Gpu) -> float:
     at_once = min(resident, busiest)
     reuse = m * n / (m + n)
     efficiency = reuse / (reuse + 16) * min(1.0, at_once * s.warps / 8) ** 0.5
-    if p.even % k:
+    if p.runs and all(run % k for run in p.runs):
         efficiency *= 0.75  # the contracted axes are taken apart point by point
     computing = 2 * m * n * depth * gpu.multiprocessors / (how.flops * efficiency)
     waiting = CACHED / (s.stages - 1) / at_once  # if nothing but loads took time
@@ -180,7 +183,8 @@ def seconds(p: Problem, s: Schedule, how: Unit, gpu: Gpu) -> float:
     bandwidth = gpu.bandwidth * min(1.0, flying / (gpu.bandwidth * LATENCY))
     cached = count * (m + n) * depth * how.bytes / 3  # the second-level cache is about three times as fast as memory
     reading = max(cached, p.in_bytes) / bandwidth + p.out_bytes / gpu.bandwidth
-    return max(computing, reading) + -(-busiest // resident) * 1.5 * LATENCY
+    moving = busiest * (depth // k * block + m * n * p.out_bytes / (p.batch * p.m * p.n)) / PORT
+    return max(computing, reading, moving) + -(-busiest // resident) * 1.5 * LATENCY
 
 
 def _points(axes: tuple[Axis, ...]) -> DimLike:
@@ -206,7 +210,7 @@ def _is_heavy(kernel: Kernel, c: Contraction) -> bool:
 
 
 def _is_scattered(kernel: Kernel, c: Contraction) -> bool:
-    """Whether an operand has loads that run along neither its last axis nor the last contracted one."""
+    """Whether an operand has loads that run along neither its last axis nor the last contracted one, in aligned runs."""
     for e, axes in ((c.lhs, (c.k[-1], c.m[-1])), (c.rhs, (c.k[-1], c.n[-1]))):
         for x in walk(e):
             if x.op == "load" and not any(_runs_along(kernel, x, a) for a in axes):
@@ -218,4 +222,6 @@ def _runs_along(kernel: Kernel, e: Expr, a: Axis) -> bool:
     at = offset(kernel.buffer(e.attr.buffer), e.attr.index)
     if isinstance(at, int) or not at.is_linear_in(a.sym) or any(a.sym in dim.symbols(d) for d in e.attr.mask):
         return False
-    return at.coefficient(a.sym) == 1
+    rest = at - a.sym
+    steps = (rest,) if isinstance(rest, int) else (c for _, c in rest.terms)
+    return at.coefficient(a.sym) == 1 and all(c * e.dtype.itemsize % VECTOR == 0 for c in steps)

@@ -36,6 +36,10 @@ class _Contraction(Frame):
     def __init__(self, kernel: Kernel, schedule: Schedule, target: Target, index_bits: int | None):
         if any(s.axes for s in kernel.stages):
             raise ValueError(f"{kernel.name}: the stages behind a contraction have no axes of their own")
+        if schedule.split != 1:
+            raise ValueError(
+                f"{kernel.name}: one program sums a whole tile; long sums are split in the graph, by `products`"
+            )
         kernel = flattened(kernel)
         assert kernel.anchor is not None
         mblock, nblock, self.kblock = schedule.blocks

@@ -141,12 +141,21 @@ def _store_moved(s: Store, env: dict[Dim, DimLike]) -> Store:
 
 def blocked(c: Contraction, size: int) -> tuple[Contraction, tuple[Axis, ...], Axis | None]:
     """The contraction with blocks of `size` contracted points: the axes that number the blocks, and the axis inside of one.
-    None for the latter if blocks are not all alike, since several axes change within them."""
-    *outer, last = c.k
-    n = last.extent
-    if outer and not (isinstance(n, int) and n % size == 0):
+    As many of the last axes are numbered through as blocks divide evenly. None for the axis inside if blocks are not all
+    alike, since other axes change within them."""
+    parts = range(len(c.k) - 1, 0, -1)
+    first = next((k for k in parts if _divides(size, c.k[k:])), 0)
+    env: dict[Dim, DimLike] = {}
+    outer, last = c.k[:first], _joined(c.k[first:], "k.point", env)
+    if len(c.k) > 1 and not _divides(size, c.k[first:]):
         return c, c.k, None
-    count = dim.ceildiv(n, size)
+    count = dim.ceildiv(last.extent, size)
     number, inside = Axis(dim.symbol("k.block", 0, count - 1), count), Axis(dim.symbol("k.inside", 0, size - 1), size)
-    env: dict[Dim, DimLike] = {last.sym: number.sym * size + inside.sym}
-    return replace(c, lhs=moved(c.lhs, env), rhs=moved(c.rhs, env)), (*outer, number), inside
+    place: dict[Dim, DimLike] = {last.sym: number.sym * size + inside.sym}
+    lhs, rhs = (moved(moved(e, env), place) for e in (c.lhs, c.rhs))
+    return replace(c, lhs=lhs, rhs=rhs), (*outer, number), inside
+
+
+def _divides(size: int, axes: tuple[Axis, ...]) -> bool:
+    n = dim.numel(tuple(a.extent for a in axes))
+    return isinstance(n, int) and n % size == 0

@@ -213,6 +213,11 @@ def test_windows_move_by_scalars_where_blocks_hold_whole_channels():
     assert "arange" not in loop and "ki" not in loop
 
 
+def test_programs_do_not_share_a_tile():
+    with pytest.raises(ValueError, match="split in the graph"):
+        source_of(ops.matmul, [normal(32, 32), normal(32, 32)], replace(SMALL, split=2))
+
+
 def test_precision_is_said_for_float32_alone():
     for dtype, want in ((float32, "tf32x3"), (float16, "ieee"), (float64, "ieee")):
         arrays = [normal(32, 32, dtype=dtype.np), normal(32, 32, dtype=dtype.np)]
@@ -228,7 +233,7 @@ def test_precision_is_said_for_float32_alone():
     [
         ((2, 6, 9, 8), (6, 1, 3, 3), conv(2, groups=6, low=(1, 1), high=(1, 1))),
         ((2, 6, 9, 8), (12, 1, 3, 3), conv(2, groups=6, stride=(2, 2), rhs_dilation=(1, 2))),
-        ((1, 6, 11, 12), (6, 1, 7, 7), conv(2, groups=6, low=(3, 3), high=(3, 3))),
+        ((1, 6, 11, 12), (6, 1, 5, 5), conv(2, groups=6, low=(2, 2), high=(2, 2))),
         ((2, 8, 20), (8, 2, 3), conv(1, groups=4, low=(1,), high=(1,))),
     ],
     ids=str,
@@ -241,8 +246,9 @@ def test_depthwise_convolutions_are_element_wise(x, w, attrs, dtype):
     assert not any(s.axes for s in step.kernel.stages)
 
 
-def test_gradients_of_depthwise_filters_are_reductions():
-    x, g = normal(1, 12, 11, 10), normal(6, 2, 9, 8)
+@pytest.mark.parametrize("window", [(9, 8), (7, 7)])
+def test_gradients_of_depthwise_filters_and_large_windows_are_reductions(window):
+    x, g = normal(1, 12, 11, 10), normal(6, 2, *window)
     plan = check(lambda x, g: ops.conv(x, g, **conv(2, groups=6)), [x, g], contractions=0)
     (step,) = plan.steps
     assert [len(s.reductions) for s in step.kernel.stages] == [1, 0]
@@ -383,3 +389,49 @@ def test_programs_that_stay_load_what_is_no_aligned_matrix():
 def test_more_programs_than_tiles_are_not_launched():
     (kernel,) = anchors(plan_of(ops.matmul, [normal(40, 32), normal(32, 20)])[1])
     assert lower_kernel(kernel, persistent((16, 16, 16)), CUDA_SM90).grid == (6,)
+
+
+def test_reductions_never_join_an_epilogue():
+    """They run behind a contraction, in a kernel of their own: a tile does not hold whole rows."""
+
+    def attention(q, k, v):
+        return ops.matmul(ops.softmax(ops.matmul(q, ops.permute(k, perm=(0, 2, 1))), axis=2), v)
+
+    def norm(x, w, b):
+        h = ops.add(ops.matmul(x, w), b)
+        return ops.softmax(h, axis=1), ops.reduce_sum(h, axes=(0,))
+
+    plans = [
+        check(attention, [normal(2, 20, 16), normal(2, 24, 16), normal(2, 24, 18)], contractions=2),
+        check(norm, [normal(20, 16), normal(16, 18), normal(18)]),
+    ]
+    for kernel in (k for plan in plans for k in anchors(plan)):
+        assert not any(s.axes for s in kernel.stages)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES[1:3], ids=["tall", "wide"])
+def test_gradients_share_the_copies_of_images(schedule):
+    """Of the images and of what comes back; a filter's gradient reads runs of channels on both sides."""
+    attrs = conv(2, low=(1, 1), high=(1, 1))
+
+    def gradients(x, g, w):
+        swapped = [ops.permute(v, perm=(1, 0, 2, 3)) for v in (x, g, w)]
+        gx = ops.conv(g, ops.flip(swapped[2], axes=(2, 3)), **attrs)
+        return gx, ops.conv(x, w, **attrs), ops.conv(swapped[0], swapped[1], **attrs)
+
+    arrays = [normal(2, 16, 8, 6), normal(2, 20, 8, 6), normal(20, 16, 3, 3)]
+    plan = check(gradients, arrays, schedule, contractions=3)
+    images = [s for s in plan.steps if s.kernel.ops == ("cast",) and s.kernel.axes[0].extent == 2]
+    assert len(images) == 2  # x and g, each for two convolutions
+    last = anchors(plan)[-1].anchor
+    assert [a.extent for a in last.n] == [3, 3, 16] and [a.extent for a in last.k] == [2, 8, 6]
+
+
+@pytest.mark.parametrize("block, alike", [(16, True), (32, True), (64, False)])
+def test_contracted_axes_are_numbered_through_where_blocks_divide_them(block, alike):
+    x, w = normal(1, 3, 12, 40), normal(16, 3, 4, 8)
+    arrays = [x, w]
+    schedule = Schedule(blocks=(16, 16, block))
+    check(lambda x, w: ops.conv(x, w, **conv(2)), arrays, schedule)
+    source = source_of(lambda x, w: ops.conv(x, w, **conv(2)), arrays, schedule)
+    assert ("ki = " not in source) == alike
