@@ -9,39 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tracefuse.backends.reference.kernels import run_plan
 from tracefuse.backends.triton import launch
 from tracefuse.frontend.executables import BACKENDS
-from tracefuse.ir.graph import Graph
-from tracefuse.ir.target import CUDA_SM90
-from tracefuse.passes.pipeline import compile_graph
 
 import tracefuse as tr
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 launch.enable_interpreter()
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2] / "benchmarks")]
 from gpu_models import MODELS  # noqa: E402
+from interpreted import Interpreted  # noqa: E402
 
 STEPS = 3
-
-
-class Interpreted:
-    """Runs a graph's Triton kernels as compiled functions want it."""
-
-    def __init__(self, graph: Graph):
-        self.graph, self.plan = graph, compile_graph(graph, CUDA_SM90, verify=True)
-        assert not self.plan.host_steps and not self.plan.control_steps
-
-    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray | None]:
-        out: list[np.ndarray | None] = list(run_plan(self.plan, inputs, launch.run_kernel))
-        specs = [s for s in self.graph.signature.outputs if s.kind != "check"]
-        for k, spec in enumerate(specs):
-            if spec.kind == "write":
-                inputs[spec.target][...] = out[k]
-                out[k] = None
-        return out
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ if importlib.util.find_spec("triton") is None:
 launch.enable_interpreter()
 from triton_checks import CHECKS, Fusion  # noqa: E402
 
-QUICK, MANY, CHUNK = 60, 1200, 20
+QUICK, MANY, CHUNK = 45, 1200, 15
 
 
 def assert_holds(p: Program) -> None:
@@ -48,12 +48,12 @@ def test_many_programs(first):
 
 def test_most_programs_fuse_and_are_compared():
     """Enough of the programs are well determined, not too long for the interpreter, and also compiled with symbols."""
-    seeds = list(programs(0, 120))
+    seeds = list(programs(0, 100))
     fusions = [Fusion.of(p) for p in seeds]
-    assert sum(f.fused for f in fusions) >= 72
+    assert sum(f.fused for f in fusions) >= 60
     computing = Counter(min(n, 12) for f in fusions for n in f.computing)
     assert sum(n * count for n, count in computing.items()) >= 2.5 * computing.total(), sorted(computing.items())
-    assert sum(max(f.computing, default=0) >= 8 for f in fusions) >= 25
+    assert sum(max(f.computing, default=0) >= 8 for f in fusions) >= 20
     names = {n.op.name for p in seeds for n in p.graph.nodes}
     wanted = "reduce_sum argmax matmul conv gather scatter where cumsum random_bits cast broadcast_to softmax"
     assert names >= set(wanted.split())

@@ -22,7 +22,8 @@ from tracefuse.ir.target import CUDA_SM90
 from tracefuse.passes.host import CREATION
 from tracefuse.passes.pipeline import compile_graph
 
-MOST_BLOCKS = 400  # the interpreter runs one after another, in milliseconds each
+MOST_BLOCKS = 160  # the interpreter runs one after another, in milliseconds each
+LONGEST_ROW = 300  # points that are looped over one by one, at worst
 
 
 def check_kernels(p: Program) -> None:
@@ -46,9 +47,10 @@ def check_other_blocks(p: Program) -> None:
     random = Random(p.seed)
 
     def change(step: Step) -> Step:
-        if step.kernel.anchor is not None:
+        rows = (dim.numel(tuple(a.extent for a in stage.axes)) for stage in step.kernel.stages)
+        if step.kernel.anchor is not None or any(not isinstance(n, int) or n > LONGEST_ROW for n in rows):
             return step
-        blocks = tuple(random.choice((1, 2, 4, 8, 16, 32)) for _ in step.schedule.blocks)
+        blocks = tuple(random.choice((1, 4, 16, 32)) for _ in step.schedule.blocks)
         return replace(step, schedule=replace(step.schedule, blocks=blocks))
 
     assert_outputs(interpreted(p.graph, p.inputs, change), want, "triton, other blocks")
