@@ -6,7 +6,7 @@ It says where elements are, and moves them to and from the host; computing is do
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from ...ir.dtypes import DType
 from ...ir.op import Attrs, OpDef, register_interpreter
-from .device import Gpu
+from .device import Gpu, Stream
 from .host import STAGED, is_pinned, packed
 from .memory import Block
 
@@ -202,6 +202,14 @@ def to_device_together(gpu: Gpu, arrays: Sequence[np.ndarray]) -> list[DeviceArr
     if nbytes:
         gpu.host.upload(block.address, arrays, offsets, nbytes)
     return [DeviceArray(gpu, block, a.shape, a.dtype, None, o) for a, o in zip(arrays, offsets)]
+
+
+def used_on(stream: Stream, arrays: Iterable[DeviceArray]) -> None:
+    """Says that what the stream has been given works on these arrays: their memory stays theirs until that is done."""
+    if stream.gpu.several_streams:
+        for a in arrays:
+            if a.block.stream is not stream:
+                a.block.record_stream(stream)
 
 
 def share_memory(a: DeviceArray, b: DeviceArray) -> bool:

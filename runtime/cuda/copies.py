@@ -12,7 +12,7 @@ from ...ir.kernel import Axis, Buffer, Kernel, Stage, Store
 from ...ir.scalar import load
 from ...passes.pipeline import named
 from ...passes.schedule_gpu import schedule
-from .array import DeviceArray, Shape, empty
+from .array import DeviceArray, Shape, empty, used_on
 from .device import Gpu
 from .driver import Function
 from .launches import Alone
@@ -26,6 +26,7 @@ def copy(target: DeviceArray, source: DeviceArray) -> None:
     gpu = target.gpu
     if target.size == 0:
         return
+    used_on(gpu.stream, (target, source))
     if target.contiguous and source.contiguous:
         gpu.driver.copy(target.address, source.address, target.nbytes, gpu.stream.handle)
         return

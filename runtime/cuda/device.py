@@ -31,6 +31,7 @@ class Gpu:
         self.pool = Pool(self)
         self.main_stream = Stream(self, driver.new_stream())
         self.host = HostPool(self)
+        self.several_streams = False  # whether work has been given to another stream than the main one
         self._local = threading.local()
         self._loaded: weakref.WeakValueDictionary[str, Function] = weakref.WeakValueDictionary()
         self._lock = threading.Lock()
@@ -42,6 +43,7 @@ class Gpu:
     @stream.setter
     def stream(self, stream: "Stream") -> None:
         self._local.stream = stream
+        self.several_streams |= stream is not self.main_stream
 
     def synchronize(self) -> None:
         """Waits for everything that was given to the device's streams."""

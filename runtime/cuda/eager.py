@@ -15,7 +15,7 @@ from ...ir.dtypes import from_numpy
 from ...ir.graph import Graph, GraphBuilder
 from ...ir.op import Attrs, OpDef, get_op
 from ...ir.types import TensorType
-from .array import DeviceArray, empty, share_memory, to_device
+from .array import DeviceArray, empty, share_memory, to_device, used_on
 from .copies import contiguous, copied, copy
 from .device import Gpu
 from .driver import DeviceError
@@ -95,6 +95,7 @@ def transferred(a: DeviceArray, gpu: Gpu) -> DeviceArray:
         gpu.stream.wait_stream(a.gpu.stream)
         gpu.driver.copy_peer(out.address, source.address, source.nbytes, a.gpu.driver, gpu.stream.handle)
         a.gpu.stream.wait_stream(gpu.stream)  # so that the source's memory is not handed out before
+        used_on(a.gpu.stream, (source,))
     return out
 
 

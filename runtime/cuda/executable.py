@@ -19,7 +19,7 @@ from ...passes.pipeline import Report, compile_graph
 from .. import knobs
 from ..executable import CheckFailed, fuel_from_knobs
 from ..sizes import GraphSizes
-from .array import DeviceArray, Shape, empty, to_device, to_device_together
+from .array import DeviceArray, Shape, empty, to_device, to_device_together, used_on
 from .code import Counts
 from .copies import copied
 from .device import Gpu
@@ -115,6 +115,7 @@ class CudaExecutable:
         if self.graphs is not None:
             replayed = self.graphs.run(given, self._written.difference(on_host))
             if replayed is not None:
+                used_on(self.gpu.stream, [a for a in given if type(a) is DeviceArray])
                 self._write_back(inputs, given, on_host)
                 return replayed[:count]
         given = self._on_device(given)
@@ -127,6 +128,7 @@ class CudaExecutable:
             [0 if a is None else a.address for a in outputs],
             sizes,
         )
+        used_on(self.gpu.stream, given)
         if failed is not None:
             raise CheckFailed(failed)
         self._write_back(inputs, given, on_host)

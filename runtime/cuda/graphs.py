@@ -7,7 +7,8 @@ worth recording are small.) Inputs that are large, written, or always at the sam
 where they are: graphs are told apart by those addresses.
 
 Recorded are plans of nothing but kernels, for sizes known beforehand. By default those whose kernels take less time than
-launching them, from the third call on.
+launching them, from the third call on. Where a plan has checks, the host reads them before what follows is replayed, so
+such a plan is two graphs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,9 +24,10 @@ import numpy as np
 from ...ir import dim
 from ...ir.kernel import Kernel
 from ...ir.plan import Plan, Step
+from ..executable import CheckFailed
 from .array import DeviceArray, empty
 from .device import Stream
-from .driver import DeviceError
+from .driver import DeviceError, Driver, Launch
 from .host import STAGED
 from .launches import ALIGN
 from .program import Program
@@ -44,8 +47,6 @@ def why_not(plan: Plan) -> str:
     """Why a plan can't be recorded; "" if it can."""
     if plan.dims:
         return "its sizes are symbolic"
-    if plan.checks:
-        return "it has checks, which the host reads"
     if not all(isinstance(s, Step) for s in plan.steps):
         return "it has control flow or host steps"
     return "" if len(plan.steps) > 1 else "it is one kernel"
@@ -89,13 +90,13 @@ class Graphs:
         self._lock = threading.Lock()
         self._seen: list[int | None] = []  # addresses of the inputs; None: of the host, or different each time
         self._now: list[int | None] = []  # addresses of the last call's; None: of the host
-        self._last: Any = None  # the graph of the last call
+        self._last: _Recorded | None = None  # what the last call replayed
         self._memory: _Memory | None = None
-        self._graphs: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._graphs: OrderedDict[tuple[int, ...], _Recorded] = OrderedDict()
 
     def run(self, inputs: Sequence[Any], written: frozenset[int]) -> list[DeviceArray | None] | None:
         """The outputs, as of `CudaExecutable.run`; None if the call shall run launch by launch. written: the inputs that
-        the plan writes."""
+        the plan writes. Raises, with nothing written, CheckFailed."""
         if self.reason:
             return None
         now = [None if type(a) is np.ndarray else a.address for a in inputs]
@@ -114,16 +115,21 @@ class Graphs:
                     self.close(f"recording failed: {e}")
             return None if self._last is None else self._replayed(self._last, inputs)
 
-    def _replayed(self, graph: Any, inputs: Sequence[Any]) -> list[DeviceArray | None]:
-        memory, stream = self._memory, self.gpu.stream
+    def _replayed(self, recorded: _Recorded, inputs: Sequence[Any]) -> list[DeviceArray | None]:
+        memory, stream, replay = self._memory, self.gpu.stream, self.gpu.driver.replay
         assert memory is not None
         memory.enter(stream)
         memory.copy_in(inputs)
-        self.gpu.driver.replay(graph, stream.handle)
+        if recorded.before is not None:
+            replay(recorded.before, stream.handle)
+        if self.plan.checks and (failed := self.program.failed(recorded.at)) is not None:
+            raise CheckFailed(failed)
+        if recorded.after is not None:
+            replay(recorded.after, stream.handle)
         self.replays += 1
         return memory.copy_out()
 
-    def _graph(self, inputs: Sequence[Any], written: frozenset[int]) -> Any:
+    def _graph(self, inputs: Sequence[Any], written: frozenset[int]) -> _Recorded | None:
         """The graph for inputs that lie there, recorded if there is none; None if that is not worth it."""
         memory = self._memory
         if memory is None or memory.misses(inputs, self._seen, written):
@@ -139,29 +145,41 @@ class Graphs:
             return None
         graph = self._graphs[key] = self._record(memory, inputs)
         if len(self._graphs) > KEPT:
-            self.gpu.driver.release_graph(self._graphs.popitem(last=False)[1])
+            self._graphs.popitem(last=False)[1].release(self.gpu.driver)
         return graph
 
-    def _record(self, memory: _Memory, inputs: Sequence[Any]) -> Any:
-        program, driver = self.program, self.gpu.driver
+    def _record(self, memory: _Memory, inputs: Sequence[Any]) -> _Recorded:
+        program, plan = self.program, self.plan
         sized = program.sized({})
-        at = memory.inputs(inputs)
-        frame = sized.take(program.bases(memory.block.address, at, memory.outputs))
+        bases = program.bases(memory.block.address, memory.inputs(inputs), memory.outputs)
+        frame = sized.take(bases)
+        first = plan.commit_from if plan.checks else len(plan.steps)
+        parts = [
+            self._captured([f for f in part if f is not None])
+            for part in (frame.launches[:first], frame.launches[first:])
+        ]
+        sized.give(frame)
+        self.recorded += 1
+        return _Recorded(parts[0], parts[1], sized.addresses(bases))
+
+    def _captured(self, launches: Sequence[Launch]) -> Any:
+        """A graph of these launches; None if there are none."""
+        if not launches:
+            return None
+        driver = self.gpu.driver
         stream = Stream(self.gpu, driver.new_stream())
         driver.enter()
         driver.begin_capture(stream.handle)
         try:
-            for launch in frame.kernels:
+            for launch in launches:
                 launch(stream.handle)
         finally:
             graph = driver.end_capture(stream.handle)
-        sized.give(frame)
-        self.recorded += 1
         return graph
 
     def _forget(self) -> None:
-        for graph in self._graphs.values():
-            self.gpu.driver.release_graph(graph)
+        for recorded in self._graphs.values():
+            recorded.release(self.gpu.driver)
         self._graphs.clear()
         self._memory = self._last = None
 
@@ -172,6 +190,20 @@ class Graphs:
 
     def __del__(self) -> None:
         self._forget()
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """The graphs of what comes before and after the checks (None: nothing), and the addresses of the plan's buffers."""
+
+    before: Any
+    after: Any
+    at: list[int]
+
+    def release(self, driver: Driver) -> None:
+        for graph in (self.before, self.after):
+            if graph is not None:
+                driver.release_graph(graph)
 
 
 class _Memory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -93,7 +94,7 @@ class Program:
     def _in_steps(self, frame: Frame, at: list[int], sizes: Sizes) -> str | None:
         plan, stream = self.plan, self.gpu.stream.handle
         for number, step in enumerate(self.steps):
-            if number == plan.commit_from and (failed := self._failed(at)) is not None:
+            if number == plan.commit_from and (failed := self.failed(at)) is not None:
                 return failed
             if isinstance(step, KernelStep):
                 launch = frame.launches[number]
@@ -106,12 +107,29 @@ class Program:
                 if failed is not None:
                     return failed
                 self.gpu.driver.enter()
-        return self._failed(at) if plan.commit_from >= len(self.steps) else None
+        return self.failed(at) if plan.commit_from >= len(self.steps) else None
 
-    def _failed(self, at: list[int]) -> str | None:
-        for b, message in self.plan.checks:
-            if b >= 0 and self._read(at[b], self.plan.buffers[b].type, {}).any():
+    def failed(self, at: Sequence[int]) -> str | None:
+        """The message of a check that has failed, of a call whose buffers are `at`. Waits for the device, once."""
+        checks = [(b, message) for b, message in self.plan.checks if b >= 0]
+        if not checks:
+            return None
+        sizes = [dim.evaluate(self.plan.buffers[b].type.size, {}) for b, _ in checks]  # a byte for each
+        gpu, stream = self.gpu, self.gpu.stream
+        address, room = gpu.host.get(sum(sizes))
+        offset = 0
+        for (b, _), n in zip(checks, sizes):
+            if n:
+                gpu.driver.copy_out(address + offset, at[b], n, stream.handle)
+            offset += n
+        stream.synchronize()
+        found = ctypes.string_at(address, offset)
+        gpu.host.put(address, room)
+        offset = 0
+        for (_, message), n in zip(checks, sizes):
+            if any(found[offset : offset + n]):
                 return message
+            offset += n
         return None
 
     # ---- values on the host

@@ -13,7 +13,7 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
 from tracefuse.ir import dim, ops
-from tracefuse.ir.dtypes import float32
+from tracefuse.ir.dtypes import float32, int64
 from tracefuse.ir.graph import GraphBuilder, InputSpec, OutputSpec, Signature, Value
 from tracefuse.ir.types import TensorType
 from tracefuse.runtime.cuda import graphs
@@ -21,6 +21,7 @@ from tracefuse.runtime.cuda.array import DeviceArray, to_device
 from tracefuse.runtime.cuda.device import Gpu, Stream, gpu
 from tracefuse.runtime.cuda.driver import DeviceError
 from tracefuse.runtime.cuda.executable import CudaExecutable, build
+from tracefuse.runtime.executable import CheckFailed
 
 
 def made(function: Callable[..., Value], *shapes: tuple, cuda_graphs: bool | None = None, g: Gpu | None = None):
@@ -157,6 +158,32 @@ def step(wanted: bool | None, n: int = 7) -> CudaExecutable:
         [total, new], Signature((InputSpec("x"), InputSpec("w")), (OutputSpec(), OutputSpec("write", 1)))
     )
     return build(graph, gpu(0), cuda_graphs=wanted)
+
+
+def test_checks_are_read_before_anything_is_written():
+    """So a plan that has both is two graphs."""
+    builder = GraphBuilder("lookup")
+    w = builder.input(TensorType(float32, (6, 5)), "w")
+    i = builder.input(TensorType(int64, (3,)), "i")
+    with builder:
+        rows = ops.gather(w, ops.check_index(i, size=6))
+        out = ops.softmax(ops.matmul(rows, ops.permute(w, perm=(1, 0))), axis=1)
+        new = ops.add(w, ops.softmax(w, axis=1))
+    signature = Signature((InputSpec("w"), InputSpec("i")), (OutputSpec(), OutputSpec("write", 0)))
+    e = build(builder.finish([out, new], signature), gpu(0), cuda_graphs=True)
+    w = normal(6, 5)
+    dw = to_device(gpu(0), w)
+    for indices in ([0, 5, -1], [2, 2, 3], [1, 6, 0], [4, -6, 0], [0, 0, -7]):
+        given = to_device(gpu(0), np.array(indices))
+        if min(indices) < -6 or max(indices) > 5:
+            with pytest.raises(CheckFailed):
+                e.run([dw, given])
+        else:
+            (y, _) = e.run([dw, given])
+            np.testing.assert_allclose(y.numpy(), reference(w[indices], w.T), rtol=1e-4)
+            w = w + reference(w, np.eye(5, dtype=np.float32))
+        np.testing.assert_allclose(dw.numpy(), w, rtol=1e-4)
+    assert replays(e) == 2 and not e.graphs.reason
 
 
 def test_what_is_written_is_written_in_place():

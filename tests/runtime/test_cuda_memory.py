@@ -146,6 +146,35 @@ def test_threads_and_garbage_collections(g):
     assert g.pool.stats().cached == 0
 
 
+# ---- arrays on several streams
+
+
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_an_array_that_another_stream_reads_keeps_its_memory(g, cuda_graphs):
+    """Though the program lets go of it, as soon as that stream has been told what to do."""
+    builder = GraphBuilder("f")
+    v = builder.input(TensorType(float32, (6, 50)), "x")
+    with builder:
+        out = ops.reduce_sum(ops.softmax(v, axis=1), axes=(0,))
+    e = build(builder.finish([out]), g, cuda_graphs=cuda_graphs)
+    x = normal(6, 50)
+    want = (np.exp(x) / np.exp(x).sum(1, keepdims=True)).sum(0)
+    for _ in range(3):
+        a = to_device(g, x)
+        g.synchronize()
+        g.stream = other_stream(g)
+        (y,) = e.run([a])
+        z = a.copy()
+        side, g.stream = g.stream, g.main_stream
+        del a
+        again = empty(g, (6, 50), np.dtype(np.float32))
+        g.driver.fill(again.address, 0, again.nbytes, g.stream.handle)
+        g.stream.synchronize()
+        side.synchronize()
+        np.testing.assert_allclose(y.numpy(), want, rtol=1e-4)
+        np.testing.assert_array_equal(z.numpy(), x)
+
+
 # ---- plans
 
 

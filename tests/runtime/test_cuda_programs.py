@@ -20,7 +20,8 @@ from tracefuse.ir.subgraph import graph_of
 from tracefuse.ir.types import TensorType
 from tracefuse.runtime.cuda import program
 from tracefuse.runtime.cuda.array import DeviceArray, to_device
-from tracefuse.runtime.cuda.device import gpu
+from tracefuse.runtime.cuda.device import Gpu, gpu
+from tracefuse.runtime.cuda.emulated import EmulatedDevice
 from tracefuse.runtime.cuda.executable import build
 from tracefuse.runtime.executable import CheckFailed
 
@@ -126,6 +127,25 @@ def test_threads_share_an_executable():
     for t in threads:
         t.join()
     assert not wrong
+
+
+def test_a_long_compile_holds_up_nobody_else(monkeypatch):
+    """Kernels are compiled by whoever needs them first; others go on."""
+    g = Gpu(EmulatedDevice(0))
+    started, go_on = threading.Event(), threading.Event()
+
+    def breathe() -> None:
+        started.set()
+        assert go_on.wait(20)
+
+    slow = threading.Thread(target=lambda: build(graph_of(lambda x: ops.sin(x), [ROW]), g, breathe))
+    slow.start()
+    assert started.wait(20)
+    (y,) = build(graph_of(lambda x: ops.exp(x), [ROW]), g).run([normal(5)])
+    assert slow.is_alive()
+    go_on.set()
+    slow.join()
+    np.testing.assert_allclose(y.numpy(), np.exp(normal(5)), rtol=1e-6)
 
 
 def test_the_source_of_kernels():
