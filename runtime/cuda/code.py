@@ -10,7 +10,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,25 @@ from ...ir.target import Target
 from .. import knobs
 from ..cache import disk_cache
 
-Work = tuple[Kernel, Schedule]
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A kernel that is wanted. unaligned: its parameters that may begin anywhere, not at a multiple of 16 bytes."""
+
+    kernel: Kernel
+    schedule: Schedule
+    unaligned: frozenset[str] = frozenset()
+
+    @property
+    def text(self) -> str:
+        """What tells kernels apart."""
+        return f"{format_kernel(self.kernel)}\n{format_schedule(self.schedule)}\n{sorted(self.unaligned)}"
+
+    def lowered(self, target: Target) -> TritonKernel:
+        """Its source. What the hardware copies block by block has to be aligned, so persistent programs do without."""
+        aligned = not self.unaligned or self.kernel.anchor is None
+        chosen = self.schedule if aligned else replace(self.schedule, persistent=False)
+        return lower_kernel(self.kernel, chosen, target, unaligned=self.unaligned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +100,9 @@ def generator() -> str:
     return f"{digest.hexdigest()} triton {metadata.version('triton')}"
 
 
-def kernel_text(kernel: Kernel, schedule: Schedule) -> str:
-    """What tells kernels apart."""
-    return f"{format_kernel(kernel)}\n{format_schedule(schedule)}"
-
-
-def interpreted(kernel: Kernel, schedule: Schedule, target: Target) -> KernelCode:
+def interpreted(work: Work, target: Target) -> KernelCode:
     """A kernel for the interpreter."""
-    return _code(lower_kernel(kernel, schedule, target), None)
+    return _code(work.lowered(target), None)
 
 
 def machine_code(
@@ -97,7 +110,7 @@ def machine_code(
 ) -> list[KernelCode]:
     """The code of each kernel. breathe: called between kernels; what it raises ends it."""
     disk = disk_cache(target.key)
-    keys = [_key(kernel_text(*w), target) for w in work]
+    keys = [_key(w.text, target) for w in work]
     found: dict[str, KernelCode] = {}
     missing: dict[str, TritonKernel] = {}
     for key, w in zip(keys, work):
@@ -106,7 +119,7 @@ def machine_code(
         stored = disk.get(key)
         code = None if stored is None else _unpack(stored)
         if code is None:
-            missing[key] = lower_kernel(*w, target)
+            missing[key] = w.lowered(target)
         else:
             found[key] = code
             counts.hits += 1

@@ -69,7 +69,7 @@ def _merged(shape: Shape, to: Shape, at: Shape, word: int) -> list[tuple[int, in
 @functools.cache
 def _loaded(gpu: Gpu, rank: int, dtype: DType) -> Function:
     kernel = _kernel(rank, dtype)
-    return gpu.load(kernel, schedule(kernel, gpu.target))
+    return gpu.load(kernel, schedule(kernel, gpu.target), frozenset("xy"))
 
 
 def _kernel(rank: int, dtype: DType) -> Kernel:

@@ -12,7 +12,7 @@ from typing import Any
 from ...backends.triton.exprs import INTERPRETER
 from ...ir.kernel import Kernel, Schedule
 from ...ir.target import CUDA_SM90, Target
-from .code import Counts, KernelCode, Work, interpreted, kernel_text, machine_code
+from .code import Counts, KernelCode, Work, interpreted, machine_code
 from .driver import DeviceError, Driver, Function, drivers
 from .host import HostPool
 from .memory import Pool
@@ -50,16 +50,16 @@ class Gpu:
         for stream in list(self.streams):
             stream.synchronize()
 
-    def load(self, kernel: Kernel, schedule: Schedule) -> Function:
-        """A kernel's code on this device."""
-        return self.load_all([(kernel, schedule)])[0]
+    def load(self, kernel: Kernel, schedule: Schedule, unaligned: frozenset[str] = frozenset()) -> Function:
+        """A kernel's code on this device. unaligned: see `Work`."""
+        return self.load_all([Work(kernel, schedule, unaligned)])[0]
 
     def load_all(
         self, work: Sequence[Work], breathe: Callable[[], None] = lambda: None, counts: Counts | None = None
     ) -> list[Function]:
         """The code of kernels on this device, which stays there as long as somebody refers to it. Kernels that are not on
         disk are compiled beside each other. breathe: called between kernels; what it raises ends it."""
-        keys = [kernel_text(*w) for w in work]
+        keys = [w.text for w in work]
         found = {k: self._loaded.get(k) for k in keys}
         missing = {k: w for k, w in zip(keys, work) if found[k] is None}
         codes = self._codes(list(missing.values()), breathe, counts or Counts()) if missing else []
@@ -76,7 +76,7 @@ class Gpu:
         out = []
         for w in work:
             breathe()
-            out.append(interpreted(*w, self.target))
+            out.append(interpreted(w, self.target))
         return out
 
     def __repr__(self) -> str:

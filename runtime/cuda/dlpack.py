@@ -113,6 +113,10 @@ class _Borrowed:
         self.address, self.size, self.stream, self._owner = address, size, stream, owner
         self._delete = _Deleter(deleter) if deleter else None
 
+    def record_stream(self, stream: Stream) -> None:
+        """The stream that it was borrowed in waits for the other one, as the lender knows of no other."""
+        self.stream.wait_stream(stream)
+
     def __del__(self) -> None:
         if self._delete is not None:
             self._delete(self._owner)

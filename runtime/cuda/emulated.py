@@ -246,10 +246,13 @@ class _Interpreted:
         from ...backends.triton.launch import call
 
         arrays: list[np.ndarray] = []
+        assert self.code.source is not None
+        for (name, _), aligned, address in zip(self.code.buffers, self.code.source.aligned, arguments):
+            if aligned and address % 16:
+                raise DeviceError(f"{self.code.name} takes {name} at a multiple of 16 bytes, not at {address:#x}")
         for dtype, address in zip(self._types, arguments):
             left = self.device._check(address, 0) // dtype.itemsize
             memory: Any = (ctypes.c_char * (left * dtype.itemsize)).from_address(address)
             arrays.append(np.frombuffer(memory, dtype))
         self.device.launches += 1
-        assert self.code.source is not None
         call(self.code.source, grid, arrays, arguments[len(arrays) :])

@@ -11,6 +11,7 @@ from ...ir import dim
 from ...ir.interpreter import concrete_attrs
 from ...ir.plan import ControlStep, HostStep, Plan, Step
 from ...ir.types import TensorType
+from .alignment import Alignment
 from .array import DeviceArray, empty, to_device, write
 from .code import Counts
 from .device import Gpu
@@ -26,9 +27,16 @@ SETS_OF_SIZES = 64  # whose launches are kept
 class Program:
     """The steps of a plan, with their code. Thread-safe: a call keeps everything that it changes to itself."""
 
-    def __init__(self, plan: Plan, gpu: Gpu, breathe: Callable[[], None] = lambda: None, counts: Counts | None = None):
-        self.plan, self.gpu = plan, gpu
-        loaded = gpu.load_all([(s.kernel, s.schedule) for s in plan.all_kernel_steps], breathe, counts)
+    def __init__(
+        self,
+        plan: Plan,
+        gpu: Gpu,
+        breathe: Callable[[], None] = lambda: None,
+        counts: Counts | None = None,
+        alignment: Alignment | None = None,
+    ):
+        self.plan, self.gpu, self.alignment = plan, gpu, alignment or Alignment(plan)
+        loaded = gpu.load_all(self.alignment.work(), breathe, counts)
         self._constants = [to_device(gpu, a) for a in plan.constants]
         self._constant_addresses = [a.address for a in self._constants]
         self.steps: list[KernelStep | HostStep | tuple[ControlStep, list[Program]]] = []
@@ -36,7 +44,7 @@ class Program:
             if isinstance(step, Step):
                 self.steps.append(self._kernel(step))
             elif isinstance(step, ControlStep):
-                self.steps.append((step, [Program(p, gpu) for p in step.plans]))
+                self.steps.append((step, [Program(a.plan, gpu, alignment=a) for a in self.alignment.inner(step)]))
             else:
                 self.steps.append(step)
         del loaded  # by now the steps refer to it
@@ -46,7 +54,7 @@ class Program:
         self._sized: dict[tuple[int, ...], Sized] = {}
 
     def _kernel(self, step: Step) -> KernelStep:
-        function = self.gpu.load(step.kernel, step.schedule)
+        function = self.gpu.load(step.kernel, step.schedule, self.alignment.unaligned(step))
         params = [p for p in step.kernel.params if p.role != "scratch"]
         by_name = dict(zip((p.name for p in params), zip(step.args, step.offsets or (0,) * len(params))))
         chosen = [(*by_name[name], size) for name, size in function.code.buffers]

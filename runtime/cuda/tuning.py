@@ -28,8 +28,9 @@ from ...ir.target import Target
 from ..cache import disk_cache
 from ..candidates import is_tunable
 from ..tuning import Tuned, Tuning, schedule_from
+from .alignment import Alignment
 from .array import DeviceArray, empty, write
-from .code import generator
+from .code import Work, generator
 from .device import Event, Gpu
 from .driver import Function
 from .launches import Alone
@@ -60,7 +61,7 @@ class _OutOfTime(Exception):
 class _Tuner:
     def __init__(self, plan: Plan, gpu: Gpu, budget: float, candidates: Candidates, breathe: Callable[[], None]):
         self.plan, self.gpu, self.candidates, self._breathe = plan, gpu, candidates, breathe
-        self._loaded = gpu.load_all([(s.kernel, s.schedule) for s in plan.all_kernel_steps], breathe)
+        self._loaded = gpu.load_all(Alignment(plan).work(), breathe)
         self.start = time.perf_counter()
         self.end = self.start + budget
         self.longest = 0.0  # seconds that trying a schedule has taken
@@ -123,7 +124,7 @@ class _Tuner:
         before = kernel.seconds(step.schedule)
         best, least = step.schedule, before
         others = [s for s in self.candidates(step.kernel, numerics.target(self.gpu.target)) if s != step.schedule]
-        self._compile(step.kernel, others)
+        self._compile(step, others)
         for schedule in others:
             self.breathe()
             start = time.perf_counter()
@@ -141,10 +142,11 @@ class _Tuner:
                 best, least = schedule, seconds
         return best, (before, least)
 
-    def _compile(self, kernel: Kernel, schedules: Sequence[Schedule]) -> None:
+    def _compile(self, step: Step, schedules: Sequence[Schedule]) -> None:
         """All beside each other. What does not compile is found out later, one by one."""
         try:
-            self._loaded += self.gpu.load_all([(kernel, s) for s in schedules], self.breathe)
+            unaligned = Alignment(self.plan).unaligned(step)
+            self._loaded += self.gpu.load_all([Work(step.kernel, s, unaligned) for s in schedules], self.breathe)
         except _OutOfTime:
             raise
         except Exception:
@@ -179,7 +181,7 @@ class _Kernel:
     """A kernel of a plan in memory of its own, whose contents no result depends on in a way that matters."""
 
     def __init__(self, gpu: Gpu, plan: Plan, step: Step):
-        self.gpu, self.kernel = gpu, step.kernel
+        self.gpu, self.kernel, self.unaligned = gpu, step.kernel, Alignment(plan).unaligned(step)
         params = [p for p in step.kernel.params if p.role != "scratch"]
         arrays = {b: _filled(gpu, plan.buffers[b].type) for b in dict.fromkeys(step.args)}
         offsets = step.offsets or (0,) * len(params)
@@ -194,7 +196,7 @@ class _Kernel:
         self._scratch = None
 
     def _launch(self, schedule: Schedule) -> Alone:
-        function: Function = self.gpu.load(self.kernel, schedule)
+        function: Function = self.gpu.load(self.kernel, schedule, self.unaligned)
         code, scratch = function.code, 0
         if code.image is not None and code.image.scratch:
             x, y, z = code.programs({})

@@ -19,7 +19,7 @@ from tracefuse.ir.graph import GraphBuilder
 from tracefuse.ir.target import CUDA_SM90
 from tracefuse.ir.types import TensorType
 from tracefuse.passes.pipeline import compile_graph
-from tracefuse.runtime.cuda.code import Counts, machine_code
+from tracefuse.runtime.cuda.code import Counts, Work, machine_code
 
 
 def work(count: int) -> list:
@@ -30,7 +30,7 @@ def work(count: int) -> list:
         x = builder.input(TensorType(float32, (8, 16 + k)), "x")
         with builder:
             result = ops.softmax(x, axis=1)
-        out += [(s.kernel, s.schedule) for s in compile_graph(builder.finish([result]), CUDA_SM90).kernel_steps]
+        out += [Work(s.kernel, s.schedule) for s in compile_graph(builder.finish([result]), CUDA_SM90).kernel_steps]
     return out
 
 

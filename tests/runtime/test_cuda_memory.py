@@ -20,7 +20,8 @@ from tracefuse.ir.graph import GraphBuilder
 from tracefuse.ir.types import TensorType
 from tracefuse.runtime.cuda import emulated, host
 from tracefuse.runtime.cuda.array import empty, to_device, to_device_together
-from tracefuse.runtime.cuda.device import Gpu, Stream
+from tracefuse.runtime.cuda.device import Gpu, Stream, gpu
+from tracefuse.runtime.cuda.dlpack import capsule, from_capsule
 from tracefuse.runtime.cuda.driver import OutOfDeviceMemory
 from tracefuse.runtime.cuda.eager import transferred
 from tracefuse.runtime.cuda.emulated import EmulatedDevice
@@ -173,6 +174,16 @@ def test_an_array_that_another_stream_reads_keeps_its_memory(g, cuda_graphs):
         side.synchronize()
         np.testing.assert_allclose(y.numpy(), want, rtol=1e-4)
         np.testing.assert_array_equal(z.numpy(), x)
+
+
+def test_borrowed_memory_may_be_read_on_another_stream():
+    g = gpu(0)
+    x = from_capsule(capsule(to_device(g, normal(50))))
+    g.stream = other_stream(g)
+    try:
+        np.testing.assert_array_equal(ops.add(x, x).numpy(), 2 * normal(50))
+    finally:
+        g.stream = g.main_stream
 
 
 # ---- plans
