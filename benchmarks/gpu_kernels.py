@@ -25,7 +25,7 @@ from tracefuse.backends.triton.emit import lower_kernel
 from tracefuse.backends.triton.lowered import TritonKernel
 from tracefuse.ir.kernel import Kernel
 from tracefuse.ir.plan import Step
-from tracefuse.ir.target import CUDA_SM90
+from tracefuse.ir.target import cuda_target
 from tracefuse.passes.pipeline import compile_graph
 
 SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}  # KB of a program, at most, by compute capability
@@ -72,7 +72,7 @@ def rows_of(models: Iterable[str], capabilities: Sequence[int], small: bool = Fa
     for model in models:
         for graph in training_graphs(*MODELS[model](small)):
             for capability in capabilities:
-                target = replace(CUDA_SM90, cpu=f"sm_{capability}")
+                target = cuda_target(capability)
                 for step in compile_graph(graph, target).steps:
                     assert isinstance(step, Step), f"{model}: {step.node.op.name} is no kernel"
                     key = (step.kernel.name, step.schedule, capability)

@@ -24,6 +24,7 @@ PORT = 100e9  # bytes a second that a multiprocessor moves
 STEP = 25e-9  # seconds of a step through the contracted points, whatever its size
 COPIED = 16  # bytes: what strides of a matrix have to be multiples of for the hardware to copy its blocks
 VECTOR = 8  # bytes: what a load has to have for a thread to need few of them
+COMPUTED = 64  # elements of a block that a thread has registers for where operands are computed
 HEAVY = 10  # instructions of an epilogue that needs registers of its own
 
 
@@ -31,7 +32,8 @@ HEAVY = 10  # instructions of an epilogue that needs registers of its own
 class Unit:
     """How one kind of product is computed. bytes: of an operand. flops: at best, in a second. depths: contracted points of a
     block. What a thread has registers for, in elements: `most` accumulators, `heavy` of a problem that is;
-    `loads` of operands, `scattered` of them if each is loaded by itself."""
+    `loads` of operands, `scattered` of them if each is loaded by itself. staged: bytes in memory of what an element of lhs
+    and of rhs is made of, which is more where they are computed of others: () for `bytes` each."""
 
     bytes: int
     flops: float
@@ -40,9 +42,32 @@ class Unit:
     depths: tuple[int, ...]
     loads: int = 256
     scattered: int = 40
+    staged: tuple[int, ...] = ()
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Bytes of an element of lhs, and of rhs, on their way."""
+        lhs, rhs = self.staged or (self.bytes, self.bytes)
+        return max(lhs, self.bytes), max(rhs, self.bytes)
 
 
 def unit(c: Contraction, gpu: Gpu, precision: str) -> Unit:
+    lhs, rhs = c.unwidened
+    found = _unit(c, gpu, precision)
+    if lhs.op == rhs.op == "load":
+        return found
+    staged = _staged(lhs, c.m, c.k), _staged(rhs, c.n, c.k)
+    return replace(found, staged=staged, loads=min(found.loads, COMPUTED))  # computed operands pass through registers
+
+
+def _staged(e: Expr, side: tuple[Axis, ...], contracted: tuple[Axis, ...]) -> int:
+    """Bytes in memory of all that differs from element to element of an operand."""
+    axes = [{a.sym for a in x if a.extent != 1} for x in (side, contracted)]
+    loads = {x for x in walk(e) if x.op == "load" and all(a & free_symbols(x) for a in axes if a)}
+    return sum(x.dtype.itemsize for x in loads)
+
+
+def _unit(c: Contraction, gpu: Gpu, precision: str) -> Unit:
     operand = c.unwidened[0].dtype
     if operand is int8:
         return Unit(1, 2 * gpu.half_flops, 64, 64, (32, 64, 128))
@@ -149,7 +174,8 @@ def shared_bytes(s: Schedule, how: Unit) -> int:
     in programs that stay."""
     m, n, k = s.blocks
     parts = how.bytes == 4 and s.precision != "ieee"  # float32 that was taken apart may be there, too
-    operands = (s.stages + parts) * (m + n) * k * how.bytes
+    lhs, rhs = how.sides
+    operands = s.stages * (m * lhs + n * rhs) * k + parts * (m + n) * k * how.bytes
     return operands + m * n * 2 + 1024 if s.persistent else max(operands, m * n * 4)
 
 
@@ -178,7 +204,8 @@ def seconds(p: Problem, s: Schedule, how: Unit, gpu: Gpu) -> float:
     waiting = CACHED / (s.stages - 1) / at_once  # if nothing but loads took time
     steps = depth // k
     computing = busiest * max(computing + steps * STEP / at_once, steps * waiting)
-    block = (m + n) * k * how.bytes
+    lhs, rhs = how.sides
+    block = (m * lhs + n * rhs) * k
     flying = min(count, gpu.multiprocessors) * at_once * (s.stages - 1) * block
     bandwidth = gpu.bandwidth * min(1.0, flying / (gpu.bandwidth * LATENCY))
     cached = count * (m + n) * depth * how.bytes / 3  # the second-level cache is about three times as fast as memory
