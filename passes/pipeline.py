@@ -25,12 +25,13 @@ from .memory import AnyStep, HostDraft, Planner, lower_groups, order_drafts
 from .prepare import prepare
 from .rebase import rebase
 from .rows import cache_rows
+from .scanning import scanning
 from .scattering import scattering
 from .schedule import schedule
 from .schedule_gpu import schedule as schedule_on_gpu
 from .simplify import eliminate_dead, fill_empty, share, simplify
 from .sorting import sorting
-from .split import split
+from .split import split, split_on_gpu
 
 GraphPass = Callable[[Graph, Fuel], Graph]
 
@@ -51,6 +52,7 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
 GPU_PASSES: tuple[tuple[str, Callable[[Graph, Fuel, Target], Graph]], ...] = (
     ("scattering", scattering),
     ("sorting", sorting),
+    ("scanning", scanning),
 )
 REQUIRED = frozenset(("decompose", "check_indices", "fill_empty", "prepare"))  # the backends cannot do without these
 KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
@@ -77,9 +79,10 @@ class Report:
 
 def graph_passes(target: Target | None) -> Iterator[tuple[str, GraphPass]]:
     """The graph passes for a target, in order."""
+    on_gpu = target is not None and target.isa == "cuda"
     for name, run in GRAPH_PASSES:
-        yield name, run
-        if name == "fill_empty" and target is not None and target.isa == "cuda":
+        yield name, split_on_gpu if on_gpu and name == "split" else run
+        if on_gpu and name == "fill_empty":
             yield from ((n, lambda g, fuel, p=p: p(g, fuel, target)) for n, p in GPU_PASSES)
 
 

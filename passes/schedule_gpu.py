@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from ..ir import dim
 from ..ir.dim import DimLike
+from ..ir.dtypes import DType
 from ..ir.kernel import Axis, Kernel, Schedule, offset, roots
-from ..ir.scalar import Expr, walk
+from ..ir.scalar import Expr, free_symbols, walk
 from ..ir.target import Target
 
 POINTWISE_BLOCK = 1024
 TILE = 2048  # points of a tile whose stages loop
 LARGEST_ROW = 4096  # points that one block holds
+PROGRAMS = 264  # that a kernel has where its size allows: two on each of 132 multiprocessors
+VECTOR = 16  # bytes that a thread reads at once
+REGISTERS = 128  # of a thread, for the elements that it holds at once
+MOST_WARPS = 8
 
 
 def schedule(kernel: Kernel, target: Target) -> Schedule:
@@ -19,10 +24,75 @@ def schedule(kernel: Kernel, target: Target) -> Schedule:
     if kernel.anchor is not None:
         return _contraction(kernel)
     outer = dim.numel(tuple(a.extent for a in kernel.axes))
+    if not any(s.axes for s in kernel.stages):
+        return _points(kernel, outer)
+    return _rows(kernel, outer)
+
+
+def _points(kernel: Kernel, outer: DimLike) -> Schedule:
+    """Each thread has the elements of one vector, or of two of them if registers hold those of every buffer."""
+    held = _held(kernel)
+    each = VECTOR // min((_itemsize(b.dtype) for b in kernel.params), default=4)
+    each = max(1, min(2 * each, power_below(REGISTERS * 4 // max(1, held))))
+    block = min(POINTWISE_BLOCK, power_of_two(outer, POINTWISE_BLOCK))
+    if isinstance(outer, int):  # small ones have few points a program, so that there are enough programs
+        block = min(block, max(32 * min(each, 4), power_below(outer // PROGRAMS)))
+    return Schedule(blocks=(block,), warps=_warps(block, each))
+
+
+def _rows(kernel: Kernel, outer: DimLike) -> Schedule:
+    """Long along the dimension that more of memory is contiguous in."""
     inner = [dim.numel(tuple(a.extent for a in s.axes)) for s in kernel.stages if s.axes]
-    blocks = _rows(kernel, outer, inner) if inner else (power_of_two(outer, POINTWISE_BLOCK), 1)
-    points = blocks[0] * blocks[1]
-    return Schedule(blocks=blocks if inner else blocks[:1], warps=8 if points > 2048 else 4)
+    if any(s.span for s in kernel.stages):
+        x, r = _spans(kernel, inner[0])
+        return Schedule(blocks=(x, r), warps=4)
+    longest = max(power_of_two(n, LARGEST_ROW) for n in inner)
+    held = _held(kernel)
+    if _columns(kernel):
+        x = power_of_two(outer, 64)
+        r = min(longest, TILE // x)
+        return Schedule(blocks=(x, r), warps=_warps(x * r, 8))
+    most = power_below(MOST_WARPS * 2 * 32 * REGISTERS * 4 // held)  # points whose elements all threads together hold
+    fits = all(isinstance(n, int) and n <= LARGEST_ROW for n in inner) and (longest <= most or _sorts(kernel))
+    r = longest if fits else min(longest, TILE)
+    x = power_of_two(outer, max(1, min(64, TILE // 2 // r)))
+    if isinstance(outer, int):
+        x = min(x, power_below(max(1, outer // PROGRAMS)))
+    warps = _warps(x * r, 4 if _sorts(kernel) else 8)
+    while fits and warps < 2 * MOST_WARPS and x * r * held > warps * 32 * REGISTERS * 2:
+        warps *= 2
+    return Schedule(blocks=(x, r), warps=warps)
+
+
+def _spans(kernel: Kernel, n: DimLike) -> tuple[int, int]:
+    """Neighbouring outer points read the same rows, but for their place in these; a span has the average length, if all
+    are alike."""
+    *rows, last = (a.extent for a in kernel.axes) if kernel.axes else (1,)
+    count = dim.numel(tuple(rows)) if rows else last
+    average = n // count if isinstance(n, int) and isinstance(count, int) else 16
+    r = power_of_two(max(1, average), 1024) if not rows else power_of_two(max(4, average), 32)
+    x = power_of_two(last, 256) if rows else 64
+    return max(1, min(x, TILE // r)), max(r, 4)
+
+
+def _sorts(kernel: Kernel) -> bool:
+    return any(r.kind == "sort" for s in kernel.stages for r in s.reductions)
+
+
+def _held(kernel: Kernel) -> int:
+    """Bytes of registers of one point: an element from each load, and what is stored."""
+    loads = [e for e in walk(*(x for s in kernel.stages for x in roots(s))) if e.op == "load" and free_symbols(e)]
+    stored = {s.buffer: s.value.dtype for stage in kernel.stages for s in stage.stores}
+    return sum(max(4, e.dtype.itemsize) for e in loads) + sum(max(4, d.itemsize) for d in stored.values()) or 4
+
+
+def _itemsize(dtype: DType) -> int:
+    return max(1, dtype.itemsize)
+
+
+def _warps(points: int, each: int) -> int:
+    """Warps of a block whose threads have about `each` points."""
+    return max(1, min(MOST_WARPS, power_below(points // (32 * each))))
 
 
 def _contraction(kernel: Kernel) -> Schedule:
@@ -33,19 +103,6 @@ def _contraction(kernel: Kernel) -> Schedule:
     limit = 64 if floating else 16  # integers go through a three-dimensional product
     blocks = (power_of_two(m, limit), power_of_two(n, limit), power_of_two(k, 32 if floating else 16))
     return Schedule(blocks=tuple(max(16, b) for b in blocks), warps=8 if floating else 4, stages=3)
-
-
-def _rows(kernel: Kernel, outer: DimLike, inner: list[DimLike]) -> tuple[int, int]:
-    """Powers of two. Long along the dimension that more of memory is contiguous in."""
-    longest = power_of_two(inner[0], LARGEST_ROW)
-    for n in inner[1:]:
-        longest = max(longest, power_of_two(n, LARGEST_ROW))
-    if _columns(kernel):
-        x = power_of_two(outer, 64)
-        return x, min(longest, TILE // x)
-    fits = all(isinstance(n, int) and n <= LARGEST_ROW for n in inner)
-    r = longest if fits else min(longest, TILE)
-    return power_of_two(outer, max(1, min(64, TILE // 2 // r))), r
 
 
 def _columns(kernel: Kernel) -> bool:
@@ -68,3 +125,8 @@ def _unit_stride(kernel: Kernel, e: Expr, axis: Axis) -> int:
 def power_of_two(n: DimLike, most: int) -> int:
     """The smallest power of two that holds n, at most `most` (a power of two)."""
     return min(most, 1 << max(0, n - 1).bit_length()) if isinstance(n, int) else most
+
+
+def power_below(n: int) -> int:
+    """The largest power of two up to n, at least 1."""
+    return 1 << max(0, n.bit_length() - 1)
