@@ -387,7 +387,8 @@ class Fuser:
             if node is reader.anchor and node.op.name not in SCANS:
                 sources = [s for v in node.inputs for s in self.access.sources(v, None)]
             elif node.op.name in REDUCTIONS or node.op.name in SCANS:
-                sources = self.access.sources(node.inputs[0], reader.level_index(node.inputs[0].shape, True))
+                sources = list(self.access.sources(node.inputs[0], reader.level_index(node.inputs[0].shape, True)))
+                sources += [s for v in node.inputs[1:] for s in self.access.sources(v, None)]
             else:
                 at = reader.where(node.out)
                 sources = self._sources(node, at) if at is not None else self.access.sources(node.out, None)

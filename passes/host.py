@@ -11,7 +11,9 @@ CREATION = frozenset(("full", "iota"))
 REDUCTIONS = frozenset(
     ("reduce_sum", "reduce_prod", "reduce_max", "reduce_min", "reduce_any", "reduce_all", "argmax", "argmin")
 )
-SCANS = {"cumsum": "sum", "cumprod": "prod", "sort_rows": "sort"}  # op -> kind of the running reduction
+SCANS = {  # op -> kind of the running reduction
+    "cumsum": "sum", "cumsum_from": "sum", "cumprod": "prod", "cumprod_from": "prod", "sort_rows": "sort",
+}  # fmt: skip
 OVERWRITERS = frozenset(("scatter_unordered",))  # their result takes over the memory of their first operand
 SCATTERS = frozenset(("scatter", "positions", "segment_reduce", *OVERWRITERS))  # they store, or fold, where values say
 SEARCHES = frozenset(("merge_runs", "search_rows"))  # each element is found by steps through memory

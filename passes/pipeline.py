@@ -29,12 +29,13 @@ from .prepare import prepare
 from .products import products
 from .rebase import rebase
 from .rows import cache_rows
+from .scanning import scanning
 from .scattering import scattering
 from .schedule import schedule
 from .schedule_gpu import schedule as schedule_on_gpu
 from .simplify import eliminate_dead, fill_empty, share, simplify
 from .sorting import sorting
-from .split import split
+from .split import split, split_on_gpu
 
 GraphPass = Callable[[Graph, Fuel], Graph]
 
@@ -55,6 +56,7 @@ GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
 GPU_PASSES: tuple[tuple[str, Callable[[Graph, Fuel, Target], Graph], str], ...] = (
     ("scattering", scattering, "fill_empty"),  # what has one order on the host becomes work for many processors
     ("sorting", sorting, "fill_empty"),
+    ("scanning", scanning, "fill_empty"),
     ("channels_last", channels_last, "simplify_again"),
     ("products", products, "simplify_again"),
 )
@@ -85,9 +87,10 @@ class Report:
 
 def graph_passes(target: Target | None) -> Iterator[tuple[str, GraphPass]]:
     """The graph passes for a target, in order."""
+    on_gpu = target is not None and target.isa == "cuda"
     for name, run in GRAPH_PASSES:
-        yield name, run
-        if target is not None and target.isa == "cuda":
+        yield name, split_on_gpu if on_gpu and name == "split" else run
+        if on_gpu:
             for own, p, behind in GPU_PASSES:
                 if behind == name:
                     yield own, lambda g, fuel, p=p: p(g, fuel, target)

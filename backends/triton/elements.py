@@ -54,6 +54,9 @@ class Tile:
     live: list[Text | None]
     inside: Text | None = None
     bound: dict[Dim, Text] = field(default_factory=dict)
+    numbered: list[tuple[Dim, list[Axis]]] = field(
+        default_factory=list
+    )  # a row-major position, and the axes it runs through
     units: dict[Dim, DimLike] = field(default_factory=dict)
 
     def shape(self, dims: int | None = None) -> str:
@@ -111,6 +114,10 @@ class Elements:
             rest = self._name(f"{rest.operand} // {n.operand}", self.writer.name(wanted), rest, n)
         if looped:
             self.tile.bound[looped[0].sym] = rest
+        if len(looped) > 1:
+            whole = dim.symbol(f"{position.text} through {looped[0].name}", 0)
+            self.tile.bound[whole] = position
+            self.tile.numbered = [(p, a) for p, a in self.tile.numbered if a != looped] + [(whole, looped)]
 
     def _name(self, text: str, name: str, *parts: Text) -> Text:
         self.writer.line(f"{name} = {text}", _level(parts))
@@ -120,6 +127,8 @@ class Elements:
     def dim(self, d: DimLike) -> Text:
         """An index expression as an integer of the kernel's index type."""
         d = dim.substitute(d, self.tile.units)
+        for position, axes in self.tile.numbered:
+            d = _renumbered(d, position, axes)
         if isinstance(d, int):
             return Text(repr(d), constant=True, infix=d < 0)
         if len(d.terms) == 1 and d.terms[0][1] == 1 and len(d.terms[0][0]) == 1:
@@ -314,6 +323,20 @@ class Elements:
     def full(self, value: Text) -> str:
         """The value with all the tile's dimensions."""
         return value.text if value.dims == self.tile.all else f"tl.broadcast_to({value.text}, {self.tile.shape()})"
+
+
+def _renumbered(d: DimLike, position: Dim, axes: Sequence[Axis]) -> DimLike:
+    """`d` with the position that the axes were taken from in place of what they add up to: it is known to be contiguous."""
+    if isinstance(d, int) or not all(d.is_linear_in(a.sym) for a in axes):
+        return d
+    step = d.coefficient(axes[-1].sym)
+    new: DimLike = d + step * position
+    for a in reversed(axes):
+        if dim.same(step, 0) or not dim.same(d.coefficient(a.sym), step):
+            return d
+        new = new - step * a.sym
+        step = step * a.extent
+    return new
 
 
 def _dims(parts: Sequence[Text]) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ...ir import dim
 from ...ir.dim import Dim, DimLike
 from ...ir.dtypes import DType
+from ...ir.kernel import Kernel
 from .indices import LIMIT
 
 
@@ -60,3 +61,9 @@ class TritonKernel:
     def fits_32_bits(self, sizes: Mapping[str, int]) -> bool:
         """Whether indices of 32 bits are enough for a launch with these sizes."""
         return all(dim.evaluate(d, sizes) < LIMIT for d in self.reach)
+
+
+def annotated(kernel: Kernel, lowered: TritonKernel) -> str:
+    """The source as people read it: with the lines of their program that it came from, which are no part of what is
+    compiled, as equal kernels of different lines are one."""
+    return "".join(f"# {line}\n" for line in kernel.sources) + lowered.source

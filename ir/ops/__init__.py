@@ -30,7 +30,7 @@ from .complex import complex_, complex_abs, conj, imag, real
 from .fourier import fft, irfft, rfft
 from .solving import cofactors, det, inv, pinv, slogdet, solve
 from .factorization import cholesky, eig, eigh, qr, svd
-from .scan import cumprod, cumsum
+from .scan import cumprod, cumprod_from, cumsum, cumsum_from
 from .control import cond, scan_, while_, while_vjp
 from .sorting import argsort, searchsorted
 from .ordering import merge_runs, search_rows, sort_rows

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from ..batching import shifted
-from ..dtypes import bool_, complex128, float32, float64, from_numpy, int64
-from ..op import REQUIRED, ErrorSample, OpDef, Sample, VjpContext, register
+from ..dtypes import DType, bool_, complex128, float32, float64, from_numpy, int64
+from ..op import NO_GRADIENT, REQUIRED, ErrorSample, OpDef, Sample, VjpContext, register, value_type
 from ..types import DTypeRuleError, TensorType, TypeRuleError
-from ._declare import NUMBERS, common_dtype, const_like, draw, rng_of
-from .movement import flip
-from .pointwise import and_, cast, div, eq, mul, where
+from ._declare import NUMBERS, common_dtype, const_like, draw, rng_of, with_ones
+from .movement import flip, reshape
+from .pointwise import add, and_, cast, div, eq, mul, where
 
 
 def _type(x: TensorType, axis: int) -> TensorType:
@@ -91,3 +91,67 @@ cumprod = _running(
     (),
     "The product of the elements up to each place along the axis.",
 )
+
+
+# ------------------------------------------------------------------ pieces of a scan
+
+
+def _wide(dtype: DType) -> DType:
+    """What sums and products of `dtype` are accumulated in."""
+    return dtype if not dtype.is_floating else float32 if dtype.bits == 16 else float64
+
+
+def _from_type(x: TensorType, before: TensorType, axis: int) -> TensorType:
+    common_dtype((x,), NUMBERS)
+    _type(x, axis)
+    wanted = TensorType(_wide(x.dtype), (*x.shape[:axis], *x.shape[axis + 1 :]))
+    if before != wanted:
+        raise TypeRuleError(f"what comes before must be {wanted}, not {before}")
+    return x
+
+
+def _continued(ufunc: np.ufunc, x: np.ndarray, before: np.ndarray, axis: int) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        running = ufunc.accumulate(x.astype(before.dtype), axis=axis, dtype=before.dtype)
+        return ufunc(np.expand_dims(before, axis), running).astype(x.dtype)
+
+
+def _from_parts(scan: OpDef, join: OpDef, x: Any, before: Any, axis: int) -> Any:
+    wide = value_type(before).dtype
+    running = scan(cast(x, dtype=wide), axis=axis)
+    first = reshape(before, shape=with_ones(value_type(x).shape, (axis,)))
+    return cast(join(first, running), dtype=value_type(x).dtype)
+
+
+def _from_samples(name: str) -> Iterator[Sample]:
+    rng = rng_of(name)
+    for shape, axis in (((7,), 0), ((5, 17), 0), ((2, 3, 4), 1), ((4, 1), 1)):
+        x = draw(rng, shape, (0.5, 1.5))
+        yield Sample(
+            (x, draw(rng, (*shape[:axis], *shape[axis + 1 :]), dtype=np.float64)), {"axis": axis}, gradcheck=False
+        )
+    integers = rng.integers(-9, 9, (3, 8))
+    yield Sample((integers, integers[:, 0].copy()), {"axis": 1}, gradcheck=False)
+    narrow = draw(rng, (3, 8), (0.7, 1.3), dtype=np.float16)
+    yield Sample((narrow, draw(rng, (3,), dtype=np.float32)), {"axis": 1}, gradcheck=False)
+
+
+def _from(scan: OpDef, ufunc: np.ufunc, join: OpDef, before: str) -> OpDef:
+    name = f"{scan.name}_from"
+    return register(
+        OpDef(
+            name, "composite", ("x", "before"), _from_type,
+            lambda x, before, axis: _continued(ufunc, x, before, axis), NO_GRADIENT, attrs={"axis": REQUIRED}, saves=(),
+            decompose=lambda x, before, axis: _from_parts(scan, join, x, before, axis), batch=shifted("axis"),
+            samples=lambda: _from_samples(name),
+            errors=lambda: [
+                ErrorSample((np.zeros((2, 3)), np.zeros(2)), {"axis": 2}, TypeRuleError, "axis=2 is not within"),
+                ErrorSample((np.zeros((2, 3)), np.zeros(3)), {"axis": 1}, TypeRuleError, "what comes before must be"),
+            ],
+            doc=f"`{scan.name}` of a piece of a row, {before}.",
+        )
+    )  # fmt: skip
+
+
+cumsum_from = _from(cumsum, np.add, add, "added to the sum of what comes before")
+cumprod_from = _from(cumprod, np.multiply, mul, "times the product of what comes before")

@@ -285,7 +285,7 @@ def scale(x, w, y, XBLOCK: tl.constexpr):
 """
     )
     assert lowered.signature == {"x": "*fp32", "w": "*fp32", "y": "*fp32", "XBLOCK": "constexpr"}
-    assert lowered.grid == (1,)
+    assert lowered.grid == (8,)
 
 
 # ------------------------------------------------------------------ machine code
