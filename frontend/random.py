@@ -68,6 +68,17 @@ class Generator:
         sizes = as_shape(shape)
         with no_grad():
             out = run(get_op("random_bits"), (self.state,), {"shape": sizes})
+        self._advance(sizes)
+        return out
+
+    def reserve(self, shape: Any) -> Tensor:
+        """The state from which `random_bits` gives what `bits(shape)` would; the stream goes on behind that."""
+        before = self.get_state()
+        self._advance(as_shape(shape))
+        return before
+
+    def _advance(self, sizes: tuple) -> None:
+        with no_grad():
             blocks = ceildiv(numel(sizes) * state.draws, 4)
             if state.tracer is None:
                 with np.errstate(over="ignore"):
@@ -76,7 +87,6 @@ class Generator:
             else:
                 step = new_tensor(np.array([0, 1], np.uint64))
                 assign(self.state, add(self.state, multiply(step, _words(blocks))))
-        return out
 
 
 def _words(blocks: Any) -> Tensor:
