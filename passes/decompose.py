@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -18,9 +19,16 @@ POSITIONS = frozenset(("iota", "argmax", "argmin", "argsort"))  # their results 
 SELECTIONS = frozenset(("reshape", "broadcast_to", "permute", "slice", "flip"))
 
 
+Choice = Callable[[Node], bool]
+
+
 class _Decompose(Rewriter):
+    def __init__(self, graph: Graph, chosen: Choice):
+        super().__init__(graph)
+        self.chosen = chosen
+
     def rewrite(self, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
-        if not _is_composite(node):
+        if not self.chosen(node):
             return None
         assert node.op.decompose is not None
         out = node.op.decompose(*inputs, **node.attrs)
@@ -31,11 +39,15 @@ def _is_composite(node: Node) -> bool:
     return node.op.decompose is not None and has_native_types(node)
 
 
-def decompose(graph: Graph) -> Graph:
-    """Needs nothing; leaves no composite op on types that kernels have. Runs until decompositions of decompositions
-    are gone."""
-    while any(map(_is_composite, graph.nodes)):
-        graph = _Decompose(graph).run()
+def decompose(graph: Graph, kept: Choice = lambda node: False) -> Graph:
+    """Needs nothing; leaves no composite op on types that kernels have, but for those that are `kept`. Runs until
+    decompositions of decompositions are gone."""
+
+    def chosen(node: Node) -> bool:
+        return _is_composite(node) and not kept(node)
+
+    while any(map(chosen, graph.nodes)):
+        graph = _Decompose(graph, chosen).run()
     return graph
 
 

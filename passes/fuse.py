@@ -247,6 +247,8 @@ class Fuser:
     ) -> Group:
         group = Group(shape, inner, specialized, anchor, first=self.order[node])
         self.groups[group] = None
+        if node.op.name == "attention":  # its other result has one element a row
+            group.put(node.outputs[1], group.symbols[:-1])
         self._add(group, node)
         return group
 

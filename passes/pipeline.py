@@ -20,6 +20,7 @@ from .control import trim
 from .decompose import check_indices, decompose
 from .fuel import Fuel
 from .fuse import fuse
+from .kept import is_kept
 from .memory import AnyStep, HostDraft, Planner, lower_groups, order_drafts
 from .prepare import prepare
 from .rebase import rebase
@@ -31,19 +32,25 @@ from .split import split
 
 GraphPass = Callable[[Graph, Fuel], Graph]
 
-# name, pass. What each needs and leaves is in its docstring.
-GRAPH_PASSES: tuple[tuple[str, GraphPass], ...] = (
-    ("trim", trim),
-    ("decompose", lambda g, fuel: decompose(g)),
-    ("check_indices", lambda g, fuel: check_indices(g)),
-    ("fill_empty", lambda g, fuel: fill_empty(g)),
-    ("simplify", simplify),
-    ("cse", share),
-    ("simplify_again", simplify),
-    ("split", split),
-    ("dce", lambda g, fuel: eliminate_dead(g)),
-    ("prepare", lambda g, fuel: prepare(g)),
-)
+
+def graph_passes(target: Target | None = None) -> tuple[tuple[str, GraphPass], ...]:
+    """(name, pass) in order. What each needs and leaves is in its docstring. No target: one without kernels for composite
+    ops."""
+    return (
+        ("trim", trim),
+        ("decompose", lambda g, fuel: decompose(g, lambda node: is_kept(node, target, fuel))),
+        ("check_indices", lambda g, fuel: check_indices(g)),
+        ("fill_empty", lambda g, fuel: fill_empty(g)),
+        ("simplify", simplify),
+        ("cse", share),
+        ("simplify_again", simplify),
+        ("split", split),
+        ("dce", lambda g, fuel: eliminate_dead(g)),
+        ("prepare", lambda g, fuel: prepare(g)),
+    )
+
+
+GRAPH_PASSES = graph_passes()
 REQUIRED = frozenset(("decompose", "check_indices", "fill_empty", "prepare"))  # the backends cannot do without these
 KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("collapse", collapse),
@@ -51,7 +58,10 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
     ("contract", contract),
 )
 NAMES = frozenset(
-    [n for n, _ in GRAPH_PASSES] + [n for n, _ in KERNEL_PASSES] + ["fuse", "recompute", "fold", "rebase", "control"]
+    [n for n, _ in GRAPH_PASSES]
+    + [n for n, _ in KERNEL_PASSES]
+    + ["fuse", "recompute", "fold", "rebase", "control"]
+    + ["attention"]
 )
 
 
@@ -65,11 +75,16 @@ class Report:
 
 
 def optimize(
-    graph: Graph, fuel: Fuel, report: Report | None = None, verify: bool = False, inside: bool = False
+    graph: Graph,
+    fuel: Fuel,
+    report: Report | None = None,
+    verify: bool = False,
+    inside: bool = False,
+    target: Target | None = None,
 ) -> Graph:
     """Runs the graph passes. With `verify`, the graph is checked after each of them. `inside`: a node holds it."""
     report = report or Report()
-    for name, run in GRAPH_PASSES:
+    for name, run in graph_passes(target):
         if name in fuel.disabled and name not in REQUIRED:
             continue
         start = time.perf_counter()
@@ -94,7 +109,7 @@ def compile_graph(
     then given memory that is aligned for single elements only."""
     report = report or Report()
     fuel = report.fuel = fuel or Fuel()
-    graph = optimize(graph, fuel, report, verify, inside)
+    graph = optimize(graph, fuel, report, verify, inside, target)
     report.graph = graph
     start = time.perf_counter()
     partition = fuse(graph, fuel)

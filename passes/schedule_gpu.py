@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from ..ir import dim
 from ..ir.dim import DimLike
-from ..ir.kernel import Axis, Kernel, Schedule, offset, roots
+from ..ir.kernel import Attention, Axis, Kernel, Schedule, offset, roots
 from ..ir.scalar import Expr, walk
 from ..ir.target import Target
+from .schedule_attention import schedule_attention
 
 POINTWISE_BLOCK = 1024
 TILE = 2048  # points of a tile whose stages loop
@@ -16,6 +17,8 @@ LARGEST_ROW = 4096  # points that one block holds
 def schedule(kernel: Kernel, target: Target) -> Schedule:
     """The default schedule, `blocks` and what goes with them: (XBLOCK,) for kernels without inner axes, (XBLOCK, RBLOCK)
     for those with, (MBLOCK, NBLOCK, KBLOCK) for contractions."""
+    if isinstance(kernel.anchor, Attention):
+        return schedule_attention(kernel, target)
     if kernel.anchor is not None:
         return _contraction(kernel)
     outer = dim.numel(tuple(a.extent for a in kernel.axes))
@@ -26,8 +29,7 @@ def schedule(kernel: Kernel, target: Target) -> Schedule:
 
 
 def _contraction(kernel: Kernel) -> Schedule:
-    c = kernel.anchor
-    assert c is not None
+    c = kernel.contraction
     floating = c.lhs.dtype.kind == "f"
     m, n, k = (dim.numel(tuple(a.extent for a in x)) for x in (c.m, c.n, c.k))
     limit = 64 if floating else 16  # integers go through a three-dimensional product

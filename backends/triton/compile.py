@@ -42,7 +42,8 @@ def compile_kernel(kernel: TritonKernel, capability: int = 90) -> CompiledKernel
 
     if triton.knobs.runtime.interpret:
         raise RuntimeError("this process interprets Triton kernels (TRITON_INTERPRET=1); compile in another one")
-    source = ASTSource(load_function(kernel.name, kernel.source), kernel.signature, dict(kernel.constexprs))
+    function = load_function(kernel.name, kernel.source)
+    source = ASTSource(function, kernel.signature, dict(kernel.constexprs), kernel.attrs)
     options: dict[str, Any] = {**OPTIONS, "num_warps": kernel.num_warps, "num_stages": kernel.num_stages}
     out: Any = compile_source(source, target=GPUTarget("cuda", capability, 32), options=options)
     registers, spills = _resources(out.asm["ptx"], capability)

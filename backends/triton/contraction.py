@@ -26,10 +26,9 @@ def lower_contraction(kernel: Kernel, schedule: Schedule, target: Target) -> Tri
 class _Contraction(Frame):
     def __init__(self, kernel: Kernel, schedule: Schedule, target: Target):
         super().__init__(kernel, schedule, target)
-        assert kernel.anchor is not None
         if any(s.axes for s in kernel.stages):
             raise ValueError(f"{kernel.name}: the stages behind a contraction have no axes of their own")
-        self.anchor: Contraction = kernel.anchor
+        self.anchor: Contraction = kernel.contraction
         self.lhs, self.rhs = _operands(self.anchor, target)
         self.floating = self.lhs.dtype.kind == "f"
         c = self.anchor

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from ...ir import dim
 from ...ir.dim import Dim, DimLike
 from ...ir.dtypes import DType, int32, int64
-from ...ir.kernel import Axis, Buffer, Kernel, Store, index_expressions, roots
+from ...ir.kernel import Axis, Buffer, Contraction, Kernel, Store, index_expressions, roots
 from ...ir.scalar import Expr, walk
 from ...ir.target import Target
 from .exprs import form, literal, takes_literals, type_name
@@ -47,12 +47,14 @@ ZERO = Text("0", constant=True)
 @dataclass(eq=False)
 class Tile:
     """sizes: the names of the block sizes. live: per dimension, the mask of the points that exist, None if all do.
-    bound: the index of each axis symbol; units: the symbols of axes of one point, which are 0."""
+    bound: the index of each axis symbol; units: the symbols of axes of one point, which are 0. zeros: what is loaded is 0
+    at points that do not exist (else anything)."""
 
     sizes: tuple[str, ...]
     live: list[Text | None]
     bound: dict[Dim, Text] = field(default_factory=dict)
     units: dict[Dim, DimLike] = field(default_factory=dict)
+    zeros: bool = False
 
     def shape(self, dims: int | None = None) -> str:
         """The shape of what varies along `dims` (all of them by default)."""
@@ -226,7 +228,9 @@ class Elements:
         offset = self.offset(b, e.attr.index)
         guard = self.condition(e.attr.mask)
         pointer, mask, parts = self.address(b, offset, guard)
-        arguments = [pointer] + ([f"mask={mask}"] if mask else []) + (["other=0"] if guard else [])
+        arguments = (
+            [pointer] + ([f"mask={mask}"] if mask else []) + (["other=0"] if guard or mask and self.tile.zeros else [])
+        )
         text = f"tl.load({', '.join(arguments)})" + (" != 0" if b.dtype.kind == "b" else "")
         return Text(text, _dims(parts), _level(parts))
 
@@ -310,7 +314,7 @@ def _uses(kernel: Kernel) -> Counter[int]:
     everything = [e for s in kernel.stages for e in roots(s)]
     everything += [i for s in kernel.stages for x in s.stores for i in x.index if isinstance(i, Expr)]
     if kernel.anchor is not None:
-        everything += [kernel.anchor.lhs, kernel.anchor.rhs]
+        everything += kernel.anchor.operands
     uses = Counter(map(id, everything))
     for e in walk(*everything):
         uses.update(map(id, e.args))
@@ -323,7 +327,7 @@ def index_dtype(kernel: Kernel) -> DType:
     sizes: list[DimLike] = [outer, *(dim.numel(tuple(a.extent for a in s.axes)) for s in kernel.stages)]
     for b in kernel.params:
         sizes += [dim.numel(b.shape), *b.strides]
-    if kernel.anchor is not None:
+    if isinstance(kernel.anchor, Contraction):
         sizes.append(dim.numel(tuple(a.extent for a in kernel.anchor.k)))
     for d in (*sizes, *index_expressions(kernel)):
         lo, hi = dim.bounds(d)

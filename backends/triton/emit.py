@@ -8,9 +8,11 @@ points one by one, in order, so that the last of equal addresses wins and sums h
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ...ir import dim
 from ...ir.dim import DimLike
-from ...ir.kernel import Axis, Kernel, Schedule, Stage, roots
+from ...ir.kernel import Attention, Axis, Kernel, Schedule, Stage, roots
 from ...ir.scalar import Expr, walk
 from ...ir.target import Target
 from .elements import Elements, Text, Tile
@@ -24,6 +26,11 @@ from .text import Writer
 def lower_kernel(kernel: Kernel, schedule: Schedule, target: Target) -> TritonKernel:
     """The Triton source of a kernel, and how to launch it."""
     kernel = prepare(kernel)
+    if isinstance(kernel.anchor, Attention):
+        from .attention import lower_attention
+
+        lowered = lower_attention(kernel, schedule, target)
+        return replace(lowered, aligned=(True,) * len(lowered.buffers))
     if kernel.anchor is not None:
         from .contraction import lower_contraction
 
@@ -77,7 +84,7 @@ class Frame:
 
     def _uses_libdevice(self) -> bool:
         anchor = self.kernel.anchor
-        everything = [e for s in self.kernel.stages for e in roots(s)] + ([anchor.lhs, anchor.rhs] if anchor else [])
+        everything = [e for s in self.kernel.stages for e in roots(s)] + list(anchor.operands if anchor else ())
         return any(e.op == "rem" and needs_libdevice(e, self.target) for e in walk(*everything))
 
 

@@ -14,7 +14,8 @@ class TritonKernel:
 
     Its arguments are pointers to `buffers` (name and element type, in the order of the kernel's parameters; booleans are
     bytes), the symbolic sizes `dims` as int64, then `constexprs` by name. `grid`: programs per grid dimension, over the
-    sizes. The source stands alone: it needs nothing but triton.
+    sizes. The source stands alone: it needs nothing but triton. The buffers that are `aligned` begin at multiples of 16
+    bytes.
     """
 
     name: str
@@ -26,6 +27,7 @@ class TritonKernel:
     grid: tuple[DimLike, ...]
     num_warps: int = 4
     num_stages: int = 3
+    aligned: tuple[bool, ...] = ()
 
     @property
     def signature(self) -> dict[str, str]:
@@ -35,3 +37,8 @@ class TritonKernel:
         out = {name: f"*{memory_dtype_name(dtype)}" for name, dtype in self.buffers}
         out |= {name: "i64" for name in self.dim_names}
         return out | {name: "constexpr" for name, _ in self.constexprs}
+
+    @property
+    def attrs(self) -> dict[tuple[int, ...], list[list[object]]]:
+        """Which arguments are multiples of 16, as triton.compile wants it: without that it writes no vector loads."""
+        return {(k,): [["tt.divisibility", 16]] for k, holds in enumerate(self.aligned) if holds}
