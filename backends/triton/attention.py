@@ -55,6 +55,7 @@ class _AttentionKernel(Frame):
         self.index_type = type_name(self.parts["acc"].index_dtype)
         self.wide = ".to(tl.int64)" if self.index_type == "tl.int64" else ""
         self.type = type_name(a.dtype)
+        self.scale = _scale(a.score)
 
     def lower(self) -> TritonKernel:
         totals = {side: self.size_text(self.parts["acc"], x.extent, f"{side}numel") for side, x in self.axes.items()}
@@ -173,9 +174,10 @@ class _AttentionKernel(Frame):
             k, v = self._operand("k", a.k), self._operand("v", a.v)
             score = self._scores(q, k, masked)
             new, base, weight, rescaled = (w.numbered(x) for x in ("new_top", "base", "weight", "rescaled"))
-            w.line(f"{new} = tl.maximum({top}, tl.max({score}, 1)[:, None])")
+            scaled = "" if self.scale == 1.0 else f" * {self.scale!r}"
+            w.line(f"{new} = tl.maximum({top}, tl.max({score}, 1)[:, None]{scaled})")
             w.line(f"{base} = tl.where({new} == {MINUS_INFINITY}, 0.0, {new})")  # inf - inf is no number
-            w.line(f"{weight} = tl.exp2({score} - {base})")
+            w.line(f"{weight} = {self._power(score, base)}")
             w.line(f"{rescaled} = tl.exp2({top} - {base})")
             w.line(f"{total} = {total} * {rescaled} + tl.sum({weight}, 1)[:, None]")
             weight = self._narrow(self._dropped(weight), a.v)
@@ -221,16 +223,23 @@ class _AttentionKernel(Frame):
         return acc
 
     def _scores(self, own: str, other: str, masked: bool) -> str:
-        """The scores of a block, from the operands of both sides; -inf where they do not count."""
-        w, part = self.writer, self.parts["scores"]
-        raw, score = w.numbered("raw"), w.numbered("score")
-        w.line(f"{raw} = {self._dot(own, f'tl.trans({other})')}")
-        part.results[SCORE] = Text(raw, 3, w.level)
-        text = part.full(part.typed(self.anchor.score))
+        """The scores of a block, from the operands of both sides, without their `scale`; -inf where they do not count."""
+        w, part, score = self.writer, self.parts["scores"], self.writer.numbered("score")
+        w.line(f"{score} = {self._dot(own, f'tl.trans({other})')}")
+        part.results[SCORE] = Text(score, 3, w.level)
+        text = score if self.scale != 1.0 else part.full(part.typed(self.anchor.score))
         if masked:
             text = f"tl.where({self._visible()}, {text}, {MINUS_INFINITY})"
-        w.line(f"{score} = {text}")
-        return score
+        if text == score:
+            return score
+        final = w.numbered("masked" if masked else "final")
+        w.line(f"{final} = {text}")
+        return final
+
+    def _power(self, score: str, less: str) -> str:
+        """2**(scale * score - less)."""
+        inner = f"{score} - {less}" if self.scale == 1.0 else f"tl.fma({score}, {self.scale!r}, -{less})"
+        return f"tl.exp2({inner})"
 
     def _visible(self) -> str:
         part = self.parts["scores"]
@@ -246,7 +255,7 @@ class _AttentionKernel(Frame):
         lse = part.typed(self.anchor.lse).operand
         if self.anchor.hides:  # a hidden row's logarithm is -inf: its weights become 0
             lse = f"tl.where({lse} == {MINUS_INFINITY}, 0.0, {lse})"
-        w.line(f"{weight} = tl.exp2({score} - {lse})")
+        w.line(f"{weight} = {self._power(score, lse)}")
         return weight
 
     def _dropped(self, weight: str) -> str:
@@ -307,3 +316,11 @@ class _AttentionKernel(Frame):
 def _block(side: str) -> str:
     """The name of a side's block size."""
     return f"{side.upper()}BLOCK"
+
+
+def _scale(score: Expr) -> float:
+    """The positive number that raw scores are only multiplied by: the multiply-add that subtracts their largest one does
+    that too. 1 if there is more to do."""
+    if score.op != "mul" or score.args[0].op != "result" or score.args[1].op != "const":
+        return 1.0
+    return score.args[1].attr if score.args[1].attr > 0 else 1.0

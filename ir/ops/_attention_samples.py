@@ -75,6 +75,7 @@ def attention_errors() -> Iterator[ErrorSample]:
     yield ErrorSample((q, k, v, STATE, STATE), attrs, TypeRuleError, "behind v comes a mask")
     yield ErrorSample((q, k, v), drops, TypeRuleError, "behind v comes a mask")
     yield ErrorSample((q, k, v, STATE[:1]), drops, TypeRuleError, "random state must be")
+    yield ErrorSample((q, k, v), attrs | {"scale": "0.5"}, TypeRuleError, "must be a number")
     yield ErrorSample((q, k, v, STATE), attrs | {"dropout": 1.0}, TypeRuleError, "less than 1")
 
 

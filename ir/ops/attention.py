@@ -42,7 +42,7 @@ def extras(more: tuple, dropout: float) -> Extras:
 
 
 def _check_extras(more: tuple[TensorType, ...], dropout: float, dtype: Any) -> Extras:
-    if not 0 <= dropout < 1:
+    if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
         raise TypeRuleError(f"dropout={dropout} must be at least 0 and less than 1")
     if len(more) > 1 + (dropout > 0) or dropout > 0 and not more:
         raise TypeRuleError("behind v comes a mask, if there is one, and the random state, if dropout is more than 0")
@@ -77,6 +77,8 @@ def _attention_type(
     q: TensorType, k: TensorType, v: TensorType, *more: TensorType, scale: float, causal: bool, dropout: float
 ) -> tuple[TensorType, TensorType]:
     dtype = common_dtype((q, k, v), FLOATING)
+    if not isinstance(scale, (int, float)) or not isinstance(causal, bool):
+        raise TypeRuleError(f"scale={scale!r} must be a number, and causal={causal!r} a bool")
     shape = _weights_shape(q, k, v, _check_extras(more, dropout, dtype).mask)
     return q.with_shape((*shape[:-1], v.shape[-1])), TensorType(accumulator(dtype), shape[:-1])
 
