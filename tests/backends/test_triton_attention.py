@@ -16,14 +16,17 @@ import pytest
 from tracefuse.backends.reference.kernels import run_kernel, run_plan
 from tracefuse.backends.triton import launch
 from tracefuse.backends.triton.emit import lower_kernel
+from tracefuse.frontend.costs import kernel_cost
 from tracefuse.ir import dim, ops
-from tracefuse.ir.dtypes import bfloat16, float16, from_numpy
+from tracefuse.ir.derive import vjp_graph
+from tracefuse.ir.dtypes import bfloat16, float16, float32, from_numpy, int64
 from tracefuse.ir.graph import GraphBuilder, Value
 from tracefuse.ir.interpreter import run
 from tracefuse.ir.kernel import Attention
 from tracefuse.ir.kernel_text import format_kernel
 from tracefuse.ir.op import REGISTRY
 from tracefuse.ir.plan import Plan
+from tracefuse.ir.subgraph import apply_graph, graph_of
 from tracefuse.ir.target import AVX512, CUDA_SM90
 from tracefuse.ir.types import TensorType
 from tracefuse.passes.fuel import Fuel
@@ -52,6 +55,12 @@ def planned(function, arrays: Sequence[np.ndarray], sizes: dict[int, str] | None
         out = function(*inputs)
     graph = b.finish([out] if isinstance(out, Value) else list(out))
     return compile_graph(graph, CUDA_SM90, verify=True, **options)
+
+
+def evaluated(function, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The function's result by the references of its ops."""
+    graph = graph_of(function, [TensorType(from_numpy(a.dtype), a.shape) for a in arrays])
+    return run(graph, list(arrays))[0]
 
 
 def operands(q, k, e: int, *more: np.ndarray, dtype=np.float32, scale=0.3, causal=False, dropout=0.0):
@@ -154,27 +163,50 @@ def test_operands_are_read_where_they_lie():
 
     def function(qkv):
         x = ops.reshape(qkv, shape=(2, length, 3, heads, d))
-        rows, columns = (ops.iota(shape=(length, length), axis=k, dtype=dim_dtype) for k in (0, 1))
-        near = ops.le(ops.abs_(ops.sub(rows, columns)), ops.full(value=4, shape=(), dtype=dim_dtype))
+        rows, columns = (ops.iota(shape=(length, length), axis=k, dtype=int64) for k in (0, 1))
+        near = ops.le(ops.abs_(ops.sub(rows, columns)), ops.full(value=4, shape=(), dtype=int64))
         out = ops.attention(*(split(x, i) for i in range(3)), near, scale=0.4)[0]
         return ops.relu(out)
-
-    from tracefuse.ir.dtypes import int64 as dim_dtype
 
     plan = planned(function, [qkv])
     (step,) = plan.steps
     assert len(step.kernel.params) == 2 and step.kernel.ops == ("attention", "relu")
     (got,) = run_plan(plan, [qkv], launch.run_kernel)
-    b = GraphBuilder("f")
-    with b:
-        out = function(b.input(TensorType(from_numpy(qkv.dtype), qkv.shape), "x"))
-    np.testing.assert_allclose(got, run(b.finish([out]), [qkv])[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(got, evaluated(function, [qkv]), rtol=1e-5, atol=1e-5)
+
+
+def test_masks_are_computed_in_the_kernel():
+    """Linear biases of each head (ALiBi), and padding that differs between sequences, under a causal mask."""
+    heads, n = 3, 20
+    q, k, v = (normal(2, heads, n, 8) for _ in range(3))
+
+    def positions():
+        return [ops.iota(shape=(n, n), axis=k, dtype=int64) for k in (0, 1)]
+
+    def biased(q, k, v, slopes):
+        rows, columns = positions()
+        away = ops.cast(ops.sub(columns, rows), dtype=float32)
+        return ops.attention(q, k, v, ops.mul(ops.reshape(slopes, shape=(heads, 1, 1)), away), scale=0.4, causal=True)[
+            0
+        ]
+
+    def padded(q, k, v, present):
+        rows, columns = positions()
+        seen = ops.and_(ops.reshape(present, shape=(2, 1, 1, n)), ops.le(columns, rows))
+        return ops.attention(q, k, v, seen, scale=0.4)[0]
+
+    for function, more in ((biased, np.array([0.5, 0.25, 0.1], np.float32)), (padded, rng.random((2, n)) > 0.3)):
+        plan = planned(function, [q, k, v, more])
+        assert [s.kernel.ops for s in plan.steps] == [("attention",)]
+        (got,) = run_plan(plan, [q, k, v, more], launch.run_kernel)
+        np.testing.assert_allclose(got, evaluated(function, [q, k, v, more]), rtol=1e-5, atol=1e-5)
 
 
 def test_a_kernel_says_what_it_computes():
     arrays, attrs = operands((5, 4), (6, 4), 4, causal=True, scale=1.0)
     (step,) = planned(lambda *xs: ops.attention_queries(*xs, **attrs), arrays["attention_queries"]).steps
     assert isinstance(step.kernel.anchor, Attention)
+    assert kernel_cost(step.kernel).flops == 2 * 5 * 6 * (4 + 4 + 4)
     assert format_kernel(step.kernel).splitlines()[-11:] == [
         "    acc: f32 = attention queries causal batch () m (i0: 5) n (n0: 6) d (i1: 4) e (e0: 4)",
         "      q x0[i0*4 + i1]",
@@ -192,8 +224,6 @@ def test_a_kernel_says_what_it_computes():
 
 def gradients(*arrays: np.ndarray, target=CUDA_SM90, disabled: frozenset[str] = frozenset(), causal=True):
     """The graph of out and the gradients of sum(out**2), and its plan."""
-    from tracefuse.ir.derive import vjp_graph
-    from tracefuse.ir.subgraph import apply_graph, graph_of
 
     def loss(q, k, v):
         out = ops.attention(q, k, v, scale=0.4, causal=causal)[0]
