@@ -19,17 +19,20 @@ POSITIONS = frozenset(("iota", "argmax", "argmin", "argsort"))  # their results 
 SELECTIONS = frozenset(("reshape", "broadcast_to", "permute", "slice", "flip"))
 
 
-Choice = Callable[[Node], bool]
-
-
 class _Decompose(Rewriter):
-    def __init__(self, graph: Graph, chosen: Choice):
+    """Decomposes all composite nodes but those in `kept`; then `kept` has these in the new graph."""
+
+    def __init__(self, graph: Graph, kept: set[Node]):
         super().__init__(graph)
-        self.chosen = chosen
+        self.before, self.kept = kept, set[Node]()
 
     def rewrite(self, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
-        if not self.chosen(node):
+        if not _is_composite(node):
             return None
+        if node in self.before:
+            same = self.builder.emit(node.op, inputs, node.attrs)
+            self.kept.add(self.builder.nodes[-1])
+            return same
         assert node.op.decompose is not None
         out = node.op.decompose(*inputs, **node.attrs)
         return out if isinstance(out, tuple) else (out,)
@@ -39,15 +42,13 @@ def _is_composite(node: Node) -> bool:
     return node.op.decompose is not None and has_native_types(node)
 
 
-def decompose(graph: Graph, kept: Choice = lambda node: False) -> Graph:
-    """Needs nothing; leaves no composite op on types that kernels have, but for those that are `kept`. Runs until
-    decompositions of decompositions are gone."""
-
-    def chosen(node: Node) -> bool:
-        return _is_composite(node) and not kept(node)
-
-    while any(map(chosen, graph.nodes)):
-        graph = _Decompose(graph, chosen).run()
+def decompose(graph: Graph, has_kernel: Callable[[Node], bool] = lambda node: False) -> Graph:
+    """Needs nothing; leaves no composite op on types that kernels have, but for those in the graph that have a kernel of
+    their own. Runs until decompositions of decompositions are gone."""
+    kept = {n for n in graph.nodes if _is_composite(n) and has_kernel(n)}
+    while any(_is_composite(n) and n not in kept for n in graph.nodes):
+        rewriter = _Decompose(graph, kept)
+        graph, kept = rewriter.run(), rewriter.kept
     return graph
 
 

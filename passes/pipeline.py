@@ -20,7 +20,7 @@ from .control import trim
 from .decompose import check_indices, decompose
 from .fuel import Fuel
 from .fuse import fuse
-from .kept import is_kept
+from .kept import has_kernel
 from .memory import AnyStep, HostDraft, Planner, lower_groups, order_drafts
 from .prepare import prepare
 from .rebase import rebase
@@ -38,7 +38,7 @@ def graph_passes(target: Target | None = None) -> tuple[tuple[str, GraphPass], .
     ops."""
     return (
         ("trim", trim),
-        ("decompose", lambda g, fuel: decompose(g, lambda node: is_kept(node, target, fuel))),
+        ("decompose", lambda g, fuel: decompose(g, lambda node: has_kernel(node, target, fuel))),
         ("check_indices", lambda g, fuel: check_indices(g)),
         ("fill_empty", lambda g, fuel: fill_empty(g)),
         ("simplify", simplify),

@@ -108,7 +108,6 @@ class _AttentionKernel(Frame):
                 index = w.name(f"{at}_{'row' if along == 0 else 'column'}")
                 w.line(f"{index} = {at}{tile.along(along)}")
                 tile.live[along] = self._live(index, axis.extent, along) if cut else None
-                tile.units.pop(axis.sym, None)
                 self.parts[name].bind_axes((axis,), Text(index, 1 << along, w.level))
                 bound[along] = tile
             tile.live[along] = bound[along].live[along]

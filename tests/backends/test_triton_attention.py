@@ -222,11 +222,11 @@ def test_a_kernel_says_what_it_computes():
     ]
 
 
-def gradients(*arrays: np.ndarray, target=CUDA_SM90, disabled: frozenset[str] = frozenset(), causal=True):
+def gradients(*arrays: np.ndarray, target=CUDA_SM90, fuel: Fuel | None = None):
     """The graph of out and the gradients of sum(out**2), and its plan."""
 
     def loss(q, k, v):
-        out = ops.attention(q, k, v, scale=0.4, causal=causal)[0]
+        out = ops.attention(q, k, v, scale=0.4, causal=True)[0]
         return ops.reduce_sum(ops.mul(out, out), axes=tuple(range(len(out.shape))))
 
     types = [TensorType(from_numpy(a.dtype), a.shape) for a in arrays]
@@ -234,7 +234,7 @@ def gradients(*arrays: np.ndarray, target=CUDA_SM90, disabled: frozenset[str] = 
     one = ops.full(value=1.0, shape=(), dtype=from_numpy(arrays[0].dtype))
     graph = graph_of(lambda *xs: apply_graph(backward, (*xs, one)), types, "f")
     report = Report()
-    plan = compile_graph(graph, target, Fuel(None, disabled), verify=True, report=report)
+    plan = compile_graph(graph, target, fuel, verify=True, report=report)
     return graph, plan, report
 
 
@@ -249,7 +249,7 @@ def test_a_backward_pass_is_three_kernels_behind_the_forward_one():
 
 
 def test_without_kernels_it_is_decomposed():
-    """By name, for float64, for heads of more than 256 elements, and on targets that have none."""
+    """By name, without fuel, for float64, for heads of more than 256 elements, and on targets that have none."""
 
     def kept(*arrays, **options) -> int:
         _, _, report = gradients(*arrays, **options)
@@ -258,7 +258,8 @@ def test_without_kernels_it_is_decomposed():
 
     given = [normal(5, 4), normal(6, 4), normal(6, 4)]
     assert kept(*given) == 3
-    assert kept(*given, disabled=frozenset(("attention",))) == 0
+    assert kept(*given, fuel=Fuel(disabled=frozenset(("attention",)))) == 0
+    assert [kept(*given, fuel=Fuel(n)) for n in (0, 1, 2)] == [0, 1, 2]
     assert kept(*given, target=AVX512) == 0
     assert kept(*(a.astype(np.float64) for a in given)) == 0
     assert kept(normal(5, 260), normal(6, 260), normal(6, 4)) == 0
