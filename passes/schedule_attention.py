@@ -6,6 +6,7 @@ from __future__ import annotations
 from ..ir.dim import DimLike
 from ..ir.dtypes import bfloat16, float16
 from ..ir.kernel import Attention, Kernel, Schedule
+from ..ir.scalar import walk
 from ..ir.target import Target
 
 Sizes = dict[int, tuple[int, int, int, int]]  # by elements of a head: (rows, columns, warps, stages)
@@ -40,6 +41,8 @@ def schedule_attention(kernel: Kernel, target: Target) -> Schedule:
     m, n, warps, stages = table[next(size for size in table if size >= max(d, e))]
     blocks = _block(a.m.extent, m), _block(a.n.extent, n)
     small = blocks[0] * blocks[1] < m * n
+    if any(x.op == "load" for x in walk(a.score)):
+        stages = min(stages, 2)  # blocks of the mask are loaded ahead too
     return Schedule(blocks=(*blocks, d, e), warps=min(warps, 4) if small else warps, stages=stages)
 
 

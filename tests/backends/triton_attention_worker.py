@@ -25,9 +25,9 @@ Case = tuple[str, DType, int, int, str]  # op, type, elements of a head, compute
 
 
 def few() -> Iterator[Case]:
-    for op, size in zip(OPS, (128, 64, 128)):
+    for op, size, mode in zip(OPS, (128, 64, 128), ("causal", "added", "causal")):
         for capability in (80, 90):
-            yield op, bfloat16, size, capability, "causal"
+            yield op, bfloat16, size, capability, mode
 
 
 def many() -> Iterator[Case]:
@@ -70,7 +70,7 @@ def found(case: Case) -> dict[str, Any]:
         "registers": done.registers,
         "spills": done.spills,
         "shared": done.shared,
-        "tensor_cores": ("wgmma.mma_async" if capability >= 90 else "mma.sync") in done.ptx,
+        "products": next((name for name in ("wgmma", "mma.sync") if name in done.ptx), ""),
     }
 
 
