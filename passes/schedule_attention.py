@@ -28,27 +28,40 @@ SINGLE: dict[str, Sizes] = {
     "queries": {64: (32, 32, 8, 1), 128: (32, 16, 8, 1), 256: (16, 16, 8, 1)},
     "keys": {64: (16, 32, 4, 1), 128: (16, 32, 8, 1), 256: (16, 16, 8, 1)},
 }
+# Products of float32 in parts, which tensor cores multiply.
+PARTS: dict[str, Sizes] = {
+    "rows": {64: (64, 32, 4, 2), 128: (32, 32, 4, 2)},
+    "queries": {64: (32, 32, 4, 1), 128: (16, 32, 4, 1)},
+    "keys": {64: (32, 32, 4, 1), 128: (32, 32, 8, 1)},
+}
 LARGE_CAPABILITIES = range(90, 104)  # 9.0 and 10.x; 12.x has little shared memory
 SMALLEST = 16  # points along a side of a product
 
 
-def schedule_attention(kernel: Kernel, target: Target) -> Schedule:
-    """`blocks`: rows, columns, and the elements of a query and of a value, which are not divided."""
+def schedule_attention(kernel: Kernel, target: Target, precision: str = "ieee") -> Schedule:
+    """`blocks`: rows, columns, and the elements of a query and of a value, which are not divided. `precision`: of products
+    of float32; heads that take too many registers in parts have IEEE products."""
     a = kernel.anchor
     assert isinstance(a, Attention)
     d, e = (_block(axis.extent, 256) for axis in (a.d, a.e))
-    table = _table(a, target)[a.part]
+    if max(d, e) > max(PARTS[a.part]) or _is_narrow(a):
+        precision = "ieee"
+    table = _table(a, target, precision)[a.part]
     m, n, warps, stages = table[next(size for size in table if size >= max(d, e))]
     blocks = _block(a.m.extent, m), _block(a.n.extent, n)
     small = blocks[0] * blocks[1] < m * n
     if any(x.op == "load" for x in walk(a.score)):
         stages = min(stages, 2)  # blocks of the mask are loaded ahead too
-    return Schedule(blocks=(*blocks, d, e), warps=min(warps, 4) if small else warps, stages=stages)
+    return Schedule(blocks=(*blocks, d, e), warps=min(warps, 4) if small else warps, stages=stages, precision=precision)
 
 
-def _table(a: Attention, target: Target) -> dict[str, Sizes]:
-    if a.q.op != "cast" or a.q.args[0].dtype not in (float16, bfloat16):
-        return SINGLE
+def _is_narrow(a: Attention) -> bool:
+    return a.q.op == "cast" and a.q.args[0].dtype in (float16, bfloat16)
+
+
+def _table(a: Attention, target: Target, precision: str) -> dict[str, Sizes]:
+    if not _is_narrow(a):
+        return SINGLE if precision == "ieee" else PARTS
     capability = target.cpu.removeprefix("sm_")
     large = capability.isdecimal() and int(capability) in LARGE_CAPABILITIES
     return LARGE if large and a.factor is None else SMALL

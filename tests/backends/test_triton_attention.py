@@ -31,6 +31,7 @@ from tracefuse.ir.target import AVX512, CUDA_SM90
 from tracefuse.ir.types import TensorType
 from tracefuse.passes.fuel import Fuel
 from tracefuse.passes.pipeline import Report, compile_graph
+from tracefuse.passes.schedule_attention import schedule_attention
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
@@ -263,6 +264,19 @@ def test_without_kernels_it_is_decomposed():
     assert kept(*given, target=AVX512) == 0
     assert kept(*(a.astype(np.float64) for a in given)) == 0
     assert kept(normal(5, 260), normal(6, 260), normal(6, 4)) == 0
+
+
+def test_precision_is_that_of_float32_products():
+    """Asked for, and where registers hold the parts of float32."""
+
+    def precision(d: int, dtype=np.float32, **given) -> str:
+        arrays = [normal(40, d, dtype=dtype) for _ in range(3)]
+        (step,) = planned(lambda *xs: ops.attention(*xs, scale=0.3)[0], arrays).steps
+        return schedule_attention(step.kernel, CUDA_SM90, **given).precision
+
+    assert precision(64) == "ieee"
+    assert [precision(d, precision="tf32x3") for d in (64, 128, 200)] == ["tf32x3", "tf32x3", "ieee"]
+    assert precision(64, float16.np, precision="tf32x3") == "ieee"  # exact in float32 as it is
 
 
 # ------------------------------------------------------------------ machine code
