@@ -20,34 +20,34 @@ from tracefuse.ir.types import TensorType
 from tracefuse.passes.pipeline import compile_graph
 
 OPS = ("attention", "attention_queries", "attention_keys")
-LENGTH = 1000
-Case = tuple[str, DType, int, int, str]  # op, type, elements of a head, compute capability, mode
+RAGGED, WHOLE = 1000, 1024  # lengths: the last block is cut off, or not
+Case = tuple[str, DType, int, int, str, int]  # op, type, elements of a head, compute capability, mode, length
 
 
 def few() -> Iterator[Case]:
     for op, size, mode in zip(OPS, (128, 64, 128), ("causal", "added", "causal")):
         for capability in (80, 90):
-            yield op, bfloat16, size, capability, mode
+            yield op, bfloat16, size, capability, mode, RAGGED
 
 
 def many() -> Iterator[Case]:
     for op in OPS:
         for capability in (80, 90):
             for size in (64, 80, 128, 256):
-                yield op, bfloat16, size, capability, "causal"
-            yield op, float16, 128, capability, "causal"
+                yield op, bfloat16, size, capability, "causal", WHOLE
+            yield op, float16, 128, capability, "causal", WHOLE
             for mode in ("bool", "added", "dropout"):
                 for size in (64, 128):
-                    yield op, bfloat16, size, capability, mode
+                    yield op, bfloat16, size, capability, mode, WHOLE
             for size in (64, 128, 256):
-                yield op, float32, size, capability, "causal"
+                yield op, float32, size, capability, "causal", WHOLE
 
 
-def step_of(op: str, dtype: DType, size: int, capability: int, mode: str) -> Step:
+def step_of(op: str, dtype: DType, size: int, capability: int, mode: str, length: int) -> Step:
     attrs = {"scale": 0.1, "causal": mode == "causal", "dropout": 0.1 if mode == "dropout" else 0.0}
-    operands = [TensorType(dtype, (2, 4, LENGTH, size))] * 3
+    operands = [TensorType(dtype, (2, 4, length, size))] * 3
     mask = {"bool": bool_, "added": dtype}
-    more = [TensorType(mask[mode], (LENGTH, LENGTH))] if mode in mask else []
+    more = [TensorType(mask[mode], (length, length))] if mode in mask else []
     more += [TensorType(uint64, (2,))] if mode == "dropout" else []
     if op != "attention":
         out, lse = REGISTRY["attention"].result_types((*operands, *more), attrs)
