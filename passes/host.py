@@ -13,7 +13,8 @@ REDUCTIONS = frozenset(
 )
 SCANS = {"cumsum": "sum", "cumprod": "prod"}  # op -> kind of the running reduction
 SCATTERS = frozenset(("scatter", "positions"))  # they store where values say
-ANCHORS = frozenset(("matmul", "conv", *SCATTERS))
+ATTENTION = frozenset(("attention", "attention_queries", "attention_keys"))
+ANCHORS = frozenset(("matmul", "conv", *SCATTERS, *ATTENTION))
 OF_KERNELS = frozenset((*INDEX_MAPS, *CREATION, *REDUCTIONS, *ANCHORS, *SCANS, "gather", "random_bits", "check_index"))
 
 

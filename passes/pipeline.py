@@ -22,6 +22,7 @@ from .decompose import check_indices, decompose
 from .direct import direct
 from .fuel import Fuel
 from .fuse import fuse
+from .kept import has_kernel
 from .memory import AnyStep, HostDraft, Planner, lower_groups, order_drafts
 from .prepare import prepare
 from .products import products
@@ -60,7 +61,7 @@ KERNEL_PASSES: tuple[tuple[str, Callable[[Kernel, Target], Kernel]], ...] = (
 )
 NAMES = frozenset(
     [n for passes in (GRAPH_PASSES, GPU_PASSES, KERNEL_PASSES) for n, _ in passes]
-    + ["fuse", "recompute", "fold", "rebase", "control"]
+    + ["fuse", "recompute", "fold", "rebase", "control", "attention"]
 )
 
 
@@ -77,9 +78,14 @@ def graph_passes(target: Target | None) -> tuple[tuple[str, GraphPass], ...]:
     """The graph passes for a target, in order."""
     if target is None or target.isa != "cuda":
         return GRAPH_PASSES
+
+    def decomposed(graph: Graph, fuel: Fuel) -> Graph:
+        return decompose(graph, lambda node: has_kernel(node, target, fuel))
+
     own = tuple((name, lambda g, fuel, run=run: run(g, fuel, target)) for name, run in GPU_PASSES)
     at = next(k for k, (name, _) in enumerate(GRAPH_PASSES) if name == "split")
-    return (*GRAPH_PASSES[:at], *own, *GRAPH_PASSES[at:])
+    passes = (*GRAPH_PASSES[:at], *own, *GRAPH_PASSES[at:])
+    return tuple((name, decomposed if name == "decompose" else run) for name, run in passes)
 
 
 def optimize(
