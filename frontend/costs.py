@@ -33,7 +33,7 @@ def operation_cost(op: str) -> int:
 
 
 def kernel_cost(kernel: Kernel) -> Cost:
-    """A kernel's traffic and work. A contraction counts two operations for each product."""
+    """A kernel's traffic and work. Contractions and attention count two operations for each product."""
     read: DimLike = 0
     written: DimLike = 0
     for b in kernel.params:
@@ -45,7 +45,8 @@ def kernel_cost(kernel: Kernel) -> Cost:
     outer = numel(tuple(a.extent for a in kernel.axes))
     flops: DimLike = 0
     if kernel.anchor is not None:
-        flops = outer * numel(tuple(a.extent for a in kernel.anchor.k)) * 2
+        for axes in kernel.anchor.products:
+            flops = flops + numel(tuple(a.extent for a in axes)) * 2
     for stage in kernel.stages:
         each = sum(operation_cost(e.op) for e in walk(*roots(stage))) + len(stage.reductions)
         flops = flops + outer * numel(tuple(a.extent for a in stage.axes)) * each

@@ -71,6 +71,17 @@ class Generator:
             gpu = state.place if like is None else gpu_of(like)
             at = self.state if gpu is None or state.tracer is not None else new_tensor(moved(self.state._data, gpu))
             out = run(get_op("random_bits"), (at,), {"shape": sizes})
+        self._advance(sizes)
+        return out
+
+    def reserve(self, shape: Any) -> Tensor:
+        """The state from which `random_bits` gives what `bits(shape)` would; the stream goes on behind that."""
+        before = self.get_state()
+        self._advance(as_shape(shape))
+        return before
+
+    def _advance(self, sizes: tuple) -> None:
+        with no_grad():
             blocks = ceildiv(numel(sizes) * state.draws, 4)
             if state.tracer is None:
                 with np.errstate(over="ignore"):
@@ -79,7 +90,6 @@ class Generator:
             else:
                 step = new_tensor(np.array([0, 1], np.uint64))
                 assign(self.state, add(self.state, multiply(step, _words(blocks))))
-        return out
 
 
 def _words(blocks: Any) -> Tensor:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .batching import BatchContext, batch
 from .dim import DimLike
 from .graph import Graph, GraphBuilder, Node, Value
-from .op import NO_GRADIENT, Attrs, OpDef, VjpContext, get_op
-from .subgraph import graph_of
+from .op import NO_GRADIENT, Attrs, OpDef, VjpContext, VjpRule, get_op
+from .subgraph import apply_graph, graph_of
 from .types import TensorType
 
 
@@ -61,6 +61,17 @@ def vjp_graph(graph: Graph, wanted: Sequence[bool], seeded: Sequence[bool]) -> G
             b.loc = node.loc
             _pull(node, active, found)
         return b.finish(_value(b, found.get(v), v.type) for v, w in zip(inputs, wanted) if w)
+
+
+def vjp_of_decomposition(decompose: Callable[..., Any]) -> VjpRule:
+    """The rule of a composite that has no shorter way: reverse mode through its decomposition, which computes that again."""
+
+    def rule(c: VjpContext, *gs: Any) -> tuple:
+        parts = graph_of(lambda *xs: decompose(*xs, **c.attrs), c.types)
+        found = iter(apply_graph(vjp_graph(parts, c.needs, (True,) * len(gs)), (*c.inputs, *gs)))
+        return tuple(next(found) if n else None for n in c.needs)
+
+    return rule
 
 
 def _activates(node: Node, active: set[Value]) -> bool:
@@ -142,4 +153,4 @@ def _in_lanes(b: GraphBuilder, graph: Graph, given: Sequence[Lanes], size: DimLi
     return [env[v] for v in graph.outputs]
 
 
-__all__ = ["batched_graph", "sum_to", "vjp_graph", "zeros"]
+__all__ = ["batched_graph", "sum_to", "vjp_graph", "vjp_of_decomposition", "zeros"]

@@ -2,7 +2,7 @@
 
 A kernel runs, for every point of its outer `axes`, its *stages* in order. A stage loops over its own inner axes:
 it folds `reductions` over them and writes `stores` at each of them. A later stage may read an earlier reduction by
-name (`scalar.result`). A stage without inner axes runs once per outer point. An *anchor* (a contraction) is computed
+name (`scalar.result`). A stage without inner axes runs once per outer point. An *anchor* (a contraction, or attention) is computed
 before the stages for every outer point and is read by name as well: its operands are expressions, so that
 transposes, padding, convolution windows and element-wise prologues are all part of the same form, and the stages
 behind it are its epilogue.
@@ -116,6 +116,98 @@ class Contraction:
                 return x, y
         return self.lhs, self.rhs
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    @property
+    def operands(self) -> tuple[Expr, ...]:
+        return self.lhs, self.rhs
+
+    @property
+    def loops(self) -> tuple[Axis, ...]:
+        """The axes that it folds itself."""
+        return self.k
+
+    @property
+    def products(self) -> tuple[tuple[Axis, ...], ...]:
+        """The axes of each sum of products: two operations a point."""
+        return ((*self.batch, *self.m, *self.n, *self.k),)
+
+    def map(self, change: Callable[[Expr], Expr]) -> "Contraction":
+        """The same anchor with every expression replaced."""
+        return replace(self, lhs=change(self.lhs), rhs=change(self.rhs))
+
+
+SCORE = "score"  # the result that the score of an Attention reads
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """The anchor of attention and its gradients: each weight exists for a moment only, in a block of rows and columns.
+
+    The score at (batch, m, n) is `score` of SCORE, which is the sum over d of q * k; it counts in base 2, and is -inf
+    where n > m if `causal`. Its weight is 2**score over the sum of that over n; times `factor`, which is what dropout
+    leaves. q depends on batch, m, d; k on batch, n, d; v on batch, n, e. part: which results `names` are:
+      "rows"     sum over n of weight * factor * v, at (batch, m, e); the natural logarithm of the sum, at (batch, m)
+      "queries"  sum over n of change * k, at (batch, m, d)
+      "keys"     sum over m of change * q, at (batch, n, d); sum over m of weight * factor * g, at (batch, n, e)
+    The gradients read g at (batch, m, e), the cotangent of the result; lse, the sum's binary logarithm, and delta, what
+    a row's weights together make of g, at (batch, m). change = slope * weight * (factor * sum over e of g * v - delta).
+    The kernel's outer axes are those of the first result; for "keys" batch + n, and its stages run over d and e.
+    hides: rows whose scores are all -inf have weights 0 (else NaN).
+    """
+
+    part: str
+    names: tuple[str, ...]
+    batch: tuple[Axis, ...]
+    m: Axis
+    n: Axis
+    d: Axis
+    e: Axis
+    q: Expr
+    k: Expr
+    v: Expr
+    score: Expr
+    causal: bool
+    hides: bool
+    dtype: DType  # of accumulators
+    factor: Expr | None = None
+    g: Expr | None = None
+    lse: Expr | None = None
+    delta: Expr | None = None
+    slope: float = 1.0
+
+    @property
+    def named_operands(self) -> dict[str, Expr]:
+        found = {name: getattr(self, name) for name in ("q", "k", "v", "score", "factor", "g", "lse", "delta")}
+        return {name: e for name, e in found.items() if e is not None}
+
+    @property
+    def operands(self) -> tuple[Expr, ...]:
+        return tuple(self.named_operands.values())
+
+    @property
+    def loops(self) -> tuple[Axis, ...]:
+        return self.m, self.n, self.d, self.e
+
+    @property
+    def products(self) -> tuple[tuple[Axis, ...], ...]:
+        over = {"rows": (self.d, self.e), "queries": (self.d, self.e, self.d), "keys": (self.d, self.e, self.d, self.e)}
+        return tuple((*self.batch, self.m, self.n, a) for a in over[self.part])
+
+    def axes_of(self, k: int) -> tuple[Axis, ...]:
+        """Of the k-th result."""
+        row = self.n if self.part == "keys" else self.m
+        columns = {"rows": ((self.e,), ()), "queries": ((self.d,),), "keys": ((self.d,), (self.e,))}
+        return (*self.batch, row, *columns[self.part][k])
+
+    def map(self, change: Callable[[Expr], Expr]) -> "Attention":
+        return replace(self, **{name: change(e) for name, e in self.named_operands.items()})
+
+
+Anchor = Contraction | Attention
+
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
@@ -128,13 +220,19 @@ class Kernel:
     params: tuple[Buffer, ...]
     axes: tuple[Axis, ...]
     stages: tuple[Stage, ...]
-    anchor: Contraction | None = None
+    anchor: Anchor | None = None
     dims: tuple[Dim, ...] = ()
     sources: tuple[str, ...] = field(default=(), compare=False)
     ops: tuple[str, ...] = field(default=(), compare=False)
 
     def buffer(self, name: str) -> Buffer:
         return next(b for b in self.params if b.name == name)
+
+    @property
+    def contraction(self) -> Contraction:
+        """The anchor, where it is known to be one."""
+        assert isinstance(self.anchor, Contraction)
+        return self.anchor
 
     @property
     def scatters(self) -> bool:
@@ -150,7 +248,7 @@ class Kernel:
     @property
     def all_axes(self) -> tuple[Axis, ...]:
         inner = tuple(a for s in self.stages for a in s.axes)
-        return (*self.axes, *inner, *(self.anchor.k if self.anchor else ()))
+        return (*self.axes, *inner, *(self.anchor.loops if self.anchor else ()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +335,7 @@ def index_expressions(kernel: Kernel) -> Iterator[DimLike]:
     """Every index expression, bound and extent in a kernel."""
     exprs = [e for s in kernel.stages for e in roots(s)]
     if kernel.anchor is not None:
-        exprs += [kernel.anchor.lhs, kernel.anchor.rhs]
+        exprs += kernel.anchor.operands
     for e in walk(*exprs):
         if e.op == "index":
             yield e.attr
@@ -277,7 +375,7 @@ def map_loads(kernel: Kernel, change: Callable[[Load], Load]) -> Kernel:
 
     anchor = kernel.anchor
     if anchor is not None:
-        anchor = replace(anchor, lhs=rewrite(anchor.lhs), rhs=rewrite(anchor.rhs))
+        anchor = anchor.map(rewrite)
     return replace(kernel, stages=tuple(map_stage(s, rewrite) for s in kernel.stages), anchor=anchor)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from .kernel import Axis, Kernel, Schedule, Store
+import itertools
+from collections.abc import Iterator
+
+from .kernel import Anchor, Axis, Contraction, Kernel, Schedule, Store
 from .scalar import Expr
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/", "lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!=",
@@ -67,23 +70,14 @@ def format_kernel(k: Kernel) -> str:
             f"  {b.role} {b.name}: {b.dtype}[{', '.join(map(str, b.shape))}] strides ({', '.join(map(str, b.strides))})"
         )
     lines.append(f"  for {_axes(k.axes)}:" if k.axes else "  once:")
-    counter = 0
-    if k.anchor:
-        c = k.anchor
-        sides = f"batch ({_axes(c.batch)}) m ({_axes(c.m)}) n ({_axes(c.n)})"
-        lines.append(f"    {c.name}: {c.dtype} = contract {sides} over ({_axes(c.k)})")
-        lines.append(f"      lhs {format_expr(c.lhs)}")
-        lines.append(f"      rhs {format_expr(c.rhs)}")
+    count = itertools.count()
+    if k.anchor is not None:
+        lines += _anchor(k.anchor, count)
     for s in k.stages:
         names: dict[int, str] = {}
         span = f" from {format_expr(s.span[0])} to {format_expr(s.span[1])}" if s.span else ""
         lines.append(f"    for {_axes(s.axes)}{span}:" if s.axes else "    then:")
-        roots = [x for r in s.reductions for x in r.inputs] + [x.value for x in s.stores]
-        for e in _shared(roots):
-            text = format_expr(e, names)
-            names[id(e)] = f"t{counter}"
-            lines.append(f"      t{counter} = {text}")
-            counter += 1
+        lines += _named([x for r in s.reductions for x in r.inputs] + [x.value for x in s.stores], names, count)
         for r in s.reductions:
             inputs = ", ".join(format_expr(x, names) for x in r.inputs)
             kind = f"running {r.kind}" if r.running else r.kind
@@ -91,6 +85,29 @@ def format_kernel(k: Kernel) -> str:
         for x in s.stores:
             lines.append(f"      {_store(x, names)}")
     return "\n".join(lines)
+
+
+def _named(roots: list[Expr], names: dict[int, str], count: Iterator[int]) -> list[str]:
+    """Lines that give names to what is shared, which they add to `names`."""
+    lines = []
+    for e in _shared(roots):
+        text = format_expr(e, names)
+        names[id(e)] = f"t{next(count)}"
+        lines.append(f"      {names[id(e)]} = {text}")
+    return lines
+
+
+def _anchor(a: Anchor, count: Iterator[int]) -> list[str]:
+    head = f"    {', '.join(a.names)}: {a.dtype} = "
+    if isinstance(a, Contraction):
+        head += f"contract batch ({_axes(a.batch)}) m ({_axes(a.m)}) n ({_axes(a.n)}) over ({_axes(a.k)})"
+        return [head, *(f"      {what} {format_expr(e)}" for what, e in (("lhs", a.lhs), ("rhs", a.rhs)))]
+    head += f"attention {a.part} " + "causal " * a.causal + "hides " * a.hides
+    head += f"batch ({_axes(a.batch)}) m ({_axes((a.m,))}) n ({_axes((a.n,))}) d ({_axes((a.d,))}) e ({_axes((a.e,))})"
+    names: dict[int, str] = {}
+    lines = [head, *_named(list(a.operands), names, count)]
+    lines += [f"      {name} {format_expr(e, names)}" for name, e in a.named_operands.items()]
+    return lines + [f"      slope {a.slope!r}"] * (a.part != "rows")
 
 
 def _store(s: Store, names: dict[int, str]) -> str:

@@ -53,14 +53,17 @@ ATTRIBUTES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(("mode", "approximate"), ("a string", _text)),
     **dict.fromkeys(("true", "false", "cond", "body"), ("a graph", lambda v: isinstance(v, Graph))),
     **dict.fromkeys(
-        ("descending", "right", "inverse", "full_matrices", "reverse"), ("True or False", lambda v: type(v) is bool)
+        ("descending", "right", "inverse", "full_matrices", "reverse", "causal"),
+        ("True or False", lambda v: type(v) is bool),
     ),
     **dict.fromkeys(("n", "length"), ("a size", _size)),
     "rtol": ("a number or None", lambda v: v is None or _number(v)),
     **dict.fromkeys(
         ("axis", "groups", "correction", "ndim_normalized", "carried", "scanned"), ("an integer", _integer)
     ),
-    **dict.fromkeys(("value", "fill", "alpha", "slope", "beta", "threshold", "eps"), ("a number", _number)),
+    **dict.fromkeys(
+        ("value", "fill", "alpha", "slope", "beta", "threshold", "eps", "scale", "dropout"), ("a number", _number)
+    ),
     **dict.fromkeys(
         ("perm", "axes", "step", "stride", "dilation", "lhs_dilation", "rhs_dilation"),
         ("a tuple of integers", _many(_integer)),

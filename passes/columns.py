@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..ir.dim import Dim
-from ..ir.kernel import Axis, Kernel, offset
+from ..ir.kernel import Axis, Contraction, Kernel, offset
 from ..ir.scalar import Expr, walk
 from ..ir.target import Target
 
@@ -13,7 +13,7 @@ from ..ir.target import Target
 def columns(kernel: Kernel, target: Target) -> Kernel:
     """Leaves the axis last along which the right operand is contiguous, if it is long enough for a block."""
     c = kernel.anchor
-    if target.isa != "cuda" or c is None or len(c.n) < 2:
+    if target.isa != "cuda" or not isinstance(c, Contraction) or len(c.n) < 2:
         return kernel
     runs = [a for a in c.n[:-1] if isinstance(a.extent, int) and a.extent >= 16 and _contiguous(kernel, c.rhs, a)]
     if not runs or _contiguous(kernel, c.rhs, c.n[-1]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -19,9 +20,19 @@ SELECTIONS = frozenset(("reshape", "broadcast_to", "permute", "slice", "flip"))
 
 
 class _Decompose(Rewriter):
+    """Decomposes all composite nodes but those in `kept`; then `kept` has these in the new graph."""
+
+    def __init__(self, graph: Graph, kept: set[Node]):
+        super().__init__(graph)
+        self.before, self.kept = kept, set[Node]()
+
     def rewrite(self, node: Node, inputs: tuple[Value, ...]) -> tuple[Value, ...] | None:
         if not _is_composite(node):
             return None
+        if node in self.before:
+            same = self.builder.emit(node.op, inputs, node.attrs)
+            self.kept.add(self.builder.nodes[-1])
+            return same
         assert node.op.decompose is not None
         out = node.op.decompose(*inputs, **node.attrs)
         return out if isinstance(out, tuple) else (out,)
@@ -31,11 +42,13 @@ def _is_composite(node: Node) -> bool:
     return node.op.decompose is not None and has_native_types(node)
 
 
-def decompose(graph: Graph) -> Graph:
-    """Needs nothing; leaves no composite op on types that kernels have. Runs until decompositions of decompositions
-    are gone."""
-    while any(map(_is_composite, graph.nodes)):
-        graph = _Decompose(graph).run()
+def decompose(graph: Graph, has_kernel: Callable[[Node], bool] = lambda node: False) -> Graph:
+    """Needs nothing; leaves no composite op on types that kernels have, but for those in the graph that have a kernel of
+    their own. Runs until decompositions of decompositions are gone."""
+    kept = {n for n in graph.nodes if _is_composite(n) and has_kernel(n)}
+    while any(_is_composite(n) and n not in kept for n in graph.nodes):
+        rewriter = _Decompose(graph, kept)
+        graph, kept = rewriter.run(), rewriter.kept
     return graph
 
 

@@ -20,7 +20,7 @@ def direct(kernel: Kernel, target: Target) -> Kernel:
     kernel, whose threads compute a whole sum each; one with a single row or column (its gradient for the filters) becomes
     a reduction, which reads its matrix once. Others, which read it again for every row, are left alone."""
     c = kernel.anchor
-    if target.isa != "cuda" or c is None:
+    if target.isa != "cuda" or not isinstance(c, Contraction):
         return kernel
     fewest = min((n for n in map(_points, (c.m, c.n)) if isinstance(n, int)), default=FEW)
     products = _points(c.k)

@@ -20,7 +20,7 @@ from ..ir.types import Shape
 from .access import Access, Index, Source, complicated, is_virtual, most_divisions, scalar_cost
 from .fuel import Fuel
 from .group import Group, axis_symbol, memory_root, node_cost, reduced_axes
-from .host import ANCHORS, OVERWRITERS, REDUCTIONS, SCANS, SEARCHES, on_host
+from .host import ANCHORS, ATTENTION, OVERWRITERS, REDUCTIONS, SCANS, SEARCHES, on_host
 
 RECOMPUTE_COST = 6  # a value that costs no more than this from one stored tensor is recomputed rather than stored
 GROUP_COST = 600  # instructions of one kernel: longer chains gain nothing, and compile slower and slower
@@ -250,6 +250,8 @@ class Fuser:
     ) -> Group:
         group = Group(shape, inner, specialized, anchor, first=self.order[node])
         self.groups[group] = None
+        if node.op.name == "attention":  # its other result has one element a row
+            group.put(node.outputs[1], group.symbols[:-1])
         self._add(group, node)
         return group
 
@@ -413,10 +415,10 @@ class Fuser:
         return math.inf if high is None or not low else copies * max(1.0, high / low)
 
     def _packs(self, reader: Group, value: Value) -> bool:
-        """Whether the reader's contraction has `value` in an operand: it reads elements several times, while packing."""
+        """Whether the reader's contraction has `value` in a factor: it reads elements several times, while packing."""
         if reader.anchor is None or reader.anchor.op.name in (*SCANS, "segment_reduce", *OVERWRITERS):
             return False
-        return any(s.value is value for x in reader.anchor.inputs for s in self.access.sources(x, None))
+        return any(s.value is value for x in factors(reader.anchor) for s in self.access.sources(x, None))
 
     def _dissolve(self, group: Group, reader: Group) -> None:
         for n in group.nodes:
@@ -503,6 +505,13 @@ class Fuser:
                     done.add(g)
                     out.append(g)
         return out
+
+
+def factors(anchor: Node) -> tuple[Value, ...]:
+    """The operands of an anchor that products are made of. Masks of attention, and what it knows of rows, are none."""
+    if anchor.op.name not in ATTENTION:
+        return anchor.inputs
+    return anchor.inputs[: 3 if anchor.op.name == "attention" else 4]
 
 
 def addressed(node: Node) -> tuple[Value, ...]:

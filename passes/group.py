@@ -62,11 +62,12 @@ class Group:
 
     @property
     def closed(self) -> bool:
-        """Whether no other node may join: a scatter's elements are final only when all updates are in, and those of a
-        scan are known only where they are made."""
+        """Whether no other node may join: a scatter's elements are final only when all updates are in, those of a scan are
+        known only where they are made, and the gradients of keys and values have different shapes."""
         if self.anchor is None:
             return False
-        return self.anchor.op.name in SCATTERS or self.anchor.op.name in SCANS or on_host(self.anchor)
+        name = self.anchor.op.name
+        return name in SCATTERS or name in SCANS or name == "attention_keys" or on_host(self.anchor)
 
     def level_index(self, shape: Shape, full: bool) -> Index | None:
         """This group's current point as an index into a tensor of `shape`; None if the sizes differ."""

@@ -17,7 +17,8 @@ SCANS = {  # op -> kind of the running reduction
 OVERWRITERS = frozenset(("scatter_unordered",))  # their result takes over the memory of their first operand
 SCATTERS = frozenset(("scatter", "positions", "segment_reduce", *OVERWRITERS))  # they store, or fold, where values say
 SEARCHES = frozenset(("merge_runs", "search_rows"))  # each element is found by steps through memory
-ANCHORS = frozenset(("matmul", "conv", *SCATTERS))
+ATTENTION = frozenset(("attention", "attention_queries", "attention_keys"))
+ANCHORS = frozenset(("matmul", "conv", *SCATTERS, *ATTENTION))
 OF_KERNELS = frozenset(
     (*INDEX_MAPS, *CREATION, *REDUCTIONS, *ANCHORS, *SCANS, *SEARCHES, "gather", "random_bits", "check_index")
 )

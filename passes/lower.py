@@ -9,12 +9,12 @@ from ..ir import dim
 from ..ir.dim import Dim, DimLike
 from ..ir.dtypes import DType, accumulator, int64, uint32
 from ..ir.graph import Node, Value
-from ..ir.kernel import Axis, Buffer, Kernel, Reduction, Stage, Store, size_symbols
+from ..ir.kernel import Anchor, Axis, Buffer, Kernel, Reduction, Stage, Store, size_symbols
 from ..ir.ops.random import scalar_random_bits
 from ..ir.scalar import Expr, apply, cast, const, free_symbols, in_bounds, index, load, result, select, walk
 from .access import Index, broadcast_index, index_map
 from .fuse import Group, Partition, memory_root, reduced_axes
-from .host import REDUCTIONS, SCANS, SCATTERS, SEARCHES
+from .host import ATTENTION, REDUCTIONS, SCANS, SCATTERS, SEARCHES
 
 Mask = tuple[DimLike, ...]
 KINDS = {
@@ -120,9 +120,11 @@ class GroupLowering:
         return self.widen(load(data.dtype, buffer.name, (*picks, *at[rank:]), mask))
 
     def _random_bits(self, node: Node, at: Index, mask: Mask) -> Expr:
-        state = node.inputs[0]
+        return self.random_word(node.inputs[0], linear(at, node.out.shape), mask)
+
+    def random_word(self, state: Value, flat: DimLike, mask: Mask = ()) -> Expr:
+        """Element `flat` of what random_bits draws from a state."""
         seed, offset = (self.element(state, (k,), mask) for k in (0, 1))
-        flat = linear(at, node.out.shape)
         counter = offset + cast(index(dim.floordiv(flat, 4)), offset.dtype)
         low = [cast(x, uint32) for x in (seed, counter)]
         high = [cast(x >> 32, uint32) for x in (seed, counter)]
@@ -177,16 +179,19 @@ class GroupLowering:
             from .lower_scan import lower_scan
 
             return lower_scan(self)
+        if group.anchor is not None and group.anchor.op.name == "attention_keys":
+            from .lower_attention import lower_keys
+
+            return lower_keys(self)
         axes = {k: Axis(s, n) for k, (s, n) in enumerate(zip(group.symbols, group.shape)) if isinstance(s, Dim)}
         inner = tuple(a for k, a in axes.items() if k in group.inner)
         outer = tuple(a for k, a in axes.items() if k not in group.inner)
         anchor = None
         if group.anchor is not None:
-            from .lower_contraction import contraction
-
-            anchor, outer = contraction(self, group.anchor)
-            self.reduced[group.anchor.out] = anchor.name
-            self.result_level[anchor.name] = -1
+            anchor, outer = self._anchor(group.anchor)
+            for v, result_name in zip(group.anchor.outputs, anchor.names):
+                self.reduced[v] = result_name
+                self.result_level[result_name] = -1
         reductions: dict[int, list[Reduction]] = {}
         stores: dict[tuple[int, bool], list[Store]] = {}
         for node in group.nodes:
@@ -212,6 +217,16 @@ class GroupLowering:
             tuple(dict.fromkeys(str(n.loc) for n in group.nodes if n.loc)), tuple(n.op.name for n in group.nodes),
         )  # fmt: skip
         return replace(kernel, dims=size_symbols(kernel))
+
+    def _anchor(self, node: Node) -> tuple[Anchor, tuple[Axis, ...]]:
+        """The anchor of `node`, and the kernel's outer axes."""
+        if node.op.name in ATTENTION:
+            from .lower_attention import attention
+
+            return attention(self, node)
+        from .lower_contraction import contraction
+
+        return contraction(self, node)
 
     def _level(self, *exprs: Expr) -> int:
         """The last stage whose results the expressions need; -1 without any."""

@@ -206,7 +206,7 @@ class Planner:
         roots = [x for stage in d.kernel.stages for r in stage.reductions for x in r.inputs]
         roots += [s.value for stage in d.kernel.stages for s in stage.stores]
         if d.kernel.anchor:
-            roots += [d.kernel.anchor.lhs, d.kernel.anchor.rhs]
+            roots += d.kernel.anchor.operands
         later = [s.value for stage in d.kernel.stages[at + 1 :] for s in stage.stores]
         later += [x for stage in d.kernel.stages[at + 1 :] for r in stage.reductions for x in r.inputs]
         names = set(d.reads[old])

@@ -24,6 +24,7 @@ from .decompose import check_indices, decompose
 from .direct import direct
 from .fuel import Fuel
 from .fuse import fuse
+from .kept import has_kernel
 from .memory import AnyStep, HostDraft, Planner, lower_groups, order_drafts
 from .prepare import prepare
 from .products import products
@@ -72,7 +73,7 @@ NAMES = frozenset(
     [n for n, _ in GRAPH_PASSES]
     + [n for n, _, _ in GPU_PASSES]
     + [n for n, _ in KERNEL_PASSES]
-    + ["fuse", "recompute", "fold", "rebase", "control"]
+    + ["fuse", "recompute", "fold", "rebase", "control", "attention"]
 )
 
 
@@ -87,13 +88,21 @@ class Report:
 
 def graph_passes(target: Target | None) -> Iterator[tuple[str, GraphPass]]:
     """The graph passes for a target, in order."""
-    on_gpu = target is not None and target.isa == "cuda"
     for name, run in GRAPH_PASSES:
-        yield name, split_on_gpu if on_gpu and name == "split" else run
-        if on_gpu:
-            for own, p, behind in GPU_PASSES:
-                if behind == name:
-                    yield own, lambda g, fuel, p=p: p(g, fuel, target)
+        if target is None or target.isa != "cuda":
+            yield name, run
+            continue
+        if name == "decompose":
+            run = _decompose_for(target)
+        yield name, split_on_gpu if name == "split" else run
+        for own, p, behind in GPU_PASSES:
+            if behind == name:
+                yield own, lambda g, fuel, p=p: p(g, fuel, target)
+
+
+def _decompose_for(target: Target) -> GraphPass:
+    """Without the composite ops that the target has kernels for."""
+    return lambda graph, fuel: decompose(graph, lambda node: has_kernel(node, target, fuel))
 
 
 def optimize(

@@ -17,7 +17,7 @@ def rebase(kernel: Kernel) -> tuple[Kernel, dict[str, int]]:
     highest: dict[str, int | None] = {}
     exprs = [e for stage in kernel.stages for e in roots(stage)]
     if kernel.anchor is not None:
-        exprs += [kernel.anchor.lhs, kernel.anchor.rhs]
+        exprs += kernel.anchor.operands
     for e in walk(*exprs):
         if e.op == "load":
             b, index = e.attr.buffer, e.attr.index

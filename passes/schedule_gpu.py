@@ -5,9 +5,10 @@ from __future__ import annotations
 from ..ir import dim
 from ..ir.dim import DimLike
 from ..ir.dtypes import DType, float64
-from ..ir.kernel import Axis, Kernel, Schedule, offset, roots
+from ..ir.kernel import Attention, Axis, Kernel, Schedule, offset, roots
 from ..ir.scalar import MATH, Expr, free_symbols, walk
 from ..ir.target import Target
+from .schedule_attention import schedule_attention
 from .tiles_gpu import tiles
 
 POINTWISE_BLOCK = 1024
@@ -28,6 +29,8 @@ IN_FLOAT64 = frozenset(("lgamma", "digamma"))  # whatever their type
 def schedule(kernel: Kernel, target: Target, precision: str = PRECISION) -> Schedule:
     """The default schedule, `blocks` and what goes with them: (XBLOCK,) for kernels without inner axes, (XBLOCK, RBLOCK)
     for those with, (MBLOCK, NBLOCK, KBLOCK) for contractions. `precision`: of products of float32."""
+    if isinstance(kernel.anchor, Attention):
+        return schedule_attention(kernel, target, precision)
     if kernel.anchor is not None:
         return tiles(kernel, target, precision)[0]
     outer = dim.numel(tuple(a.extent for a in kernel.axes))

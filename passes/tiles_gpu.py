@@ -102,8 +102,7 @@ class Problem:
 
     @staticmethod
     def of(kernel: Kernel) -> "Problem":
-        c = kernel.anchor
-        assert c is not None
+        c = kernel.contraction
         batch, m, n, k = (_known(_points(axes)) for axes in (c.batch, c.m, c.n, c.k))
         inputs = sum(_known(dim.numel(b.shape)) * b.dtype.itemsize for b in kernel.params if b.role != "out")
         outputs = sum(_known(dim.numel(b.shape)) * b.dtype.itemsize for b in kernel.params if b.role == "out")
@@ -113,10 +112,10 @@ class Problem:
 
 def tiles(kernel: Kernel, target: Target, precision: str) -> list[Schedule]:
     """Every schedule that fits, the one that should be fastest first."""
-    assert kernel.anchor is not None and target.gpu is not None
+    assert target.gpu is not None
     gpu, problem = target.gpu, Problem.of(kernel)
-    how = unit(kernel.anchor, gpu, precision)
-    if kernel.anchor.unwidened[0].dtype is not float32:
+    how = unit(kernel.contraction, gpu, precision)
+    if kernel.contraction.unwidened[0].dtype is not float32:
         precision = "ieee"
     fitting = [s for s in _all(problem, how, precision) if shared_bytes(s, how) <= gpu.block_shared]
 
@@ -132,8 +131,8 @@ def tiles(kernel: Kernel, target: Target, precision: str) -> list[Schedule]:
 def persistent(kernel: Kernel, target: Target, chosen: list[Schedule]) -> list[Schedule]:
     """The same schedules, if need be with fewer stages, for programs that take tile after tile, where the hardware can copy
     both operands and there are tiles for several rounds."""
-    c = kernel.anchor
-    assert c is not None and target.gpu is not None
+    c = kernel.contraction
+    assert target.gpu is not None
     lhs, rhs = c.unwidened
     matrices = (matrix_strides(kernel, lhs, c.m, c.k), matrix_strides(kernel, rhs, c.k, c.n))
     if not target.gpu.copies or not all(s is not None and _copied(s, lhs.dtype) for s in matrices):

@@ -42,7 +42,7 @@ def is_tunable(kernel: Kernel) -> bool:
 def _expressions(kernel: Kernel) -> Iterator:
     found = [x for stage in kernel.stages for x in roots(stage)]
     if kernel.anchor is not None:
-        found += [kernel.anchor.lhs, kernel.anchor.rhs]
+        found += kernel.anchor.operands
     yield from walk(*found)
 
 

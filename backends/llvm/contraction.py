@@ -44,8 +44,7 @@ def lower_contraction(
     if any(store.accumulate for stage in kernel.stages for store in stage.stores):
         raise ValueError(f"kernel {kernel.name}: the epilogue of a contraction cannot accumulate into memory")
     kernel = normal_form(kernel)
-    anchor = kernel.anchor
-    assert anchor is not None
+    anchor = kernel.contraction
     rows, width, kc, mc, nc = schedule.tile or _tile(kernel, target)
     lanes = vector_lanes(target, anchor.dtype)
     fused = anchor.dtype.is_floating and target.isa in ("avx512", "avx2", "neon")
@@ -75,8 +74,7 @@ def choose_tile(kernel: Kernel, target: Target) -> tuple[int, ...]:
 
 
 def _tile(kernel: Kernel, target: Target) -> tuple[int, int, int, int, int]:
-    anchor = kernel.anchor
-    assert anchor is not None
+    anchor = kernel.contraction
     m, n, k = (dim.numel(tuple(a.extent for a in axes)) for axes in (anchor.m, anchor.n, anchor.k))
     batches = dim.bounds(dim.numel(tuple(a.extent for a in anchor.batch)))[0] or 1
     lanes = vector_lanes(target, anchor.dtype)
@@ -158,8 +156,7 @@ def normal_form(kernel: Kernel) -> Kernel:
 
 
 def _unbatched(kernel: Kernel) -> Kernel:
-    c = kernel.anchor
-    assert c is not None
+    c = kernel.contraction
     left, right = free_symbols(c.lhs), free_symbols(c.rhs)
     to_m = tuple(a for a in c.batch if a.sym not in right)
     to_n = tuple(a for a in c.batch if a.sym in right and a.sym not in left)
@@ -171,8 +168,7 @@ def _unbatched(kernel: Kernel) -> Kernel:
 
 
 def _wants_swap(kernel: Kernel) -> bool:
-    c = kernel.anchor
-    assert c is not None
+    c = kernel.contraction
     m, n = (dim.numel(tuple(a.extent for a in axes)) for axes in (c.m, c.n))
     if isinstance(n, int) and n <= 4 or isinstance(m, int) and m <= 4:
         return isinstance(n, int) and n <= 4 and not (isinstance(m, int) and m <= n)

@@ -61,8 +61,7 @@ def linearize(kernel: Kernel) -> Kernel:
 
     A buffer with an indirect access keeps its shape. Axes of extent 1 are dropped from all index expressions.
     """
-    anchor = kernel.anchor
-    assert anchor is not None
+    anchor = kernel.contraction
     ones: dict[Dim, DimLike] = {a.sym: 0 for a in kernel.all_axes if a.extent == 1}
     drop = substitution(ones)
     roots = [anchor.lhs, anchor.rhs, *expressions(kernel.stages)]
@@ -242,7 +241,6 @@ def operand(e: Expr, panel: Side, k: Side) -> Operand:
 
 def swapped(kernel: Kernel) -> Kernel:
     """The same kernel with the m and n sides exchanged."""
-    c = kernel.anchor
-    assert c is not None
+    c = kernel.contraction
     flipped: Contraction = replace(c, m=c.n, n=c.m, lhs=c.rhs, rhs=c.lhs)
     return replace(kernel, axes=(*c.batch, *c.n, *c.m), anchor=flipped)

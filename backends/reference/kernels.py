@@ -18,6 +18,7 @@ from ...ir.interpreter import concrete_attrs
 from ...ir.kernel import Axis, Buffer, Contraction, Kernel, Reduction, Schedule, Stage, Store
 from ...ir.plan import ControlStep, HostStep, Plan
 from ...ir.scalar import Expr, load, transform
+from .attention import run_attention
 from .scalar_eval import evaluate, evaluate_all, holds, index_value
 
 Env = dict[object, np.ndarray]
@@ -37,11 +38,16 @@ class _KernelRun:
         self.kernel, self.dims = kernel, dims
         self.views = {b.name: self._view(b, buffers.get(b.name)) for b in kernel.params}
         self.outer = self._extents(kernel.axes)
-        self.results: dict[str, np.ndarray] = {}  # of reductions and the anchor, each of the outer shape
+        self.results: dict[str, np.ndarray] = {}  # of reductions and contractions, each of the outer shape
+        self.anchored: dict[str, tuple[tuple[Axis, ...], np.ndarray]] = {}  # results that have axes of their own
 
     def run(self) -> None:
-        if self.kernel.anchor is not None:
-            self.results[self.kernel.anchor.name] = self._contract(self.kernel.anchor)
+        anchor = self.kernel.anchor
+        if isinstance(anchor, Contraction):
+            self.results[anchor.name] = self._contract(anchor)
+        elif anchor is not None:
+            found = run_attention(anchor, self._values)
+            self.anchored = {name: (anchor.axes_of(k), found[k]) for k, name in enumerate(anchor.names)}
         for stage in self.kernel.stages:
             self._stage(stage)
 
@@ -72,6 +78,8 @@ class _KernelRun:
         env = self._env((*self.kernel.axes, *stage.axes))
         for name, value in self.results.items():
             env[name] = value.reshape(self.outer + (1,) * len(stage.axes))
+        for name, (axes, value) in self.anchored.items():
+            env[name] = self._along(value, axes, (*self.kernel.axes, *stage.axes))
         grid = self.outer + self._extents(stage.axes)
         roots = tuple(x for r in stage.reductions for x in r.inputs)
         values = iter([np.broadcast_to(v, grid) for v in evaluate_all(roots, env)])
@@ -121,6 +129,18 @@ class _KernelRun:
         lhs = self._operand(c.lhs, (*c.batch, *c.m, *c.k), c).reshape(*batch, int(np.prod(m)), -1)
         rhs = self._operand(c.rhs, (*c.batch, *c.k, *c.n), c).reshape(*batch, int(np.prod(k)), -1)
         return np.matmul(lhs, rhs).reshape(*batch, *m, *n)
+
+    def _along(self, value: np.ndarray, own: tuple[Axis, ...], axes: Sequence[Axis]) -> np.ndarray:
+        """A value over `own` axes, which are in the order of `axes`, along the dimensions of these. The last of its own
+        axes may be missing there: then nothing reads it."""
+        sizes = {a.sym: n for a, n in zip(own, value.shape, strict=True)}
+        if any(a not in axes for a in own):
+            return value
+        return value.reshape([sizes.get(a.sym, 1) for a in axes])
+
+    def _values(self, e: Expr, axes: tuple[Axis, ...], results: Mapping[str, np.ndarray]) -> np.ndarray:
+        """An expression at all points of some axes, given results over them."""
+        return np.broadcast_to(evaluate(e, {**self._env(axes), **results}), self._extents(axes))
 
     def _operand(self, e: Expr, axes: tuple[Axis, ...], c: Contraction) -> np.ndarray:
         value = evaluate(e, self._env(axes)).astype(c.dtype.np, copy=False)

@@ -41,14 +41,13 @@ class _Contraction(Frame):
                 f"{kernel.name}: one program sums a whole tile; long sums are split in the graph, by `products`"
             )
         kernel = flattened(kernel)
-        assert kernel.anchor is not None
         mblock, nblock, self.kblock = schedule.blocks
-        lhs, rhs = multiplied(kernel.anchor, target)
-        plain = replace(kernel.anchor, lhs=lhs, rhs=rhs)
+        lhs, rhs = multiplied(kernel.contraction, target)
+        plain = replace(kernel.contraction, lhs=lhs, rhs=rhs)
         anchor, self.k_blocks, self.k_inside = blocked(plain, self.kblock)
         super().__init__(replace(kernel, anchor=anchor), schedule, target, index_bits)
         self.anchor = anchor
-        ((m,), (n,)), self.k = (anchor.m, anchor.n), dim.numel(tuple(a.extent for a in kernel.anchor.k))
+        ((m,), (n,)), self.k = (anchor.m, anchor.n), dim.numel(tuple(a.extent for a in kernel.contraction.k))
         self.rows, self.columns = dim.ceildiv(m.extent, mblock), dim.ceildiv(n.extent, nblock)
         self.batch = dim.numel(tuple(a.extent for a in anchor.batch))
         sizes = [self.constant(f"{x}BLOCK", size) for x, size in zip("MNK", schedule.blocks)]

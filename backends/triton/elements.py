@@ -48,7 +48,8 @@ ZERO = Text("0", constant=True)
 class Tile:
     """sizes: the names of the block sizes. live: per dimension, the mask of the points that exist, None if all do.
     inside: the mask of those points of all dimensions together that count, None if all do. bound: the index of each axis
-    symbol; units: the symbols of axes of one point, which are 0."""
+    symbol; units: the symbols of axes of one point, which are 0. zeros: what is loaded is 0 at points that do not exist
+    (else anything)."""
 
     sizes: tuple[str, ...]
     live: list[Text | None]
@@ -58,6 +59,7 @@ class Tile:
         default_factory=list
     )  # a row-major position, and the axes it runs through
     units: dict[Dim, DimLike] = field(default_factory=dict)
+    zeros: bool = False
 
     def shape(self, dims: int | None = None) -> str:
         """The shape of what varies along `dims` (all of them by default)."""
@@ -245,7 +247,9 @@ class Elements:
         offset = self.offset(b, e.attr.index)
         guard = self.condition(e.attr.mask)
         pointer, mask, parts = self.address(b, offset, guard)
-        arguments = [pointer] + ([f"mask={mask}"] if mask else []) + (["other=0"] if guard else [])
+        arguments = (
+            [pointer] + ([f"mask={mask}"] if mask else []) + (["other=0"] if guard or mask and self.tile.zeros else [])
+        )
         text = f"tl.load({', '.join(arguments)})" + (" != 0" if b.dtype.kind == "b" else "")
         return Text(text, _dims(parts), _level(parts))
 
@@ -354,7 +358,7 @@ def _uses(kernel: Kernel) -> Counter[int]:
     """How many places read each expression."""
     everything = [e for s in kernel.stages for e in roots(s)]
     if kernel.anchor is not None:
-        everything += [kernel.anchor.lhs, kernel.anchor.rhs]
+        everything += kernel.anchor.operands
     uses = Counter(map(id, everything))
     for e in walk(*everything):
         uses.update(map(id, e.args))

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from ...ir import dim
 from ...ir.dim import Dim, DimLike
-from ...ir.kernel import Axis, Kernel, Schedule, Stage, roots
+from ...ir.kernel import Attention, Axis, Kernel, Schedule, Stage, roots
 from ...ir.scalar import Expr, walk
 from ...ir.target import Target
 from .elements import Elements, Text, Tile
@@ -45,7 +45,11 @@ def lower_kernel(
     bytes. multiples: the symbolic sizes that are multiples of 16 in all of them.
     """
     kernel = prepare(kernel)
-    if kernel.anchor is not None:
+    if isinstance(kernel.anchor, Attention):
+        from .attention import lower_attention
+
+        lowered = lower_attention(kernel, schedule, target, index_bits)
+    elif kernel.anchor is not None:
         from .contraction import lower_contraction
 
         lowered = lower_contraction(kernel, schedule, target, index_bits)
@@ -109,7 +113,7 @@ class Frame:
 
     def _uses_libdevice(self) -> bool:
         anchor = self.kernel.anchor
-        everything = [e for s in self.kernel.stages for e in roots(s)] + ([anchor.lhs, anchor.rhs] if anchor else [])
+        everything = [e for s in self.kernel.stages for e in roots(s)] + list(anchor.operands if anchor else ())
         return any(e.op == "rem" and needs_libdevice(e, self.target) for e in walk(*everything))
 
 

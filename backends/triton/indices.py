@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ...ir import dim
 from ...ir.dim import Dim, DimLike
 from ...ir.dtypes import DType, int32, int64
-from ...ir.kernel import Kernel, index_expressions
+from ...ir.kernel import Contraction, Kernel, index_expressions
 
 LIMIT = 2**29  # of indices of 32 bits: what is added for a block, or by a masked access, fits above it
 
@@ -40,7 +40,7 @@ def _integers(kernel: Kernel) -> Iterator[DimLike]:
     for b in kernel.params:
         yield dim.numel(b.shape)
         yield from b.strides
-    if kernel.anchor is not None:
+    if isinstance(kernel.anchor, Contraction):
         yield dim.numel(tuple(a.extent for a in kernel.anchor.k))
     yield from index_expressions(kernel)
 

@@ -108,8 +108,7 @@ def multiplied(c: Contraction, target: Target) -> tuple[Expr, Expr]:
 def flattened(kernel: Kernel) -> Kernel:
     """The kernel with one axis for its rows and one for its columns: of a pixel's coordinates, only those get divided out
     that do not add up to its number again."""
-    c = kernel.anchor
-    assert c is not None
+    c = kernel.contraction
     env: dict[Dim, DimLike] = {}
     m, n = (_joined(axes, name, env) for axes, name in ((c.m, "mi"), (c.n, "ni")))
     if not env:

@@ -31,9 +31,7 @@ def prepare(kernel: Kernel) -> Kernel:
         return transform(transform(e, _expand_basic, basic), intern, shared)
 
     stages = tuple(map_stage(s, rewrite) for s in kernel.stages)
-    anchor = kernel.anchor
-    if anchor is not None:
-        anchor = replace(anchor, lhs=rewrite(anchor.lhs), rhs=rewrite(anchor.rhs))
+    anchor = None if kernel.anchor is None else kernel.anchor.map(rewrite)
     return replace(kernel, stages=stages, anchor=anchor)
 
 

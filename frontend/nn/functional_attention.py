@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from ...ir import ops
+from ...ir.dim import same
 from ...ir.dtypes import bool_, int64
+from ...ir.types import broadcast_shapes
 from .. import functions as fn
 from ..dispatch import apply
+from ..lanes import Inside
+from ..random import default_generator
+from ..state import state
 from ..tensor import Tensor
 from .functional_activation import softmax
 from .functional_random import dropout
@@ -33,10 +39,52 @@ def scaled_dot_product_attention(
         raise ValueError("scaled_dot_product_attention: give attn_mask or is_causal, not both")
     if enable_gqa:
         return _grouped(query, key, value, attn_mask, dropout_p, is_causal, scale)
+    if _is_one_op(query, key, value, attn_mask, dropout_p, scale):
+        return _recorded(query, key, value, attn_mask, dropout_p, is_causal, scale)
     weights = attention_weights(query, key, attn_mask, is_causal, scale)
     if dropout_p > 0.0:
         weights = dropout(weights, dropout_p)
     return fn.matmul(weights, value)
+
+
+def _is_one_op(query, key, value, mask: Tensor | None, dropout_p: float, scale: float | None) -> bool:
+    """Whether this becomes the op `attention`, for which targets may have a kernel. Only traces have it: eager calls on
+    the CPU, and modes that ask for more than the op says, compute it in parts."""
+    plain = (int, float)  # other numbers are values of the trace
+    if not _is_traced() or type(dropout_p) not in plain or scale is not None and type(scale) not in plain:
+        return False
+    if not 0.0 <= dropout_p < 1.0 or dropout_p > 0.0 and not (type(state.draws) is int and state.draws == 1):
+        return False
+    if min(query.ndim, key.ndim, value.ndim) < 2 or not query.dtype.is_floating:
+        return False
+    if key.dtype is not query.dtype or value.dtype is not query.dtype:
+        return False
+    batch = key.shape[:-2], value.shape[:-2]
+    if len(batch[0]) != len(batch[1]) or not all(map(same, *batch)):
+        return False
+    return mask is None or mask.dtype is bool_ or mask.dtype is query.dtype
+
+
+def _is_traced() -> bool:
+    """Whether a graph is being recorded, perhaps around a vmap or the like."""
+    tracer: Any = state.tracer
+    while isinstance(tracer, Inside):
+        tracer = tracer.outer
+    return tracer is not None
+
+
+def _recorded(query, key, value, mask: Tensor | None, dropout_p: float, is_causal: bool, scale: float | None) -> Tensor:
+    more = [] if mask is None else [mask]
+    if dropout_p > 0.0:
+        shape = broadcast_shapes(query.shape[:-2], key.shape[:-2]) + (query.shape[-2], key.shape[-2])
+        shape = shape if mask is None else broadcast_shapes(shape, mask.shape)
+        more.append(default_generator.reserve(shape))
+    attrs = {"scale": _factor(query, scale), "causal": bool(is_causal), "dropout": float(dropout_p)}
+    return apply(ops.attention, query, key, value, *more, **attrs)[0]
+
+
+def _factor(query: Tensor, scale: float | None) -> float:
+    return 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
 
 
 def attention_weights(
@@ -47,9 +95,8 @@ def attention_weights(
         raise ValueError(
             f"attention: query {tuple(query.shape)} and key {tuple(key.shape)} do not fit; last axes must be equal"
         )
-    factor = 1.0 / math.sqrt(query.shape[-1]) if scale is None else scale
     swap = (*range(key.ndim - 2), key.ndim - 1, key.ndim - 2)
-    scores = fn.matmul(query, fn.permute_dims(key, swap)) * factor
+    scores = fn.matmul(query, fn.permute_dims(key, swap)) * _factor(query, scale)
     if is_causal:
         return softmax(fn.where(causal_mask(query.shape[-2], key.shape[-2]), scores, -math.inf), -1)
     if attn_mask is None:

@@ -3,7 +3,7 @@
 One module per family: `pointwise` (arithmetic, comparisons, bits), `elementary` (functions of floats), `activation`,
 `movement` (creation and rearrangement), `indexing`, `windows`, `reduce`, `contract` (matmul and convolution), `random`,
 `complex`, `fourier`, `solving`, `factorization` (which have no kernels: their references run),
-`sorting`, `ordering` and `segments` (what sorts and scatters are on GPUs), `scan`, `control` (branches and loops), and `composite` with `normalization`: ops that are made of the others.
+`sorting`, `ordering` and `segments` (what sorts and scatters are on GPUs), `scan`, `control` (branches and loops), and `composite` with `normalization` and `attention`: ops that are made of the others.
 """
 
 # ruff: noqa: F401, I001
@@ -36,4 +36,5 @@ from .sorting import argsort, searchsorted
 from .ordering import merge_runs, search_rows, sort_rows
 from .segments import scatter_unordered, segment_reduce
 from .composite import mean, var, logsumexp, softmax, log_softmax, cross_entropy
+from .attention import attention, attention_keys, attention_queries
 from .normalization import layer_norm, rms_norm, batch_norm, batch_stats

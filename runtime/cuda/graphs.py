@@ -64,12 +64,11 @@ def _seconds(plan: Plan, step: Step) -> float:
 
 
 def flops(kernel: Kernel) -> int:
-    """Of a kernel's contraction, for fixed sizes."""
-    anchor: Any = kernel.anchor
-    if anchor is None:
+    """Of a kernel's products, for fixed sizes."""
+    if kernel.anchor is None:
         return 0
-    points = [*kernel.axes, *getattr(anchor, "k", ())]
-    return 2 * int(np.prod([dim.evaluate(a.extent, {}) for a in points], dtype=object))
+    sizes = ([dim.evaluate(a.extent, {}) for a in axes] for axes in kernel.anchor.products)
+    return sum(2 * int(np.prod(n, dtype=object)) for n in sizes)
 
 
 class Graphs:
