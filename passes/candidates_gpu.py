@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-from ..ir.kernel import Kernel, Schedule
+from ..ir.kernel import Contraction, Kernel, Schedule
 from ..ir.target import Target
 from .schedule_gpu import PRECISION, schedule
 from .tiles_gpu import persistent, tiles
@@ -20,7 +20,11 @@ def candidates(kernel: Kernel, target: Target, precision: str = PRECISION) -> li
     """Up to a dozen schedules, all of them valid; the first is `schedule`'s. They may sum in different orders: whoever picks
     one has to keep to it."""
     default = schedule(kernel, target, precision)
-    found = _contractions(kernel, target, precision) if kernel.anchor is not None else _loops(kernel, default)
+    found: list[Schedule] = []  # attention has tables, made from what compiles without spilling
+    if isinstance(kernel.anchor, Contraction):
+        found = _contractions(kernel, target, precision)
+    elif kernel.anchor is None:
+        found = _loops(kernel, default)
     return list(dict.fromkeys((default, *found)))[:MOST]
 
 
