@@ -75,9 +75,14 @@ def format_kernel(k: Kernel) -> str:
         lines += _anchor(k.anchor, count)
     for s in k.stages:
         names: dict[int, str] = {}
-        span = f" from {format_expr(s.span[0])} to {format_expr(s.span[1])}" if s.span else ""
+        span = ""
+        if s.span:
+            lines += _named(list(s.span), names, count)
+            span = f" from {format_expr(s.span[0], names)} to {format_expr(s.span[1], names)}"
         lines.append(f"    for {_axes(s.axes)}{span}:" if s.axes else "    then:")
-        lines += _named([x for r in s.reductions for x in r.inputs] + [x.value for x in s.stores], names, count)
+        computed = [i for x in s.stores for i in x.index if isinstance(i, Expr)]
+        roots = [x for r in s.reductions for x in r.inputs] + [x.value for x in s.stores] + computed
+        lines += _named(roots, names, count)
         for r in s.reductions:
             inputs = ", ".join(format_expr(x, names) for x in r.inputs)
             kind = f"running {r.kind}" if r.running else r.kind
@@ -91,6 +96,8 @@ def _named(roots: list[Expr], names: dict[int, str], count: Iterator[int]) -> li
     """Lines that give names to what is shared, which they add to `names`."""
     lines = []
     for e in _shared(roots):
+        if id(e) in names:
+            continue
         text = format_expr(e, names)
         names[id(e)] = f"t{next(count)}"
         lines.append(f"      {names[id(e)]} = {text}")

@@ -64,6 +64,15 @@ COMPARISONS = frozenset(("eq", "ne", "lt", "le", "gt", "ge"))
 LEAVES = frozenset(("const", "index", "load", "in_bounds", "result"))
 
 
+def _attr_key(e: "Expr") -> object:
+    """What tells attributes apart. Computed places of loads are in it as expressions, which know their hashes: their texts
+    grow with every load that another one's place depends on."""
+    if e.op != "load":
+        return repr(e.attr)
+    index = tuple([i if isinstance(i, Expr) else repr(i) for i in e.attr.index])
+    return e.attr.buffer, index, repr(e.attr.mask)
+
+
 class Expr:
     """One node. `attr` holds: const: the Python value; index: the Dim; load: a `Load`; in_bounds: a tuple of Dims that
     must all be >= 0; result: the name of the reduction or anchor."""
@@ -84,14 +93,14 @@ class Expr:
             and hash(self) == hash(other)
             and self.op == other.op
             and self.dtype is other.dtype
-            and repr(self.attr) == repr(other.attr)
+            and _attr_key(self) == _attr_key(other)
             and self.args == other.args
         )
 
     def __hash__(self) -> int:
         if self._hash is None:
             for e in _operands_first(self, lambda e: e._hash is None):
-                e._hash = hash((e.op, e.dtype.code, repr(e.attr), e.args))
+                e._hash = hash((e.op, e.dtype.code, _attr_key(e), e.args))
         assert self._hash is not None
         return self._hash
 

@@ -1,4 +1,4 @@
-"""NVIDIA's GPUs, through `cuda.bindings.driver` (it comes with cuda-core), versions 12 and 13.
+"""NVIDIA's GPUs, through `cuda.bindings.driver` (the package cuda-bindings, which cuda-core uses, too), versions 12 and 13.
 
 Every device is used by its primary context, as PyTorch, CuPy and the CUDA runtime do: memory, streams and events of one
 are good for the other. Contexts are current per thread, and others may change that, so each call makes its own current.
@@ -45,7 +45,7 @@ def _bindings() -> Any:
     try:
         cuda = importlib.import_module("cuda.bindings.driver")
     except ImportError:
-        raise DeviceError(f"GPUs need NVIDIA's cuda-core: {INSTALL}") from None
+        raise DeviceError(f"GPUs need NVIDIA's cuda-bindings: {INSTALL}") from None
     try:
         status, version = cuda.cuDriverGetVersion()
     except RuntimeError:

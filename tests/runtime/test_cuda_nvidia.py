@@ -65,7 +65,7 @@ def called(driver: FakeDriver, name: str) -> list[tuple]:
 @pytest.mark.parametrize(
     "found, message",
     [
-        (None, r"GPUs need NVIDIA's cuda-core: pip install 'tracefuse\[gpu\]'"),
+        (None, r"GPUs need NVIDIA's cuda-bindings: pip install 'tracefuse\[gpu\]'"),
         (
             FakeDriver((9, 0), version=11080),
             r"is for CUDA 11.8, tracefuse needs one for 12.0 or newer: install driver 525",
@@ -93,7 +93,7 @@ def test_no_driver_library(monkeypatch):
         nvidia.devices()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cuda") is None, reason="cuda-core is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("cuda") is None, reason="cuda-bindings is not installed")
 def test_the_real_library_without_a_driver():
     import cuda.bindings.driver as real
 
@@ -142,7 +142,7 @@ def parameters(function) -> list[str]:
     return [p.split(":")[0].split("=")[0].split()[-1].lstrip("*") for p in inside.split(", ") if p]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("cuda") is None, reason="cuda-core is not installed")
+@pytest.mark.skipif(importlib.util.find_spec("cuda") is None, reason="cuda-bindings is not installed")
 def test_the_stand_in_is_like_the_real_library():
     import cuda.bindings.driver as real
 
