@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from ..ir.op import scope
-from ..runtime.cuda.numerics import PRODUCTS, numerics
 from .state import state
 
 if TYPE_CHECKING:
@@ -147,6 +146,8 @@ def set_default_device(d: Any) -> None:
 def set_float32_matmul_precision(precision: str) -> None:
     """How GPUs multiply float32 in matmul and convolution, in this process: "highest" (the default: as exact as float32, on
     tensor cores in three parts), or "high" and "medium" (rounded to TF32's 10 bits first, about three times as fast)."""
+    from ..runtime.cuda.numerics import PRODUCTS, numerics
+
     if precision not in PRODUCTS:
         raise ValueError(f"the precision is one of {', '.join(PRODUCTS)}, not {precision!r}")
     numerics.float32_products = precision
@@ -155,16 +156,22 @@ def set_float32_matmul_precision(precision: str) -> None:
 def use_deterministic_algorithms(mode: bool) -> None:
     """True, as it is by default: equal calls give equal bits, on GPUs too. False lets GPUs add up scattered floats (gradients
     of embeddings, `index_add`) in any order, which is faster where many meet."""
+    from ..runtime.cuda.numerics import numerics
+
     numerics.deterministic = bool(mode)
 
 
 def are_deterministic_algorithms_enabled() -> bool:
     """See `use_deterministic_algorithms`."""
+    from ..runtime.cuda.numerics import numerics
+
     return numerics.deterministic
 
 
 def get_float32_matmul_precision() -> str:
     """See `set_float32_matmul_precision`."""
+    from ..runtime.cuda.numerics import numerics
+
     return numerics.float32_products
 
 

@@ -43,7 +43,7 @@ def _points(kernel: Kernel, outer: DimLike) -> Schedule:
     """Each thread has the elements of one vector, or of two of them if registers hold those of every buffer."""
     held = _held(kernel)
     each = VECTOR // min((_itemsize(b.dtype) for b in kernel.params), default=4)
-    each = max(1, min(2 * each, power_below(REGISTERS * 4 // max(1, held))))
+    each = max(1, min(2 * each, power_below(REGISTERS * 4 // max(1, held))) // _fewer(kernel))
     block = power_of_two(outer, POINTWISE_BLOCK // _fewer(kernel))
     if isinstance(outer, int):  # small ones have few points a program, so that there are enough programs
         block = min(block, max(32 * min(each, 4), power_below(outer // PROGRAMS)))
@@ -62,14 +62,14 @@ def _rows(kernel: Kernel, outer: DimLike) -> Schedule:
     if _columns(kernel):
         x = power_of_two(outer, 64)
         r = min(longest, tile // x)
-        return Schedule(blocks=(x, r), warps=_warps(x * r, 8))
+        return Schedule(blocks=(x, r), warps=_warps(x * r, 8 // _fewer(kernel)))
     most = power_below(MOST_WARPS * 2 * 32 * REGISTERS * 4 // held)  # points whose elements all threads together hold
     fits = all(isinstance(n, int) and n <= largest for n in inner) and (longest <= most or _sorts(kernel))
     r = longest if fits else min(longest, tile)
     x = power_of_two(outer, max(1, min(64, tile // 2 // r)))
     if isinstance(outer, int):
         x = min(x, power_below(max(1, outer // PROGRAMS)))
-    warps = _warps(x * r, 4 if _sorts(kernel) else 8)
+    warps = _warps(x * r, (4 if _sorts(kernel) else 8) // _fewer(kernel))
     while fits and warps < 2 * MOST_WARPS and x * r * held > warps * 32 * REGISTERS * 2:
         warps *= 2
     return Schedule(blocks=(x, r), warps=warps)

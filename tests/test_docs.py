@@ -53,7 +53,7 @@ def test_triton_has_kernels_for_whatever_llvm_has():
     rows = [line.split(" | ") for line in (ROOT / "docs" / "coverage.md").read_text().splitlines() if line[:2] == "| "]
     llvm, triton = rows[0].index("LLVM"), rows[0].index("Triton")
     assert len(rows) > 150
-    assert {r[0].strip("| ") for r in rows[1:] if r[llvm] != r[triton]} == set()
+    assert not [r[0].strip("| ") for r in rows[1:] if r[triton].startswith("host") and not r[llvm].startswith("host")]
 
 
 def test_the_readme_has_both_commands():

@@ -44,7 +44,7 @@ def _checked(access: Callable, mask_at: int) -> Callable:
     """A load or store of the interpreter's builder that looks at the addresses first. `mask_at`: which argument behind
     the builder is the mask."""
 
-    def checked(builder: Any, pointers: Any, *args: Any) -> Any:
+    def checked(builder: Any, pointers: Any, *args: Any, **named: Any) -> Any:
         used = pointers.data[np.broadcast_to((pointers, *args)[mask_at].data, pointers.data.shape)].astype(np.int64)
         size = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
         inside = np.zeros(used.shape, bool)
@@ -52,7 +52,7 @@ def _checked(access: Callable, mask_at: int) -> Callable:
             inside |= (start <= used) & (used <= end - size)
         if not inside.all():
             raise IndexError(f"{int((~inside).sum())} of {used.size} elements lie outside of the kernel's arrays")
-        return access(builder, pointers, *args)
+        return access(builder, pointers, *args, **named)
 
     return checked
 

@@ -175,13 +175,14 @@ def magnitude(op: OpDef, args: Arrays, attrs: Attrs, out: np.ndarray) -> np.ndar
     return np.abs(widened(out))
 
 
-def units(got: np.ndarray, want: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """The difference in units in the last place of `scale`. 0 where both are the same infinity, NaN or zero."""
+def units(got: np.ndarray, want: np.ndarray, scale: np.ndarray, eps: float) -> np.ndarray:
+    """The difference in units in the last place of `scale`, of numbers of that precision. 0 where both are the same
+    infinity, NaN or zero."""
     info = ml_dtypes.finfo(got.dtype)
     g, w = widened(got), widened(want)
     with np.errstate(all="ignore"):
         size = np.clip(np.maximum(np.abs(w), scale), float(info.tiny), float(info.max))
-        ulp = np.exp2(np.floor(np.log2(size))) * float(info.eps)
+        ulp = np.exp2(np.floor(np.log2(size))) * eps
         off = np.abs(g / ulp - w / ulp)
     same = (g == w) | (np.isnan(g) & np.isnan(w))
     return np.where(same, 0, np.where(np.isnan(off), np.inf, off))
@@ -199,11 +200,15 @@ def check(op: OpDef, case: Case, got: Arrays, ulps: float = ULPS) -> str:
             wrong = g != w
         else:
             allowed = max(ulps, op.tolerance / 2**-23 if op.tolerance > 1e-6 else 0)
-            off = units(g, w, magnitude(op, args, attrs, w))
+            floats = [w, *(a for a in args if from_numpy(a.dtype).is_floating)] if op.kind == "composite" else [w]
+            eps = max(
+                float(ml_dtypes.finfo(a.dtype).eps) for a in floats
+            )  # some give float32 that narrow floats went into
+            off = units(g, w, magnitude(op, args, attrs, w), eps)
             if np.any(off > allowed):
                 wide = reference(op, tuple(map(widened, args)), attrs)[k]
                 with np.errstate(all="ignore"):
-                    off = np.minimum(off, units(g, wide.astype(w.dtype), magnitude(op, args, attrs, wide)))
+                    off = np.minimum(off, units(g, wide.astype(w.dtype), magnitude(op, args, attrs, wide), eps))
             wrong = off > allowed
         if np.any(wrong):
             at = tuple(np.argwhere(wrong)[0])

@@ -16,7 +16,8 @@ from tracefuse.ir.subgraph import retyped
 import tracefuse as tr
 
 LANES = 3
-BATCHED = sorted(n for n, op in REGISTRY.items() if op.operands)
+WHOLE = {"segment_reduce"}  # its starts rise, and end with the number of updates: rolled, they mean nothing
+BATCHED = sorted(n for n, op in REGISTRY.items() if op.operands and n not in WHOLE)
 IN_PART = {"while_vjp"}  # in its last operands only
 DIFFERENTIABLE = sorted(n for n, op in REGISTRY.items() if op.vjp != NO_GRADIENT and op.operands and n not in IN_PART)
 ONCE = {"while"}  # its gradient is while_vjp

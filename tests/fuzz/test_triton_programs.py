@@ -71,7 +71,7 @@ def test_most_programs_fuse_and_are_compared():
 def test_programs_with_symbols_compute_the_same():
     graphs = [(p, symbolic(p)) for p in programs(0, 40)]
     found = [(p, g) for p, g in graphs if g is not None]
-    assert len(found) >= 30 and all(g.dims() for _, g in found)
+    assert len(found) >= 25 and all(g.dims() for _, g in found)
     for p, g in found:
         with np.errstate(all="ignore"):
             for got, want in zip(run(g, p.inputs), run(p.graph, p.inputs), strict=True):

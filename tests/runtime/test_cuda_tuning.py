@@ -19,6 +19,7 @@ from tracefuse.ir.kernel import Kernel, Schedule
 from tracefuse.ir.subgraph import graph_of
 from tracefuse.ir.target import Target
 from tracefuse.ir.types import TensorType
+from tracefuse.passes import pipeline
 from tracefuse.passes.schedule_gpu import schedule as default_schedule
 from tracefuse.runtime.cuda import tuning
 from tracefuse.runtime.cuda.array import to_device
@@ -30,11 +31,17 @@ from tracefuse.runtime.cuda.tuning import _close
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch, tmp_path):
     monkeypatch.setenv("TRACEFUSE_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(pipeline, "schedule_on_gpu", four_warps)
+
+
+def four_warps(kernel: Kernel, target: Target, precision: str = "") -> Schedule:
+    """What is not tuned has four warps here."""
+    return replace(default_schedule(kernel, target), warps=4)
 
 
 def candidates(kernel: Kernel, target: Target) -> Sequence[Schedule]:
     """More warps: of the default, eight, sixteen."""
-    default = default_schedule(kernel, target)
+    default = four_warps(kernel, target)
     return [default, replace(default, warps=8), replace(default, warps=16)]
 
 
