@@ -11,7 +11,7 @@ from typing import Any
 
 from ...backends.triton.exprs import INTERPRETER
 from ...ir.kernel import Kernel, Schedule
-from ...ir.target import CUDA_SM90, Target
+from ...ir.target import CUDA_SM90, Target, cuda_target
 from .code import Counts, KernelCode, Work, interpreted, machine_code
 from .driver import DeviceError, Driver, Function, drivers
 from .host import HostPool
@@ -24,9 +24,7 @@ class Gpu:
     def __init__(self, driver: Driver):
         self.driver, self.index = driver, driver.index
         self.name = f"cuda:{self.index}"
-        major, minor = driver.properties.capability
-        cpu = INTERPRETER if driver.interprets else f"sm_{major}{minor}"
-        self.target: Target = replace(CUDA_SM90, cpu=cpu)
+        self.target: Target = _target(driver)
         self.streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         self.pool = Pool(self)
         self.main_stream = Stream(self, driver.new_stream())
@@ -81,6 +79,14 @@ class Gpu:
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.driver.properties.name}>"
+
+
+def _target(driver: Driver) -> Target:
+    """What code for the device is generated for: with the limits of its own kind, and its own number of multiprocessors."""
+    if driver.interprets:
+        return replace(CUDA_SM90, cpu=INTERPRETER)
+    major, minor = driver.properties.capability
+    return cuda_target(10 * major + minor, driver.properties.multi_processor_count)
 
 
 class Stream:
