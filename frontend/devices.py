@@ -198,11 +198,6 @@ def making(gpu: Gpu | None) -> Iterator[None]:
         state.place, scope.default = before
 
 
-def making_like(payload: Any) -> Any:
-    """`making`, where an array lies."""
-    return making(getattr(payload, "gpu", None))
-
-
 def on_device(function: F) -> F:
     """For functions that make tensors: `device=` says where; without it they go where a tensor lies that is the first
     argument, else where the default is."""

@@ -137,11 +137,3 @@ def drivers() -> tuple[Driver, ...]:
     from .nvidia import devices
 
     return devices()
-
-
-def find_drivers() -> tuple[Driver, ...]:
-    """The devices of this process, if any."""
-    try:
-        return drivers()
-    except DeviceError:
-        return ()
